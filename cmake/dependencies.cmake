@@ -1,0 +1,28 @@
+# Packages of Debian 12 and Ubuntu 24.04; scripts/setup.sh installs them.
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+if(QG_STATIC)
+  set(OPENSSL_USE_STATIC_LIBS ON)
+  set(CMAKE_FIND_LIBRARY_SUFFIXES .a .so)
+  add_link_options(-static-libstdc++ -static-libgcc)
+endif()
+find_package(OpenSSL REQUIRED)
+find_package(SQLite3 REQUIRED)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+
+# OpenBLAS, the pthread build. Debian keeps it in a folder of its own.
+find_library(QG_OPENBLAS NAMES openblas PATH_SUFFIXES openblas-pthread REQUIRED)
+find_path(QG_OPENBLAS_INCLUDE cblas.h PATH_SUFFIXES openblas-pthread x86_64-linux-gnu/openblas-pthread
+          x86_64-linux-gnu REQUIRED)
+add_library(qg_blas INTERFACE)
+target_include_directories(qg_blas SYSTEM INTERFACE ${QG_OPENBLAS_INCLUDE})
+target_link_libraries(qg_blas INTERFACE ${QG_OPENBLAS})
+set(QG_BLAS qg_blas)
+if(QG_STATIC)
+  find_library(QG_GFORTRAN NAMES libgfortran.a HINTS /usr/lib/gcc/x86_64-linux-gnu/12 /usr/lib/gcc/x86_64-linux-gnu/13)
+  find_library(QG_QUADMATH NAMES libquadmath.a HINTS /usr/lib/gcc/x86_64-linux-gnu/12 /usr/lib/gcc/x86_64-linux-gnu/13)
+  if(QG_GFORTRAN)
+    target_link_libraries(qg_blas INTERFACE ${QG_GFORTRAN} ${QG_QUADMATH})
+  endif()
+  target_link_libraries(qg_blas INTERFACE Threads::Threads m)
+endif()

@@ -1,0 +1,62 @@
+# qg_library(folder LINK libs...): static library qg_<folder> of every .cc under src/<folder>. A folder that is not there
+# yet becomes an interface library, so that its users can name it already.
+function(qg_library folder)
+  cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${folder}/*.cc)
+  if(sources)
+    add_library(qg_${folder} STATIC ${sources})
+    target_link_libraries(qg_${folder} PUBLIC ${ARG_LINK})
+  else()
+    add_library(qg_${folder} INTERFACE)
+    target_link_libraries(qg_${folder} INTERFACE ${ARG_LINK})
+  endif()
+endfunction()
+
+set(QG_LIBRARIES qg_core qg_grid qg_checkpoint qg_tokenizer qg_model qg_kernels qg_record qg_runtime qg_quantize
+    qg_bench qg_eval qg_report qg_engines qg_server qg_fleet)
+
+# The one program: main and a file per verb.
+function(qg_application)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/apps/quantgrid/*.cc)
+  if(sources)
+    add_executable(quantgrid ${sources})
+    target_include_directories(quantgrid PRIVATE ${CMAKE_SOURCE_DIR}/apps/quantgrid)
+    target_link_libraries(quantgrid PRIVATE ${QG_LIBRARIES})
+  endif()
+endfunction()
+
+# One test program per folder of tests: test_<folder>, of every *_test.cc in it. Each test is a ctest of its own.
+function(qg_tests)
+  find_package(GTest REQUIRED)
+  include(GoogleTest)
+  file(GLOB folders CONFIGURE_DEPENDS LIST_DIRECTORIES true ${CMAKE_SOURCE_DIR}/tests/*)
+  foreach(path ${folders})
+    get_filename_component(folder ${path} NAME)
+    file(GLOB sources CONFIGURE_DEPENDS ${path}/*_test.cc)
+    if(NOT sources)
+      continue()
+    endif()
+    add_executable(test_${folder} ${sources})
+    target_include_directories(test_${folder} PRIVATE ${CMAKE_SOURCE_DIR})
+    target_compile_definitions(test_${folder} PRIVATE QG_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+    target_link_libraries(test_${folder} PRIVATE ${QG_LIBRARIES} GTest::gtest GTest::gtest_main)
+    if(TARGET quantgrid)
+      target_compile_definitions(test_${folder} PRIVATE QG_BINARY="$<TARGET_FILE:quantgrid>")
+      add_dependencies(test_${folder} quantgrid)
+    endif()
+    gtest_discover_tests(test_${folder} TEST_PREFIX "${folder}/" DISCOVERY_TIMEOUT 60
+                         PROPERTIES TIMEOUT 600 LABELS ${folder})
+  endforeach()
+endfunction()
+
+# One libFuzzer program per tests/fuzz/*_fuzz.cc; its seeds lie in tests/fuzz/corpus/<name>/.
+function(qg_fuzzers)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/fuzz/*_fuzz.cc)
+  foreach(source ${sources})
+    get_filename_component(name ${source} NAME_WE)
+    add_executable(${name} ${source})
+    target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+    target_link_libraries(${name} PRIVATE ${QG_LIBRARIES})
+  endforeach()
+endfunction()

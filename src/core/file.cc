@@ -1,0 +1,151 @@
+#include "core/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+
+#include "core/error.h"
+
+namespace qg {
+namespace {
+
+namespace fs = std::filesystem;
+
+[[noreturn]] void fail(const std::string& what, const fs::path& path) {
+  const int code = errno;
+  std::string fix;
+  if (code == ENOSPC || code == EDQUOT) fix = "free disk space, or write to another disk";
+  if (code == EACCES || code == EPERM || code == EROFS) fix = "check the permissions";
+  throw Error(what + ": " + std::strerror(code), path.string(), fix);
+}
+
+int open_to_read(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail("cannot be opened", path);
+  return fd;
+}
+
+struct Closer {
+  int fd;
+  ~Closer() { ::close(fd); }
+};
+
+int64_t regular_size(int fd, const fs::path& path) {
+  struct stat status {};
+  if (::fstat(fd, &status) != 0) fail("cannot be examined", path);
+  if (!S_ISREG(status.st_mode)) throw Error("is not a regular file", path.string());
+  return status.st_size;
+}
+
+void sync_folder(const fs::path& folder) {
+  const int fd = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;  // best effort: the rename itself is already done
+  ::fsync(fd);
+  ::close(fd);
+}
+
+}  // namespace
+
+std::string read_file(const fs::path& path, int64_t max_bytes) {
+  const Closer file{open_to_read(path)};
+  const int64_t size = regular_size(file.fd, path);
+  if (size > max_bytes)
+    throw Error("is " + std::to_string(size) + " bytes, more than the " + std::to_string(max_bytes) + " allowed",
+                path.string());
+  std::string text(static_cast<size_t>(size), '\0');
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t got = ::read(file.fd, text.data() + done, text.size() - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail("cannot be read", path);
+    if (got == 0) break;
+    done += static_cast<size_t>(got);
+  }
+  text.resize(done);
+  return text;
+}
+
+void write_file(const fs::path& path, std::string_view text) {
+  AtomicFile file(path);
+  file.write(text.data(), text.size());
+  file.commit();
+}
+
+AtomicFile::AtomicFile(const fs::path& path)
+    : path_(path), temporary_(path.string() + ".tmp." + std::to_string(::getpid())) {
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd_ < 0) fail("cannot be created", path);
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(const void* data, size_t bytes) {
+  const char* from = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t put = ::write(fd_, from, bytes);
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) fail("cannot be written", path_);
+    from += put;
+    bytes -= static_cast<size_t>(put);
+    written_ += put;
+  }
+}
+
+void AtomicFile::commit() {
+  if (::fsync(fd_) != 0) fail("cannot be written", path_);
+  const int fd = fd_;
+  fd_ = -1;
+  if (::close(fd) != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    const int code = errno;
+    ::unlink(temporary_.c_str());
+    errno = code;
+    fail("cannot be written", path_);
+  }
+  sync_folder(path_.parent_path());
+}
+
+AtomicFolder::AtomicFolder(const fs::path& final_path, bool replace)
+    : final_(final_path.lexically_normal()), partial_() {
+  if (final_.filename().empty()) final_ = final_.parent_path();  // "out/" is "out"
+  partial_ = final_.string() + ".partial";
+  std::error_code code;
+  if (fs::exists(final_, code) && !(fs::is_directory(final_, code) && fs::is_empty(final_, code)) && !replace)
+    throw Error("exists already", final_.string(), "choose another name, or remove it first");
+  fs::create_directories(partial_, code);
+  if (code) throw Error("folder cannot be created: " + code.message(), final_.string(), "check path and permissions");
+}
+
+void AtomicFolder::commit() {
+  std::error_code code;
+  fs::path old;
+  if (fs::exists(final_, code)) {  // an old folder steps aside first, so that the name never points at a mixture
+    old = final_.string() + ".old." + std::to_string(::getpid());
+    fs::rename(final_, old, code);
+    if (code) throw Error("folder cannot be replaced: " + code.message(), final_.string());
+  }
+  fs::rename(partial_, final_, code);
+  if (code) throw Error("folder cannot be renamed: " + code.message(), partial_.string());
+  sync_folder(final_.parent_path());
+  if (!old.empty()) fs::remove_all(old, code);
+}
+
+MappedFile::MappedFile(const fs::path& path) {
+  const Closer file{open_to_read(path)};
+  bytes_ = static_cast<size_t>(regular_size(file.fd, path));
+  if (bytes_ == 0) return;
+  void* map = ::mmap(nullptr, bytes_, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  if (map == MAP_FAILED) fail("cannot be mapped", path);
+  data_ = static_cast<const std::byte*>(map);
+  owner_ = std::shared_ptr<const void>(map, [bytes = bytes_](const void* p) { ::munmap(const_cast<void*>(p), bytes); });
+}
+
+}  // namespace qg

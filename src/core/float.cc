@@ -1,0 +1,151 @@
+#include "core/float.h"
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "core/error.h"
+#include "core/multiversion.h"
+
+namespace qg {
+namespace {
+
+// Rounds the magnitude bits of a float to a format with `mantissa` stored bits and exponent bias `bias`, to nearest
+// even, subnormals included, and returns the format's magnitude bits without saturation. Adding half an ulp minus one
+// plus the kept low bit is the usual integer form of round-half-even.
+inline uint32_t round_magnitude(uint32_t abs_bits, int mantissa, int bias) {
+  const int shift = 23 - mantissa;
+  const uint32_t min_normal = static_cast<uint32_t>(127 - bias + 1) << 23;
+  if (abs_bits < min_normal) {
+    // Subnormal: adding 2^k, whose last mantissa bit is worth one subnormal step, lets the FPU do the rounding.
+    const float magic = std::bit_cast<float>(static_cast<uint32_t>(127 - bias + 1 + shift) << 23);
+    const float sum = std::bit_cast<float>(abs_bits) + magic;
+    return std::bit_cast<uint32_t>(sum) - std::bit_cast<uint32_t>(magic);
+  }
+  const uint32_t odd = (abs_bits >> shift) & 1;
+  const uint32_t rounded = abs_bits + ((1u << (shift - 1)) - 1) + odd;
+  return (rounded >> shift) - (static_cast<uint32_t>(127 - bias) << mantissa);
+}
+
+inline uint16_t f16_bits(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
+  if (magnitude >= 0x47800000u) return sign | 0x7c00u;  // 65536 and above, infinity included
+  return static_cast<uint16_t>(sign | round_magnitude(magnitude, 10, 15));  // 65520 and above carry into infinity
+}
+
+inline float f32_bits(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
+  const uint32_t magnitude = h & 0x7fffu;
+  if (magnitude >= 0x7c00u)
+    return std::bit_cast<float>(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
+  // Scaling by 2^112 rebiases the exponent and normalizes subnormals in one exact multiplication.
+  const float scaled = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
+  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(scaled));
+}
+
+inline uint16_t bf16_bits(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);  // quiet NaN
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+
+inline uint8_t e4m3_bits(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  const uint8_t sign = static_cast<uint8_t>((bits >> 24) & 0x80u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return sign | 0x7fu;
+  if (magnitude >= 0x43e00000u) return sign | 0x7eu;  // 448 and above
+  return static_cast<uint8_t>(sign | round_magnitude(magnitude, 3, 7));
+}
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+std::array<float, 256> make_e4m3_table() {
+  std::array<float, 256> table{};
+  for (int i = 0; i < 256; ++i) {
+    const int exponent = (i >> 3) & 15, mantissa = i & 7;
+    float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
+                                : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+    if ((i & 0x7f) == 0x7f) value = kNan;
+    table[static_cast<size_t>(i)] = (i & 0x80) ? -value : value;
+  }
+  return table;
+}
+
+const std::array<float, 256> kE4m3Values = make_e4m3_table();
+
+}  // namespace
+
+uint16_t f16_from_f32(float x) { return f16_bits(x); }
+float f32_from_f16(uint16_t bits) { return f32_bits(bits); }
+uint16_t bf16_from_f32(float x) { return bf16_bits(x); }
+float f32_from_bf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+uint8_t e4m3_from_f32(float x) { return e4m3_bits(x); }
+float f32_from_e4m3(uint8_t bits) { return kE4m3Values[bits]; }
+float f32_from_e5m2(uint8_t bits) { return f32_bits(static_cast<uint16_t>(bits << 8)); }  // e5m2 is a cut-off f16
+
+QG_MULTIVERSION void f16_from_f32(const float* from, uint16_t* to, size_t count) {
+  for (size_t i = 0; i < count; ++i) to[i] = f16_bits(from[i]);
+}
+QG_MULTIVERSION void f32_from_f16(const uint16_t* from, float* to, size_t count) {
+  for (size_t i = 0; i < count; ++i) to[i] = f32_bits(from[i]);
+}
+QG_MULTIVERSION void bf16_from_f32(const float* from, uint16_t* to, size_t count) {
+  for (size_t i = 0; i < count; ++i) to[i] = bf16_bits(from[i]);
+}
+QG_MULTIVERSION void f32_from_bf16(const uint16_t* from, float* to, size_t count) {
+  for (size_t i = 0; i < count; ++i) to[i] = std::bit_cast<float>(static_cast<uint32_t>(from[i]) << 16);
+}
+QG_MULTIVERSION void e4m3_from_f32(const float* from, uint8_t* to, size_t count, float multiplier) {
+  for (size_t i = 0; i < count; ++i) to[i] = e4m3_bits(from[i] * multiplier);
+}
+void f32_from_e4m3(const uint8_t* from, float* to, size_t count) {
+  for (size_t i = 0; i < count; ++i) to[i] = kE4m3Values[from[i]];
+}
+
+void f32_from_any(DType type, const void* from, float* to, size_t count) {
+  switch (type) {
+    case DType::f32:
+      if (count > 0) std::memcpy(to, from, count * sizeof(float));
+      return;
+    case DType::f16:
+      return f32_from_f16(static_cast<const uint16_t*>(from), to, count);
+    case DType::bf16:
+      return f32_from_bf16(static_cast<const uint16_t*>(from), to, count);
+    case DType::f8_e4m3:
+      return f32_from_e4m3(static_cast<const uint8_t*>(from), to, count);
+    case DType::f8_e5m2:
+      for (size_t i = 0; i < count; ++i) to[i] = f32_from_e5m2(static_cast<const uint8_t*>(from)[i]);
+      return;
+    case DType::f64:
+      for (size_t i = 0; i < count; ++i) to[i] = static_cast<float>(static_cast<const double*>(from)[i]);
+      return;
+    case DType::i8:
+      for (size_t i = 0; i < count; ++i) to[i] = static_cast<float>(static_cast<const int8_t*>(from)[i]);
+      return;
+    default:
+      throw Error("cannot compute with elements of type " + std::string(to_string(type)));
+  }
+}
+
+void any_from_f32(DType type, const float* from, void* to, size_t count) {
+  switch (type) {
+    case DType::f32:
+      if (count > 0) std::memcpy(to, from, count * sizeof(float));
+      return;
+    case DType::f16:
+      return f16_from_f32(from, static_cast<uint16_t*>(to), count);
+    case DType::bf16:
+      return bf16_from_f32(from, static_cast<uint16_t*>(to), count);
+    default:
+      throw Error("cannot store float values as " + std::string(to_string(type)));
+  }
+}
+
+}  // namespace qg
