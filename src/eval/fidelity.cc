@@ -1,0 +1,182 @@
+#include "eval/fidelity.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/parallel.h"
+
+namespace qg {
+namespace {
+
+// A chunk bounds the memory for logits: 128 rows of a vocabulary of 128,256 are 66 MB per executor.
+constexpr int64_t kChunkTokens = 128;
+
+int64_t argmax(std::span<const float> x) { return std::max_element(x.begin(), x.end()) - x.begin(); }
+
+// Sums of exponentials are taken in double over blocks of float exponentials relative to the maximum: the exponentials
+// carry 24 bits, and their sum no more error than that.
+struct SoftmaxSums {
+  float max;
+  double sum;
+  double log_z() const { return static_cast<double>(max) + std::log(sum); }
+};
+
+SoftmaxSums softmax_sums(std::span<const float> x) {
+  SoftmaxSums s{*std::max_element(x.begin(), x.end()), 0};
+  for (float v : x) s.sum += static_cast<double>(std::exp(v - s.max));
+  return s;
+}
+
+struct Chunk {
+  const EvalText* text;
+  size_t window;
+  int64_t begin, count;
+};
+
+void run_chunk(Executor& executor, const Chunk& chunk, std::span<const int32_t> pages, StepOutput& out) {
+  SequencePiece piece;
+  piece.num_tokens = chunk.count;
+  piece.context_tokens = chunk.begin;
+  piece.pages = pages;
+  StepInput input;
+  input.tokens = std::span(chunk.text->windows[chunk.window]).subspan(static_cast<size_t>(chunk.begin),
+                                                                       static_cast<size_t>(chunk.count));
+  input.pieces = std::span(&piece, 1);
+  input.logits = LogitsWanted::all;
+  executor.step(input, out);
+}
+
+std::vector<int32_t> window_pages(const Executor& executor, int64_t window) {
+  const int64_t pages = (window + executor.page_tokens() - 1) / executor.page_tokens();
+  if (pages > executor.num_pages())
+    throw Error("the KV cache holds " + std::to_string(executor.num_pages() * executor.page_tokens()) +
+                    " tokens, a window has " + std::to_string(window),
+                "", "use a smaller --window", ExitCode::cannot_here);
+  std::vector<int32_t> list(static_cast<size_t>(pages));
+  std::iota(list.begin(), list.end(), 0);
+  return list;
+}
+
+// Scores the rows of one chunk whose next token lies in the window.
+class ChunkScorer {
+ public:
+  ChunkScorer(const Chunk& chunk, int64_t vocab) : vocab_(static_cast<size_t>(vocab)) {
+    const auto& window = chunk.text->windows[chunk.window];
+    for (int64_t i = 0; i < chunk.count && chunk.begin + i + 1 < static_cast<int64_t>(window.size()); ++i)
+      targets_.push_back(window[static_cast<size_t>(chunk.begin + i + 1)]);
+  }
+
+  void score_base(const std::vector<float>& logits, TokenScores& scores) const {
+    const size_t at = grow(scores.nll);
+    each_row([&](size_t i) { scores.nll[at + i] = nll(row(logits, i), targets_[i]); });
+  }
+
+  void score(const std::vector<float>& base, const std::vector<float>& logits, TokenScores& scores) const {
+    const size_t at = grow(scores.nll);
+    grow(scores.kld);
+    grow(scores.top1);
+    each_row([&](size_t i) {
+      const auto p = row(base, i), q = row(logits, i);
+      scores.nll[at + i] = nll(q, targets_[i]);
+      scores.kld[at + i] = kl_divergence(p, q);
+      scores.top1[at + i] = argmax(p) == argmax(q) ? 1 : 0;
+    });
+  }
+
+ private:
+  size_t grow(std::vector<double>& column) const {
+    const size_t at = column.size();
+    column.resize(at + targets_.size());
+    return at;
+  }
+  std::span<const float> row(const std::vector<float>& logits, size_t i) const {
+    return std::span(logits).subspan(i * vocab_, vocab_);
+  }
+  static double nll(std::span<const float> logits, int32_t target) {
+    return log_sum_exp(logits) - static_cast<double>(logits[static_cast<size_t>(target)]);
+  }
+  template <class Fn>
+  void each_row(const Fn& fn) const {
+    parallel_for(static_cast<int64_t>(targets_.size()), 4, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) fn(static_cast<size_t>(i));
+    });
+  }
+
+  size_t vocab_;
+  std::vector<int32_t> targets_;
+};
+
+void check_comparable(const Executor& base, std::span<Executor* const> candidates, const EvalText& text) {
+  const int64_t vocab = base.table().shape.vocab;
+  for (const Executor* c : candidates)
+    if (c->table().shape.vocab != vocab)
+      throw Error("base has a vocabulary of " + std::to_string(vocab) + ", the candidate one of " +
+                      std::to_string(c->table().shape.vocab),
+                  "", "compare a quantized model with the model that it was made from");
+  for (const auto& window : text.windows)
+    for (int32_t token : window)
+      if (token < 0 || token >= vocab)
+        throw Error("token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocab), text.name,
+                    "the tokenizer does not belong to the model: use --tokenizer");
+}
+
+}  // namespace
+
+double log_sum_exp(std::span<const float> x) { return softmax_sums(x).log_z(); }
+
+double kl_divergence(std::span<const float> base_logits, std::span<const float> logits) {
+  const SoftmaxSums p = softmax_sums(base_logits), q = softmax_sums(logits);
+  // KL = sum_i p_i (log p_i - log q_i) = sum_i p_i (x_i - y_i) + log Zq - log Zp
+  double mean_gap = 0;
+  for (size_t i = 0; i < logits.size(); ++i)
+    mean_gap += static_cast<double>(std::exp(base_logits[i] - p.max)) *
+                (static_cast<double>(base_logits[i]) - static_cast<double>(logits[i]));
+  return std::max(0.0, mean_gap / p.sum + q.log_z() - p.log_z());
+}
+
+FidelityScores score_fidelity(Executor& base, std::span<Executor* const> candidates, const EvalText& text,
+                              const std::function<void(int64_t)>& on_tokens) {
+  check_comparable(base, candidates, text);
+  FidelityScores scores;
+  scores.candidates.resize(candidates.size());
+  StepOutput base_out, out;
+  for (size_t w = 0; w < text.windows.size(); ++w) {
+    const auto window = static_cast<int64_t>(text.windows[w].size());
+    for (int64_t begin = 0; begin < window; begin += kChunkTokens) {
+      stop_if_interrupted("evaluation starts again, finished cases stay");
+      const Chunk chunk{&text, w, begin, std::min(kChunkTokens, window - begin)};
+      const ChunkScorer scorer(chunk, base.table().shape.vocab);
+      run_chunk(base, chunk, window_pages(base, window), base_out);
+      scorer.score_base(base_out.logits, scores.base);
+      on_tokens(chunk.count);
+      for (size_t c = 0; c < candidates.size(); ++c) {
+        run_chunk(*candidates[c], chunk, window_pages(*candidates[c], window), out);
+        scorer.score(base_out.logits, out.logits, scores.candidates[c]);
+        on_tokens(chunk.count);
+      }
+    }
+  }
+  return scores;
+}
+
+FidelityResult summarize(const TokenScores& base, const TokenScores& candidate, int64_t windows,
+                         const BootstrapOptions& options) {
+  const std::vector<std::vector<double>> columns{base.nll, candidate.nll, candidate.kld, candidate.top1};
+  const auto interval = [&](const std::function<double(std::span<const double>)>& statistic) {
+    return block_bootstrap(columns, statistic, options);
+  };
+  FidelityResult r;
+  r.base_ppl = interval([](auto m) { return std::exp(m[0]); });
+  r.ppl = interval([](auto m) { return std::exp(m[1]); });
+  r.ppl_ratio = interval([](auto m) { return std::exp(m[1] - m[0]); });
+  r.kld_mean = interval([](auto m) { return m[2]; });
+  r.top1 = interval([](auto m) { return m[3]; });
+  r.windows = windows;
+  r.tokens = static_cast<int64_t>(base.nll.size());
+  return r;
+}
+
+}  // namespace qg

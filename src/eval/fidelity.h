@@ -1,0 +1,48 @@
+#pragma once
+// Perplexity, KL divergence and top-1 agreement of quantized models against their base, on the same text at the same
+// time: the base's logits of a chunk are compared and forgotten, so no file of logits is ever written and one pass of
+// the base serves any number of candidates.
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "eval/bootstrap.h"
+#include "eval/windows.h"
+#include "runtime/executor.h"
+
+namespace qg {
+
+// One entry per scored token; index = position in the text.
+struct TokenScores {
+  std::vector<double> nll;       // -log p(true token), nats
+  std::vector<double> kld;       // KL(base || candidate) over the whole vocabulary, nats; empty for the base itself
+  std::vector<double> top1;      // 1 where the most likely token is the base's; empty for the base itself
+};
+
+struct FidelityResult {
+  Interval ppl, base_ppl;        // exp(mean nll)
+  Interval ppl_ratio;            // ppl / base_ppl, paired
+  Interval kld_mean, top1;
+  int64_t windows = 0, tokens = 0;
+};
+
+struct FidelityScores {
+  TokenScores base;
+  std::vector<TokenScores> candidates;
+};
+
+// Runs base and candidates over all windows. Executors must have KV pages for one window. on_tokens is called with the
+// number of tokens done by one executor (for progress); it may throw to stop. Throws Error when vocabularies differ.
+FidelityScores score_fidelity(Executor& base, std::span<Executor* const> candidates, const EvalText& text,
+                              const std::function<void(int64_t tokens)>& on_tokens);
+
+FidelityResult summarize(const TokenScores& base, const TokenScores& candidate, int64_t windows,
+                         const BootstrapOptions& options = {});
+
+// log(sum(exp(x))) in double, exact to rounding for any range of x.
+double log_sum_exp(std::span<const float> x);
+// KL(p || q) in nats of two softmaxes given as logits.
+double kl_divergence(std::span<const float> base_logits, std::span<const float> logits);
+
+}  // namespace qg

@@ -1,0 +1,32 @@
+#pragma once
+// Bytes: weights, KV cache, greatest batch, disk; and rough times to make and run a case. All of it is arithmetic on the
+// shape; what is assumed is named here.
+#include <cstdint>
+
+#include "core/format.h"
+#include "core/model_shape.h"
+#include "grid/cards.h"
+
+namespace qg {
+
+// Share of a card's memory that weights, KV cache and buffers may take, and what the context, workspaces and graphs need.
+inline constexpr double kUsableMemoryShare = 0.92;
+inline constexpr double kReservedBytes = 1.2e9;
+
+// Weights in the card's memory: linear layers in their format with scales, embedding and lm_head in 16 bits (once when
+// tied), norms in 16 bits.
+int64_t weights_bytes(const ModelShape& shape, WeightFormat weights);
+// The checkpoint's tensors on disk, in the TensorRT-LLM layout.
+int64_t checkpoint_disk_bytes(const ModelShape& shape, WeightFormat weights);
+int64_t kv_bytes_per_token(const ModelShape& shape, KvFormat kv);
+
+// Bytes left for the KV cache; negative when the weights do not fit. card.memory_bytes must be known.
+int64_t kv_space_bytes(const ModelShape& shape, const Card& card, WeightFormat weights);
+// Requests that fit at once when each holds `context_tokens` tokens of KV; 0 when none does.
+int64_t max_batch(const ModelShape& shape, const Card& card, WeightFormat weights, KvFormat kv, int64_t context_tokens);
+
+// Seconds to make a checkpoint on this card (0 for FP16, which needs none): calibration passes over the tokens plus
+// reading and writing. card "cpu" uses the CPU executor's rate.
+double quantize_seconds(const ModelShape& shape, const Card& card, WeightFormat weights, int64_t calibration_tokens);
+
+}  // namespace qg

@@ -1,0 +1,120 @@
+#include "eval/fidelity.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "core/rng.h"
+
+namespace qg {
+namespace {
+
+// A model whose logits are a function of (seed, token, position): position comes from context_tokens, so a wrong chunk
+// offset changes the scores.
+class FakeExecutor : public Executor {
+ public:
+  FakeExecutor(int64_t vocab, uint64_t seed, double noise, int64_t pages = 64) : seed_(seed), noise_(noise), pages_(pages) {
+    table_.shape.vocab = vocab;
+  }
+  const ModelTable& table() const override { return table_; }
+  KvFormat kv_format() const override { return KvFormat::fp16; }
+  int64_t page_tokens() const override { return 16; }
+  int64_t num_pages() const override { return pages_; }
+  int64_t max_rows() const override { return 4096; }
+  void step(const StepInput& input, StepOutput& output) override {
+    output.sampled.assign(input.pieces.size(), -1);
+    output.logits.clear();
+    for (size_t row = 0; row < input.tokens.size(); ++row)
+      for (int64_t v = 0; v < table_.shape.vocab; ++v)
+        output.logits.push_back(logit(input.tokens[row], input.pieces[0].context_tokens + static_cast<int64_t>(row), v));
+  }
+  float logit(int32_t token, int64_t position, int64_t v) const {
+    const auto counter = static_cast<uint64_t>((position * 1000 + token) * 1000 + v);
+    return static_cast<float>(3 * Rng(1).normal(counter) + noise_ * Rng(seed_).normal(counter));
+  }
+  void copy_page(int32_t, int32_t) override {}
+  void set_tap(Tap) override {}
+  std::vector<std::string> kernels() const override { return {"fake"}; }
+  ComputePath compute_path() const override { return ComputePath::w16a16; }
+  int64_t weight_bytes() const override { return 0; }
+  int64_t kv_pool_bytes() const override { return 0; }
+  std::string name() const override { return "fake"; }
+
+ private:
+  ModelTable table_;
+  uint64_t seed_;
+  double noise_;
+  int64_t pages_;
+};
+
+EvalText small_text() {
+  EvalText text{"test", "", {}};
+  for (int w = 0; w < 3; ++w) {
+    std::vector<int32_t> window;
+    for (int i = 0; i < 300; ++i) window.push_back(static_cast<int32_t>(Rng(9, static_cast<uint64_t>(w)).below(static_cast<uint64_t>(i), 50)));
+    text.windows.push_back(window);
+  }
+  return text;
+}
+
+TEST(Fidelity, EqualsNaiveSumsInDouble) {
+  FakeExecutor base(50, 2, 0.0), other(50, 3, 0.4);
+  const EvalText text = small_text();
+  Executor* candidates[] = {&other};
+  int64_t tokens = 0;
+  const FidelityScores scores = score_fidelity(base, candidates, text, [&](int64_t n) { tokens += n; });
+  EXPECT_EQ(tokens, 2 * 900);
+  ASSERT_EQ(scores.base.nll.size(), 897u);
+  double nll = 0, base_nll = 0, kld = 0, same = 0;
+  for (const auto& window : text.windows)
+    for (size_t i = 0; i + 1 < window.size(); ++i) {
+      double zp = 0, zq = 0;
+      std::vector<double> p(50), q(50);
+      for (int v = 0; v < 50; ++v) {
+        zp += p[v] = std::exp(static_cast<double>(base.logit(window[i], static_cast<int64_t>(i), v)));
+        zq += q[v] = std::exp(static_cast<double>(other.logit(window[i], static_cast<int64_t>(i), v)));
+      }
+      for (int v = 0; v < 50; ++v) kld += p[v] / zp * std::log(p[v] / zp / (q[v] / zq));
+      base_nll -= std::log(p[window[i + 1]] / zp);
+      nll -= std::log(q[window[i + 1]] / zq);
+      same += std::max_element(p.begin(), p.end()) - p.begin() == std::max_element(q.begin(), q.end()) - q.begin();
+    }
+  const FidelityResult r = summarize(scores.base, scores.candidates[0], 3);
+  EXPECT_NEAR(r.ppl.value, std::exp(nll / 897), 1e-5 * r.ppl.value);
+  EXPECT_NEAR(r.base_ppl.value, std::exp(base_nll / 897), 1e-5 * r.base_ppl.value);
+  EXPECT_NEAR(r.kld_mean.value, kld / 897, 1e-6);
+  EXPECT_NEAR(r.top1.value, same / 897, 1e-12);
+  EXPECT_LT(r.kld_mean.lo, r.kld_mean.value);
+  EXPECT_GT(r.kld_mean.hi, r.kld_mean.value);
+  EXPECT_EQ(r.tokens, 897);
+}
+
+TEST(Fidelity, IdenticalModelsHaveNoDistance) {
+  FakeExecutor base(50, 2, 0.0), same(50, 3, 0.0);
+  Executor* candidates[] = {&same};
+  const FidelityScores scores = score_fidelity(base, candidates, small_text(), [](int64_t) {});
+  const FidelityResult r = summarize(scores.base, scores.candidates[0], 3);
+  EXPECT_LE(r.kld_mean.hi, 1e-9);
+  EXPECT_EQ(r.top1.value, 1);
+  EXPECT_EQ(r.ppl_ratio.value, 1);
+}
+
+TEST(Fidelity, RefusesOtherVocabularyForeignTokensAndShortCaches) {
+  FakeExecutor base(50, 2, 0), other(51, 2, 0), small(20, 2, 0), tiny(50, 2, 0, 3);
+  const EvalText text = small_text();
+  Executor* different[] = {&other};
+  EXPECT_THROW(score_fidelity(base, different, text, [](int64_t) {}), Error);
+  EXPECT_THROW(score_fidelity(small, {}, text, [](int64_t) {}), Error);
+  EXPECT_THROW(score_fidelity(tiny, {}, text, [](int64_t) {}), Error);
+}
+
+TEST(KlDivergence, SurvivesExtremeLogits) {
+  const std::vector<float> p{1000, -1000, 0}, q{-1000, 1000, 0};
+  EXPECT_NEAR(kl_divergence(p, q), 2000, 1e-3);
+  EXPECT_EQ(kl_divergence(p, p), 0);
+  EXPECT_NEAR(log_sum_exp(p), 1000, 1e-6);
+}
+
+}  // namespace
+}  // namespace qg
