@@ -100,6 +100,19 @@ void AtomicFile::write(const void* data, size_t bytes) {
   }
 }
 
+void AtomicFile::write_at(int64_t offset, const void* data, size_t bytes) {
+  const char* from = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t put = ::pwrite(fd_, from, bytes, offset);
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) fail("cannot be written", path_);
+    from += put;
+    offset += put;
+    bytes -= static_cast<size_t>(put);
+    written_ += put;
+  }
+}
+
 void AtomicFile::commit() {
   if (::fsync(fd_) != 0) fail("cannot be written", path_);
   const int fd = fd_;

@@ -23,6 +23,7 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
 
   void write(const void* data, size_t bytes);  // appends; throws Error (disk full names the path and the fix)
+  void write_at(int64_t offset, const void* data, size_t bytes);  // anywhere; gaps read as zero
   int64_t written_bytes() const { return written_; }
   void commit();                               // fsync, rename, fsync of the folder
 

@@ -27,17 +27,24 @@ void check_depth(std::string_view text, const std::string& where) {
   }
 }
 
-}  // namespace
-
-Json parse_json(std::string_view text, const std::string& where) {
+template <typename Value>
+Value parse_checked(std::string_view text, const std::string& where) {
   check_depth(text, where);
   try {
-    return Json::parse(text);
+    return Value::parse(text);
   } catch (const nlohmann::json::exception& e) {
     std::string reason = e.what();
     if (const size_t colon = reason.find("] "); colon != std::string::npos) reason = reason.substr(colon + 2);
     throw Error("not valid JSON: " + reason, where);
   }
+}
+
+}  // namespace
+
+Json parse_json(std::string_view text, const std::string& where) { return parse_checked<Json>(text, where); }
+
+SortedJson parse_sorted_json(std::string_view text, const std::string& where) {
+  return parse_checked<SortedJson>(text, where);
 }
 
 Json read_json(const std::filesystem::path& path, int64_t max_bytes) {

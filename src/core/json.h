@@ -10,11 +10,14 @@
 namespace qg {
 
 using Json = nlohmann::ordered_json;
+// For objects of very many keys (a vocabulary): Json looks keys up one by one, this one in a tree.
+using SortedJson = nlohmann::json;
 
 inline constexpr int64_t kMaxJsonBytes = int64_t{256} << 20;
 
 // Parses text or a file; throws Error naming `where` (the file) and the line. Nesting deeper than 64 is refused.
 Json parse_json(std::string_view text, const std::string& where);
+SortedJson parse_sorted_json(std::string_view text, const std::string& where);
 Json read_json(const std::filesystem::path& path, int64_t max_bytes = kMaxJsonBytes);
 
 // Typed reads of keys of one object. `where` names the file (and the object) in errors.

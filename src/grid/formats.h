@@ -13,6 +13,7 @@ struct WeightFormatSpec {
   std::string_view label;         // "W4A16 AWQ"
   std::string_view description;   // one line for people
   double weight_bytes;            // bytes of one weight of a linear layer, scales apart
+  double tensor_scale_bytes;      // bytes of scale for each linear layer
   double channel_scale_bytes;     // bytes of scale for each output channel of a linear layer
   double group_scale_bytes;       // bytes of scale for each group of inputs of each output channel; 0: no groups
   double input_scale_bytes;       // bytes of scale for each input channel (AWQ's and SmoothQuant's pre-quantization scale)

@@ -1,6 +1,6 @@
 #pragma once
 // A grid: cases, and the models, cards, workloads, texts and thresholds that they are measured with. Loaded from TOML;
-// the rules of the file stand in docs/grids.md.
+// the rules of the file stand in docs/grid.md.
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -17,8 +17,7 @@ namespace qg {
 
 struct GridModel {
   std::string name, label, stem;
-  // Folder of the original model; "models/STEM" beside the grid's folder unless the file says otherwise.
-  std::filesystem::path folder;
+  std::filesystem::path folder;  // of the original model; MODELS_DIR/STEM unless the file says otherwise
   std::optional<ModelShape> shape;  // empty: not a model known by name, and its folder is not here
 };
 
@@ -64,6 +63,9 @@ struct Gates {
 struct Grid {
   std::filesystem::path file;
   std::string title, description;
+  // Where model folders are looked for and checkpoints are made. Relative paths of the file are taken from the file's own
+  // folder and are stored resolved.
+  std::filesystem::path models_dir;
   std::vector<Case> cases;  // by number
   std::vector<GridModel> models;
   std::vector<Card> cards;  // rows that the file adds; find_card falls back to the built-in rows

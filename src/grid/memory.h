@@ -1,6 +1,6 @@
 #pragma once
-// Bytes: weights, KV cache, greatest batch, disk; and rough times to make and run a case. All of it is arithmetic on the
-// shape; what is assumed is named here.
+// Bytes: weights, KV cache, greatest batch, disk. All of it is arithmetic on the shape; what is assumed is
+// named here.
 #include <cstdint>
 
 #include "core/format.h"
@@ -24,9 +24,5 @@ int64_t kv_bytes_per_token(const ModelShape& shape, KvFormat kv);
 int64_t kv_space_bytes(const ModelShape& shape, const Card& card, WeightFormat weights);
 // Requests that fit at once when each holds `context_tokens` tokens of KV; 0 when none does.
 int64_t max_batch(const ModelShape& shape, const Card& card, WeightFormat weights, KvFormat kv, int64_t context_tokens);
-
-// Seconds to make a checkpoint on this card (0 for FP16, which needs none): calibration passes over the tokens plus
-// reading and writing. card "cpu" uses the CPU executor's rate.
-double quantize_seconds(const ModelShape& shape, const Card& card, WeightFormat weights, int64_t calibration_tokens);
 
 }  // namespace qg

@@ -11,6 +11,9 @@
 
 namespace qg {
 
+// Tokens of KV that the batch-1 figures of `plan` assume.
+inline constexpr double kRooflineContextTokens = 512;
+
 // Bytes of weights read in one decode step: everything but the input embedding, which is a gather.
 double decode_read_bytes(const ModelShape& shape, WeightFormat weights);
 
@@ -28,7 +31,7 @@ std::optional<double> ridge_batch(const ModelShape& shape, const Card& card, Wei
 // Steady continuous batching: isl tokens in, osl out, mean occupancy isl + osl / 2, best batch up to 1024 that fits.
 struct Throughput {
   double output_tok_s = 0;
-  int64_t batch = 0;  // batch that gives it; 0 when nothing fits
+  int64_t batch = 0;  // least batch that gives 95 % of it; 0 when nothing fits
 };
 std::optional<Throughput> serial_throughput(const ModelShape& shape, const Card& card, WeightFormat weights, KvFormat kv,
                                             int64_t isl, int64_t osl);

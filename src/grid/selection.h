@@ -30,8 +30,8 @@ struct Candidate {
   std::optional<double> value, ci_lo, ci_hi;  // more is better; empty: not measured
   std::optional<double> ppl, base_ppl, kld_nats;  // empty: not measured
   bool synthetic = false;     // random weights: speed only, accuracy unmeasured
-  bool cross_target = false;  // measured on another card: accuracy counts, speed does not
-  bool on_cpu = false;        // CPU speed is never ranked as a card's; ranks only against other CPU rows
+  // Measured on another card than the case's (a CPU counts as another card): accuracy counts, speed is not ranked.
+  bool cross_target = false;
 };
 
 enum class ReasonCode {
@@ -42,7 +42,6 @@ enum class ReasonCode {
   synthetic_weights,
   speed_unmeasured,
   speed_of_another_card,
-  cpu_against_card,
   // how the winner won
   fastest,             // value = winner's lead over the runner-up as a ratio
   only_admissible,     // nobody else is

@@ -24,4 +24,9 @@ struct LinearDesc {
 
 std::string to_string(const LinearDesc& desc);  // "linear m=1 n=6144 k=4096 fp8 tensor static"
 
+// The desc of m rows through stored weights. `activations` comes from the checkpoint's QuantSpec: weights alone do not
+// tell a dynamic scale from none. It is ignored where the weights' format has none (fp16, int4_awq), and an input scale
+// stored with the weights makes it static. Throws Error when tensors are missing or of the wrong type or shape.
+LinearDesc describe_linear(const LinearWeights& weights, ActivationScaling activations, int64_t m);
+
 }  // namespace qg

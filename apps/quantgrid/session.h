@@ -1,0 +1,63 @@
+#pragma once
+// What every verb that runs a model does first: flags → opened model folder, tokenizer, executor, engine.
+//
+//   auto flags = std::make_shared<ModelFlags>();
+//   declare_model_flags(command, *flags);
+//   ...
+//   Session session(*flags);                                 // opens the folder; reads no weights yet
+//   std::unique_ptr<Engine> engine = session.make_engine();  // reads the weights
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "checkpoint/checkpoint.h"
+#include "core/format.h"
+#include "runtime/engine.h"
+#include "runtime/executor.h"
+#include "tokenizer/tokenizer.h"
+
+namespace qg {
+
+struct ModelFlags {
+  std::string model;              // --model: a folder, or a name in the local Hugging Face cache
+  std::string kv = "auto";        // --kv: fp16, fp8, int8; auto = what the folder fixes, else fp16
+  std::string executor = "auto";  // --executor: cpu, cuda; auto = cuda in a build that has it, else cpu
+  std::string tokenizer;          // --tokenizer: a folder; empty = the model's own
+  std::string gpu;                // --gpu: index or UUID; empty = the first
+  bool shared = false;            // --shared: run on a GPU that others are using
+};
+
+// Declares --model --kv --executor --tokenizer --gpu --shared, the same for every verb.
+void declare_model_flags(CLI::App& command, ModelFlags& flags);
+
+// The KV pool of an executor when neither ExecutorOptions::num_pages nor kv_bytes is given: `sequences` times the
+// longest sequence of the model, at most a quarter of the machine's memory.
+inline constexpr int64_t kDefaultKvSequences = 16;
+
+class Session {
+ public:
+  // Throws Error: the folder cannot be read, a flag has no meaning here, this build has no such executor (exit code 4).
+  explicit Session(ModelFlags flags);
+
+  const ModelFlags& flags() const { return flags_; }
+  const std::shared_ptr<const Checkpoint>& checkpoint() const { return checkpoint_; }
+  const ModelShape& shape() const { return checkpoint_->table().shape; }
+  KvFormat kv() const { return kv_; }
+  const std::string& executor_name() const { return executor_; }  // "cpu" or "cuda"
+  const Tokenizer& tokenizer();  // read on first use; throws Error when its vocabulary is larger than the model's
+
+  // options.kv is set from --kv; a KV pool without a size gets the default above.
+  std::unique_ptr<Executor> make_executor(ExecutorOptions options = {}) const;
+  // max_rows of both and `deterministic` of both are made to agree.
+  std::unique_ptr<Engine> make_engine(EngineOptions engine = {}, ExecutorOptions executor = {}) const;
+
+ private:
+  ModelFlags flags_;
+  std::string executor_;
+  KvFormat kv_ = KvFormat::fp16;
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  std::optional<Tokenizer> tokenizer_;
+};
+
+}  // namespace qg

@@ -1,0 +1,207 @@
+#include "bench/measure.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/rng.h"
+
+namespace qg {
+namespace {
+
+double seconds_between(EngineClock::time_point a, EngineClock::time_point b) {
+  return std::chrono::duration<double>(b - a).count();
+}
+
+int64_t requests_of_round(const Workload& w) {
+  if (w.arrival == Arrival::together) return w.batch;
+  return w.requests > 0 ? w.requests : 2 * std::max<int64_t>(1, w.batch);
+}
+
+// When request i of a round is offered: at once, when a place is free (infinity: decided while running), or at the i-th
+// arrival of a Poisson process.
+class Schedule {
+ public:
+  Schedule(const Workload& workload, int64_t count) : workload_(workload), count_(count) {
+    double t = 0;
+    const Rng rng(workload.seed, 0x5eed);
+    for (int64_t i = 0; i < count && workload.arrival == Arrival::rate; ++i) {
+      times_.push_back(t);
+      t -= std::log(1.0 - rng.uniform(static_cast<uint64_t>(i))) / workload.rate_per_s;
+    }
+  }
+  bool due(int64_t next, int64_t in_flight, double now) const {
+    if (next >= count_) return false;
+    if (workload_.arrival == Arrival::together) return true;
+    if (workload_.arrival == Arrival::concurrency) return in_flight < workload_.batch;
+    return times_[static_cast<size_t>(next)] <= now;
+  }
+  // Seconds until the next arrival; only for Poisson arrivals.
+  double next_time(int64_t next) const {
+    return next < static_cast<int64_t>(times_.size()) ? times_[static_cast<size_t>(next)] : 1e9;
+  }
+
+ private:
+  const Workload& workload_;
+  int64_t count_;
+  std::vector<double> times_;
+};
+
+void collect(const RoundTrace& round, BenchResult& result, std::vector<double>& ttft, std::vector<double>& tpot,
+             std::vector<double>& itl) {
+  for (const RequestTrace& r : round.requests) {
+    ++result.requests;
+    if (!r.error.empty()) {
+      ++result.failed;
+      if (result.first_error.empty()) result.first_error = r.error;
+      continue;
+    }
+    ttft.push_back((r.first - r.offered) * 1e3);
+    if (r.tokens_out > 1) tpot.push_back((r.last - r.first) * 1e3 / static_cast<double>(r.tokens_out - 1));
+    for (double g : r.gaps) itl.push_back(g * 1e3);
+  }
+}
+
+double span_seconds(const RoundTrace& round) {
+  double end = 0;
+  for (const RequestTrace& r : round.requests) end = std::max(end, r.last);
+  return end;
+}
+
+}  // namespace
+
+RoundTrace run_round(LoadTarget& target, const Workload& workload, int64_t first_index, int64_t count,
+                     const std::function<void(int64_t)>& on_token) {
+  RoundTrace round;
+  round.requests.resize(static_cast<size_t>(count));
+  std::map<int64_t, size_t> place;  // request id -> index
+  const Schedule schedule(workload, count);
+  const auto start = EngineClock::now();
+  int64_t next = 0, in_flight = 0;
+  const auto on_event = [&](const LoadEvent& event) {
+    const auto it = place.find(event.request);
+    if (it == place.end()) return;
+    RequestTrace& r = round.requests[it->second];
+    const double t = seconds_between(start, event.time);
+    if (event.tokens > 0) {
+      if (r.tokens_out == 0)
+        r.first = t;
+      else
+        r.gaps.push_back(t - r.last);
+      r.last = t;
+      r.tokens_out += event.tokens;
+      for (int64_t i = 0; i < event.tokens; ++i) round.token_times.push_back(t);
+      on_token(event.tokens);
+    }
+    if (event.finished) {
+      r.error = event.error;
+      if (r.error.empty() && r.tokens_out == 0) r.error = "the request ended without a token";
+      --in_flight;
+      place.erase(it);
+    }
+  };
+  while (next < count || in_flight > 0) {
+    stop_if_interrupted("finished cases stay, this measurement starts again");
+    while (schedule.due(next, in_flight, seconds_between(start, EngineClock::now()))) {
+      auto prompt = workload_prompt(workload, first_index + next, target.vocab());
+      round.requests[static_cast<size_t>(next)].offered = seconds_between(start, EngineClock::now());
+      place[target.submit(std::move(prompt), workload.osl)] = static_cast<size_t>(next);
+      ++next;
+      ++in_flight;
+    }
+    const double wait = std::min(1.0, schedule.next_time(next) - seconds_between(start, EngineClock::now()));
+    const auto deadline = EngineClock::now() + std::chrono::duration_cast<EngineClock::duration>(
+                                                   std::chrono::duration<double>(std::max(0.0, wait)));
+    if (!target.poll(deadline, on_event) && in_flight > 0) throw Error("the engine lost " + std::to_string(in_flight) + " requests");
+  }
+  std::sort(round.token_times.begin(), round.token_times.end());
+  return round;
+}
+
+double decode_speed(const RoundTrace& round) {
+  double last = 0, last_first = 0;
+  int64_t tokens = 0;
+  for (const RequestTrace& r : round.requests) {
+    if (!r.error.empty()) continue;
+    last = std::max(last, r.last);
+    last_first = std::max(last_first, r.first);
+    tokens += r.tokens_out - 1;
+  }
+  return last > last_first ? static_cast<double>(tokens) / (last - last_first) : 0;
+}
+
+double throughput_speed(const RoundTrace& round) {
+  const double seconds = span_seconds(round);
+  return seconds > 0 ? static_cast<double>(round.token_times.size()) / seconds : 0;
+}
+
+Estimate throughput_estimate(const RoundTrace& round) {
+  const double seconds = span_seconds(round), value = throughput_speed(round);
+  constexpr int kSlices = 10;
+  const double begin = 0.1 * seconds, width = 0.8 * seconds / kSlices;
+  std::vector<double> slices;
+  for (int i = 0; i < kSlices && width > 0; ++i) {
+    const auto from = std::lower_bound(round.token_times.begin(), round.token_times.end(), begin + i * width);
+    const auto to = std::lower_bound(round.token_times.begin(), round.token_times.end(), begin + (i + 1) * width);
+    slices.push_back(static_cast<double>(to - from) / width);
+  }
+  const Estimate spread = slices.empty() ? Estimate{} : mean(slices);
+  // The slices tell the spread; the value is that of the whole run.
+  const double half = (spread.ci_hi - spread.ci_lo) / 2;
+  return {value, value - half, value + half, static_cast<int64_t>(slices.size())};
+}
+
+int64_t total_output_tokens(const Workload& w) {
+  const int64_t rounds = w.arrival == Arrival::together ? w.rounds + 1 : 1;
+  return rounds * requests_of_round(w) * w.osl;
+}
+
+BenchResult measure(LoadTarget& target, const Workload& workload, const std::function<void(int64_t)>& on_token) {
+  if (workload.arrival == Arrival::together && workload.batch < 1) throw Error("a batch of no requests cannot be measured");
+  if (workload.arrival == Arrival::rate && !(workload.rate_per_s > 0)) throw Error("the request rate must be above zero");
+  const int64_t count = requests_of_round(workload);
+  int64_t index = 0;
+  const bool warm_up = workload.arrival == Arrival::together;
+  if (warm_up) {
+    run_round(target, workload, index, count, on_token);
+    index += count;
+  }
+  target.reset_statistics();
+  BenchResult result;
+  std::vector<double> speeds, ttft, tpot, itl, prefill;
+  int64_t tokens_in = 0, tokens_out = 0;
+  RoundTrace round;
+  for (int64_t i = 0; i < std::max<int64_t>(1, warm_up ? workload.rounds : 1); ++i) {
+    round = run_round(target, workload, index, count, on_token);
+    index += count;
+    ++result.rounds;
+    collect(round, result, ttft, tpot, itl);
+    if (result.failed == result.requests) break;
+    speeds.push_back(workload.decode ? decode_speed(round) : throughput_speed(round));
+    result.seconds += span_seconds(round);
+    tokens_in += count * workload.isl;
+    tokens_out += static_cast<int64_t>(round.token_times.size());
+    double last_first = 0;
+    for (const RequestTrace& r : round.requests) last_first = std::max(last_first, r.first);
+    if (last_first > 0) prefill.push_back(static_cast<double>(count * workload.isl) / last_first);
+  }
+  if (speeds.empty()) throw Error("every request failed: " + result.first_error, workload.name);
+  result.output_tok_s = !workload.decode && speeds.size() == 1 ? throughput_estimate(round) : geometric_mean(speeds);
+  result.total_tok_s = static_cast<double>(tokens_in + tokens_out) / result.seconds;
+  result.ttft_ms_p50 = quantile(ttft, 0.5);
+  result.ttft_ms_p99 = quantile(ttft, 0.99);
+  if (!tpot.empty()) result.tpot_ms_p50 = quantile(tpot, 0.5);
+  if (!itl.empty()) {
+    result.itl_ms_p50 = quantile(itl, 0.5);
+    result.itl_ms_p99 = quantile(itl, 0.99);
+  }
+  if (workload.arrival == Arrival::together && !prefill.empty()) result.prefill_tok_s = geometric_mean(prefill).value;
+  result.batch_achieved = target.achieved_batch();
+  result.kernels = target.kernels();
+  result.compute_path = target.compute_path();
+  return result;
+}
+
+}  // namespace qg

@@ -1,0 +1,55 @@
+#pragma once
+// One speed measurement: a workload against a target. Definitions (docs/measuring.md):
+//   decode      output tok/s = sum(tokens out - 1) / (time of the last token - time of the last first token), a round
+//   throughput  output tok/s = all output tokens / (last token - first request), ramp and tail included
+//   TTFT        first token - offered;  TPOT = (last - first token) / (tokens - 1);  ITL = gaps between tokens
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "bench/statistics.h"
+#include "bench/target.h"
+#include "bench/workload.h"
+
+namespace qg {
+
+// Times in seconds since the first request of the round was offered.
+struct RequestTrace {
+  double offered = 0, first = 0, last = 0;
+  int64_t tokens_out = 0;
+  std::vector<double> gaps;  // between consecutive tokens
+  std::string error;
+};
+
+struct RoundTrace {
+  std::vector<RequestTrace> requests;
+  std::vector<double> token_times;  // ascending; for the intervals of throughput runs
+};
+
+struct BenchResult {
+  Estimate output_tok_s;
+  double total_tok_s = 0;                                   // input and output tokens
+  double ttft_ms_p50 = 0, ttft_ms_p99 = 0, tpot_ms_p50 = 0, itl_ms_p50 = 0, itl_ms_p99 = 0;
+  double prefill_tok_s = 0;                                 // input tokens / (last first token - first offer)
+  double batch_achieved = 0;
+  int64_t requests = 0, failed = 0, rounds = 0;
+  double seconds = 0;
+  std::vector<std::string> kernels;
+  std::string compute_path;
+  std::string first_error;
+};
+
+// Runs one round: `count` requests, prompts numbered from first_index. on_token is called for each output token.
+RoundTrace run_round(LoadTarget& target, const Workload& workload, int64_t first_index, int64_t count,
+                     const std::function<void(int64_t tokens)>& on_token);
+
+// Warm-up and rounds; throws Error when every request fails, with the first reason.
+BenchResult measure(LoadTarget& target, const Workload& workload, const std::function<void(int64_t tokens)>& on_token);
+
+double decode_speed(const RoundTrace& round);      // output tok/s as defined above; 0 when nothing was decoded
+double throughput_speed(const RoundTrace& round);
+// Interval from ten equal slices of the middle 80 % of the run.
+Estimate throughput_estimate(const RoundTrace& round);
+int64_t total_output_tokens(const Workload& workload);  // of warm-up and all rounds, for progress
+
+}  // namespace qg

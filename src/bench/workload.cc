@@ -1,0 +1,51 @@
+#include "bench/workload.h"
+
+#include <charconv>
+
+#include "core/error.h"
+#include "core/rng.h"
+
+namespace qg {
+namespace {
+
+std::optional<int64_t> parse_positive(std::string_view text) {
+  int64_t value = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (code != std::errc() || end != text.data() + text.size() || value < 1 || value > 10'000'000) return std::nullopt;
+  return value;
+}
+
+}  // namespace
+
+std::optional<Workload> parse_workload(const std::string& name) {
+  Workload w;
+  w.name = name;
+  if (name.starts_with("decode/b")) {
+    const auto batch = parse_positive(std::string_view(name).substr(8));
+    if (!batch) return std::nullopt;
+    w.batch = *batch;
+    return w;
+  }
+  const size_t slash = name.find('/');
+  if (slash == std::string::npos) return std::nullopt;
+  const auto isl = parse_positive(std::string_view(name).substr(0, slash));
+  const auto osl = parse_positive(std::string_view(name).substr(slash + 1));
+  if (!isl || !osl) return std::nullopt;
+  w.isl = *isl;
+  w.osl = *osl;
+  w.decode = false;
+  w.rounds = 1;
+  w.batch = 0;  // as many as make at least twice the running batch; the caller knows it
+  return w;
+}
+
+std::vector<int32_t> workload_prompt(const Workload& workload, int64_t index, int64_t vocab) {
+  const int64_t first = vocab > 64 ? 32 : 0, last = vocab > 1024 ? vocab - 512 : vocab;
+  const Rng rng(workload.seed, static_cast<uint64_t>(index));
+  std::vector<int32_t> prompt(static_cast<size_t>(workload.isl));
+  for (size_t i = 0; i < prompt.size(); ++i)
+    prompt[i] = static_cast<int32_t>(first + static_cast<int64_t>(rng.below(i, static_cast<uint64_t>(last - first))));
+  return prompt;
+}
+
+}  // namespace qg

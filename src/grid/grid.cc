@@ -1,0 +1,101 @@
+#include "grid/grid.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace qg {
+namespace {
+
+constexpr std::array<std::string_view, 3> kKindNames{"decode", "throughput", "prefill"};
+constexpr std::array<std::string_view, 2> kProfileNames{"quick", "full"};
+
+void add_once(std::vector<std::string>& names, const std::string& name) {
+  if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+}
+
+}  // namespace
+
+std::string_view to_string(WorkloadKind kind) { return kKindNames[static_cast<size_t>(kind)]; }
+std::string_view to_string(Profile profile) { return kProfileNames[static_cast<size_t>(profile)]; }
+
+std::optional<Profile> parse_profile(std::string_view name) {
+  for (Profile profile : {Profile::quick, Profile::full})
+    if (to_string(profile) == name) return profile;
+  return std::nullopt;
+}
+
+const GridModel& Grid::model(std::string_view name) const {
+  for (const GridModel& m : models)
+    if (m.name == name) return m;
+  throw Error(fmt::format("the grid has no model \"{}\"", name), file.string(),
+              fmt::format("its models are: {}", fmt::join(model_names(), ", ")));
+}
+
+const Card& Grid::card(std::string_view id) const {
+  for (const Card& c : cards)
+    if (c.id == id) return c;
+  if (const Card* known = find_card(id)) return *known;
+  throw Error(fmt::format("there is no card \"{}\"", id), file.string(),
+              fmt::format("its cards are: {}", fmt::join(gpu_ids(), ", ")));
+}
+
+const Case* Grid::find_case(int number) const {
+  for (const Case& c : cases)
+    if (c.number == number) return &c;
+  return nullptr;
+}
+
+const Case* Grid::find_case(std::string_view id) const {
+  for (const Case& c : cases)
+    if (c.id() == id) return &c;
+  return nullptr;
+}
+
+const ModelShape& Grid::shape(const Case& c) const {
+  const GridModel& m = model(c.model);
+  if (!m.shape)
+    throw Error(fmt::format("the shape of the model \"{}\" is not known: there is no folder {}", m.name,
+                            m.folder.string()), file.string(),
+                fmt::format("put the model there, or name its folder under [models.{}]", m.name));
+  return *m.shape;
+}
+
+std::vector<std::string> Grid::model_names() const {
+  std::vector<std::string> names;
+  for (const Case& c : cases) add_once(names, c.model);
+  return names;
+}
+
+std::vector<std::string> Grid::gpu_ids() const {
+  std::vector<std::string> ids;
+  for (const Case& c : cases) add_once(ids, c.gpu);
+  return ids;
+}
+
+Case Grid::baseline_of(const Case& c) const {
+  for (const Case& other : cases)
+    if (other.model == c.model && other.gpu == c.gpu && other.is_fp16_baseline()) return other;
+  return Case{0, Section::implied, c.model, c.gpu, WeightFormat::fp16, KvFormat::fp16};
+}
+
+std::vector<Case> Grid::implied_baselines() const {
+  std::vector<Case> implied;
+  for (const Case& c : cases) {
+    const Case baseline = baseline_of(c);
+    if (baseline.section == Section::implied && std::find(implied.begin(), implied.end(), baseline) == implied.end())
+      implied.push_back(baseline);
+  }
+  return implied;
+}
+
+std::vector<Workload> Grid::workloads_of(Profile profile) const {
+  std::vector<Workload> chosen;
+  for (const Workload& w : workloads)
+    if (profile == Profile::full || w.profile == Profile::quick) chosen.push_back(w);
+  return chosen;
+}
+
+}  // namespace qg

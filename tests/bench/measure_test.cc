@@ -1,0 +1,178 @@
+#include "bench/measure.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+#include "core/error.h"
+#include "core/rng.h"
+
+namespace qg {
+namespace {
+
+TEST(Statistics, StudentTAndQuantilesEqualTheTables) {
+  EXPECT_NEAR(student_t_975(1), 12.706, 1e-3);
+  EXPECT_NEAR(student_t_975(4), 2.776, 1e-3);
+  EXPECT_NEAR(student_t_975(40), 2.0211, 2e-4);
+  EXPECT_NEAR(student_t_975(120), 1.9799, 2e-4);
+  EXPECT_DOUBLE_EQ(quantile({4, 1, 3, 2}, 0.5), 2.5);
+  EXPECT_DOUBLE_EQ(quantile({4, 1, 3, 2}, 1), 4);
+  EXPECT_DOUBLE_EQ(quantile({7}, 0.99), 7);
+  EXPECT_THROW(quantile({}, 0.5), Error);
+}
+
+TEST(Statistics, GeometricMeanIsOnTheLogarithms) {
+  const std::vector<double> rounds{90, 100, 110, 100, 121};
+  const Estimate e = geometric_mean(rounds);
+  EXPECT_NEAR(e.value, std::pow(90.0 * 100 * 110 * 100 * 121, 0.2), 1e-9);
+  EXPECT_NEAR(e.ci_lo * e.ci_hi, e.value * e.value, 1e-6);  // symmetric on the logarithm
+  EXPECT_LT(e.ci_lo, 100);
+  EXPECT_THROW(geometric_mean(std::vector<double>{1, 0}), Error);
+}
+
+TEST(Statistics, GeometricMeanCoversTheTruth) {
+  int covered = 0;
+  for (uint64_t t = 0; t < 1000; ++t) {
+    std::vector<double> rounds;
+    for (uint64_t i = 0; i < 5; ++i) rounds.push_back(100 * std::exp(0.05 * Rng(3, t).normal(i)));
+    const Estimate e = geometric_mean(rounds);
+    covered += e.ci_lo <= 100 && 100 <= e.ci_hi;
+  }
+  EXPECT_NEAR(covered / 1000.0, 0.95, 0.025);
+}
+
+RequestTrace trace(double first, double last, int64_t tokens) {
+  RequestTrace r;
+  r.first = first;
+  r.last = last;
+  r.tokens_out = tokens;
+  return r;
+}
+
+TEST(Speed, IsAsDefined) {
+  RoundTrace round;
+  round.requests = {trace(1.0, 4.5, 11), trace(1.5, 5.5, 21)};
+  EXPECT_DOUBLE_EQ(decode_speed(round), (10 + 20) / (5.5 - 1.5));
+  for (int i = 1; i <= 32; ++i) round.token_times.push_back(5.5 * i / 32);
+  EXPECT_DOUBLE_EQ(throughput_speed(round), 32 / 5.5);
+  round.requests.push_back(trace(0, 0, 0));
+  round.requests.back().error = "refused";
+  EXPECT_DOUBLE_EQ(decode_speed(round), 30 / 4.0);  // failed requests do not count
+}
+
+TEST(Speed, ThroughputIntervalHoldsTheSteadyRate) {
+  RoundTrace round;
+  round.requests = {trace(0.01, 10, 1000)};
+  for (int i = 1; i <= 1000; ++i) round.token_times.push_back(i / 100.0);
+  const Estimate e = throughput_estimate(round);
+  EXPECT_DOUBLE_EQ(e.value, 100);
+  EXPECT_NEAR(e.ci_hi - e.ci_lo, 0, 2.0);
+}
+
+TEST(Workload, NamesAreParsed) {
+  EXPECT_EQ(parse_workload("decode/b64")->batch, 64);
+  EXPECT_EQ(parse_workload("decode/b64")->osl, 256);
+  EXPECT_EQ(parse_workload("20000/2000")->isl, 20000);
+  EXPECT_FALSE(parse_workload("1000/1000")->decode);
+  for (const char* bad : {"decode/b", "decode/b0", "decode/b8x", "1000", "/5", "5/", "-1/5", "a/b", ""})
+    EXPECT_FALSE(parse_workload(bad)) << bad;
+}
+
+TEST(Workload, PromptsAreReproducibleAndShareNoPrefix) {
+  Workload w;
+  w.isl = 16;
+  EXPECT_EQ(workload_prompt(w, 3, 1000), workload_prompt(w, 3, 1000));
+  std::set<int32_t> first;
+  for (int64_t i = 0; i < 50; ++i) {
+    const auto p = workload_prompt(w, i, 128256);
+    first.insert(p[0]);
+    for (int32_t t : p) EXPECT_TRUE(t >= 32 && t < 128256 - 512);
+  }
+  EXPECT_GT(first.size(), 45u);
+}
+
+// Gives every request in flight one token a poll, 1 ms apart by its own clock.
+class FakeTarget : public LoadTarget {
+ public:
+  int64_t most_in_flight = 0, submitted = 0, refuse_every = 0;
+
+  int64_t submit(std::vector<int32_t>, int64_t output_tokens) override {
+    left_.push_back({submitted, output_tokens});
+    most_in_flight = std::max(most_in_flight, static_cast<int64_t>(left_.size()));
+    return submitted++;
+  }
+  bool poll(EngineClock::time_point, const std::function<void(const LoadEvent&)>& on_event) override {
+    if (left_.empty()) return false;
+    std::vector<std::pair<int64_t, int64_t>> still;
+    for (auto [id, tokens] : left_) {
+      LoadEvent e;
+      e.request = id;
+      e.time = EngineClock::now();
+      if (refuse_every && id % refuse_every == 0) {
+        e.error = "refused for the test";
+        e.finished = true;
+      } else {
+        e.tokens = 1;
+        e.finished = tokens == 1;
+      }
+      on_event(e);
+      if (!e.finished) still.push_back({id, tokens - 1});
+    }
+    left_ = still;
+    return true;
+  }
+  int64_t vocab() const override { return 1000; }
+  double achieved_batch() const override { return 1; }
+  void reset_statistics() override {}
+  std::vector<std::string> kernels() const override { return {}; }
+  std::string compute_path() const override { return "w16a16"; }
+
+ private:
+  std::vector<std::pair<int64_t, int64_t>> left_;
+};
+
+TEST(Measure, RunsWarmUpAndRounds) {
+  FakeTarget target;
+  Workload w = *parse_workload("decode/b4");
+  w.osl = 8;
+  int64_t tokens = 0;
+  const BenchResult r = measure(target, w, [&](int64_t n) { tokens += n; });
+  EXPECT_EQ(target.submitted, 4 * 6);
+  EXPECT_EQ(tokens, total_output_tokens(w));
+  EXPECT_EQ(r.rounds, 5);
+  EXPECT_EQ(r.requests, 20);
+  EXPECT_EQ(r.failed, 0);
+  EXPECT_GT(r.output_tok_s.ci_lo, 0);
+}
+
+TEST(Measure, KeepsTheConcurrencyAsked) {
+  FakeTarget target;
+  Workload w = *parse_workload("decode/b1");
+  w.arrival = Arrival::concurrency;
+  w.batch = 3;
+  w.requests = 20;
+  w.osl = 5;
+  const BenchResult r = measure(target, w, [](int64_t) {});
+  EXPECT_EQ(target.most_in_flight, 3);
+  EXPECT_EQ(r.requests, 20);
+}
+
+TEST(Measure, CountsFailuresAndRefusesWhenAllFail) {
+  FakeTarget some;
+  some.refuse_every = 2;
+  Workload w = *parse_workload("decode/b4");
+  w.osl = 4;
+  EXPECT_EQ(measure(some, w, [](int64_t) {}).failed, 10);
+  FakeTarget all;
+  all.refuse_every = 1;
+  try {
+    measure(all, w, [](int64_t) {});
+    FAIL() << "a run without a single answer was summed up";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("refused for the test"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace qg
