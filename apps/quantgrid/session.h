@@ -31,10 +31,6 @@ struct ModelFlags {
 // Declares --model --kv --executor --tokenizer --gpu --shared, the same for every verb.
 void declare_model_flags(CLI::App& command, ModelFlags& flags);
 
-// The KV pool of an executor when neither ExecutorOptions::num_pages nor kv_bytes is given: `sequences` times the
-// longest sequence of the model, at most a quarter of the machine's memory.
-inline constexpr int64_t kDefaultKvSequences = 16;
-
 class Session {
  public:
   // Throws Error: the folder cannot be read, a flag has no meaning here, this build has no such executor (exit code 4).
@@ -45,11 +41,13 @@ class Session {
   const ModelShape& shape() const { return checkpoint_->table().shape; }
   KvFormat kv() const { return kv_; }
   const std::string& executor_name() const { return executor_; }  // "cpu" or "cuda"
-  const Tokenizer& tokenizer();  // read on first use; throws Error when its vocabulary is larger than the model's
+  const Tokenizer& tokenizer();  // read on first use; throws Error
 
-  // options.kv is set from --kv; a KV pool without a size gets the default above.
+  // Room for `sequences` times the model's longest sequence, at most a quarter of the machine's memory.
+  int64_t default_kv_bytes(int64_t sequences = 16) const;
+  // options.kv is set from --kv; a KV pool without a size (num_pages and kv_bytes both 0) gets default_kv_bytes().
   std::unique_ptr<Executor> make_executor(ExecutorOptions options = {}) const;
-  // max_rows of both and `deterministic` of both are made to agree.
+  // The executor's max_rows and deterministic are those of the engine's options.
   std::unique_ptr<Engine> make_engine(EngineOptions engine = {}, ExecutorOptions executor = {}) const;
 
  private:

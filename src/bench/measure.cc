@@ -15,7 +15,7 @@ double seconds_between(EngineClock::time_point a, EngineClock::time_point b) {
   return std::chrono::duration<double>(b - a).count();
 }
 
-int64_t requests_of_round(const Workload& w) {
+int64_t requests_of_round(const Load& w) {
   if (w.arrival == Arrival::together) return w.batch;
   return w.requests > 0 ? w.requests : 2 * std::max<int64_t>(1, w.batch);
 }
@@ -24,18 +24,18 @@ int64_t requests_of_round(const Workload& w) {
 // arrival of a Poisson process.
 class Schedule {
  public:
-  Schedule(const Workload& workload, int64_t count) : workload_(workload), count_(count) {
+  Schedule(const Load& load, int64_t count) : load_(load), count_(count) {
     double t = 0;
-    const Rng rng(workload.seed, 0x5eed);
-    for (int64_t i = 0; i < count && workload.arrival == Arrival::rate; ++i) {
+    const Rng rng(load.seed, 0x5eed);
+    for (int64_t i = 0; i < count && load.arrival == Arrival::rate; ++i) {
       times_.push_back(t);
-      t -= std::log(1.0 - rng.uniform(static_cast<uint64_t>(i))) / workload.rate_per_s;
+      t -= std::log(1.0 - rng.uniform(static_cast<uint64_t>(i))) / load.rate_per_s;
     }
   }
   bool due(int64_t next, int64_t in_flight, double now) const {
     if (next >= count_) return false;
-    if (workload_.arrival == Arrival::together) return true;
-    if (workload_.arrival == Arrival::concurrency) return in_flight < workload_.batch;
+    if (load_.arrival == Arrival::together) return true;
+    if (load_.arrival == Arrival::concurrency) return in_flight < load_.batch;
     return times_[static_cast<size_t>(next)] <= now;
   }
   // Seconds until the next arrival; only for Poisson arrivals.
@@ -44,7 +44,7 @@ class Schedule {
   }
 
  private:
-  const Workload& workload_;
+  const Load& load_;
   int64_t count_;
   std::vector<double> times_;
 };
@@ -72,12 +72,12 @@ double span_seconds(const RoundTrace& round) {
 
 }  // namespace
 
-RoundTrace run_round(LoadTarget& target, const Workload& workload, int64_t first_index, int64_t count,
+RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, int64_t count,
                      const std::function<void(int64_t)>& on_token) {
   RoundTrace round;
   round.requests.resize(static_cast<size_t>(count));
   std::map<int64_t, size_t> place;  // request id -> index
-  const Schedule schedule(workload, count);
+  const Schedule schedule(load, count);
   const auto start = EngineClock::now();
   int64_t next = 0, in_flight = 0;
   const auto on_event = [&](const LoadEvent& event) {
@@ -105,9 +105,9 @@ RoundTrace run_round(LoadTarget& target, const Workload& workload, int64_t first
   while (next < count || in_flight > 0) {
     stop_if_interrupted("finished cases stay, this measurement starts again");
     while (schedule.due(next, in_flight, seconds_between(start, EngineClock::now()))) {
-      auto prompt = workload_prompt(workload, first_index + next, target.vocab());
+      auto prompt = load_prompt(load, first_index + next, target.vocab());
       round.requests[static_cast<size_t>(next)].offered = seconds_between(start, EngineClock::now());
-      place[target.submit(std::move(prompt), workload.osl)] = static_cast<size_t>(next);
+      place[target.submit(std::move(prompt), load.osl)] = static_cast<size_t>(next);
       ++next;
       ++in_flight;
     }
@@ -153,19 +153,19 @@ Estimate throughput_estimate(const RoundTrace& round) {
   return {value, value - half, value + half, static_cast<int64_t>(slices.size())};
 }
 
-int64_t total_output_tokens(const Workload& w) {
+int64_t total_output_tokens(const Load& w) {
   const int64_t rounds = w.arrival == Arrival::together ? w.rounds + 1 : 1;
   return rounds * requests_of_round(w) * w.osl;
 }
 
-BenchResult measure(LoadTarget& target, const Workload& workload, const std::function<void(int64_t)>& on_token) {
-  if (workload.arrival == Arrival::together && workload.batch < 1) throw Error("a batch of no requests cannot be measured");
-  if (workload.arrival == Arrival::rate && !(workload.rate_per_s > 0)) throw Error("the request rate must be above zero");
-  const int64_t count = requests_of_round(workload);
+BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t)>& on_token) {
+  if (load.arrival == Arrival::together && load.batch < 1) throw Error("a batch of no requests cannot be measured");
+  if (load.arrival == Arrival::rate && !(load.rate_per_s > 0)) throw Error("the request rate must be above zero");
+  const int64_t count = requests_of_round(load);
   int64_t index = 0;
-  const bool warm_up = workload.arrival == Arrival::together;
+  const bool warm_up = load.arrival == Arrival::together;
   if (warm_up) {
-    run_round(target, workload, index, count, on_token);
+    run_round(target, load, index, count, on_token);
     index += count;
   }
   target.reset_statistics();
@@ -173,22 +173,22 @@ BenchResult measure(LoadTarget& target, const Workload& workload, const std::fun
   std::vector<double> speeds, ttft, tpot, itl, prefill;
   int64_t tokens_in = 0, tokens_out = 0;
   RoundTrace round;
-  for (int64_t i = 0; i < std::max<int64_t>(1, warm_up ? workload.rounds : 1); ++i) {
-    round = run_round(target, workload, index, count, on_token);
+  for (int64_t i = 0; i < std::max<int64_t>(1, warm_up ? load.rounds : 1); ++i) {
+    round = run_round(target, load, index, count, on_token);
     index += count;
     ++result.rounds;
     collect(round, result, ttft, tpot, itl);
     if (result.failed == result.requests) break;
-    speeds.push_back(workload.decode ? decode_speed(round) : throughput_speed(round));
+    speeds.push_back(load.decode ? decode_speed(round) : throughput_speed(round));
     result.seconds += span_seconds(round);
-    tokens_in += count * workload.isl;
+    tokens_in += count * load.isl;
     tokens_out += static_cast<int64_t>(round.token_times.size());
     double last_first = 0;
     for (const RequestTrace& r : round.requests) last_first = std::max(last_first, r.first);
-    if (last_first > 0) prefill.push_back(static_cast<double>(count * workload.isl) / last_first);
+    if (last_first > 0) prefill.push_back(static_cast<double>(count * load.isl) / last_first);
   }
-  if (speeds.empty()) throw Error("every request failed: " + result.first_error, workload.name);
-  result.output_tok_s = !workload.decode && speeds.size() == 1 ? throughput_estimate(round) : geometric_mean(speeds);
+  if (speeds.empty()) throw Error("every request failed: " + result.first_error, load.name);
+  result.output_tok_s = !load.decode && speeds.size() == 1 ? throughput_estimate(round) : geometric_mean(speeds);
   result.total_tok_s = static_cast<double>(tokens_in + tokens_out) / result.seconds;
   result.ttft_ms_p50 = quantile(ttft, 0.5);
   result.ttft_ms_p99 = quantile(ttft, 0.99);
@@ -197,7 +197,7 @@ BenchResult measure(LoadTarget& target, const Workload& workload, const std::fun
     result.itl_ms_p50 = quantile(itl, 0.5);
     result.itl_ms_p99 = quantile(itl, 0.99);
   }
-  if (workload.arrival == Arrival::together && !prefill.empty()) result.prefill_tok_s = geometric_mean(prefill).value;
+  if (load.arrival == Arrival::together && !prefill.empty()) result.prefill_tok_s = geometric_mean(prefill).value;
   result.batch_achieved = target.achieved_batch();
   result.kernels = target.kernels();
   result.compute_path = target.compute_path();

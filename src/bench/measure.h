@@ -9,7 +9,7 @@
 
 #include "bench/statistics.h"
 #include "bench/target.h"
-#include "bench/workload.h"
+#include "bench/load.h"
 
 namespace qg {
 
@@ -40,16 +40,16 @@ struct BenchResult {
 };
 
 // Runs one round: `count` requests, prompts numbered from first_index. on_token is called for each output token.
-RoundTrace run_round(LoadTarget& target, const Workload& workload, int64_t first_index, int64_t count,
+RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, int64_t count,
                      const std::function<void(int64_t tokens)>& on_token);
 
 // Warm-up and rounds; throws Error when every request fails, with the first reason.
-BenchResult measure(LoadTarget& target, const Workload& workload, const std::function<void(int64_t tokens)>& on_token);
+BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t tokens)>& on_token);
 
 double decode_speed(const RoundTrace& round);      // output tok/s as defined above; 0 when nothing was decoded
 double throughput_speed(const RoundTrace& round);
 // Interval from ten equal slices of the middle 80 % of the run.
 Estimate throughput_estimate(const RoundTrace& round);
-int64_t total_output_tokens(const Workload& workload);  // of warm-up and all rounds, for progress
+int64_t total_output_tokens(const Load& load);  // of warm-up and all rounds, for progress
 
 }  // namespace qg

@@ -5,7 +5,9 @@
 #include <memory>
 #include <optional>
 
+#include "checkpoint/hf_config.h"
 #include "checkpoint/lineage.h"
+#include "checkpoint/tensor_set.h"
 #include "core/model_shape.h"
 #include "core/quant_spec.h"
 #include "core/tensor.h"
@@ -35,6 +37,7 @@ class Checkpoint {
   virtual const std::filesystem::path& folder() const = 0;
   virtual int64_t stored_bytes() const = 0;            // of all weight files
   virtual std::string weights_hash() const = 0;        // sha256 over names and bytes of all tensors; slow for big ones
+  virtual const TensorSet* stored() const { return nullptr; }  // the files below; null when there are none
 };
 
 // Makes a folder tensor by tensor; nothing is visible under the final name before finish().
@@ -50,6 +53,9 @@ class CheckpointWriter {
   virtual void finish() = 0;  // throws Error when a tensor of the table was not written
 };
 
+// Of each layout, what the writer takes. Scales must be finite and above 0. Tensors that are not quantized may come as
+// F16, BF16 or F32 and are stored in WriterOptions::dtype; a value that overflows there is an Error.
+
 struct WriterOptions {
   std::filesystem::path out;
   Layout layout = Layout::trtllm;
@@ -57,7 +63,9 @@ struct WriterOptions {
   QuantSpec quant;
   DType dtype = DType::f16;
   std::string architecture;  // "LlamaForCausalLM"
+  std::optional<HfRules> hf_rules;  // the family's row; needed for Layout::huggingface
 };
+// Throws Error when the layout cannot hold what `quant` says, before anything is written.
 std::unique_ptr<CheckpointWriter> create_checkpoint(const WriterOptions& options);
 
 }  // namespace qg

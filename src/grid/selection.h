@@ -43,9 +43,9 @@ enum class ReasonCode {
   speed_unmeasured,
   speed_of_another_card,
   // how the winner won
-  fastest,             // value = winner's lead over the runner-up as a ratio
+  fastest,             // value = winner's over the runner-up's (named by case_id)
   only_admissible,     // nobody else is
-  tie_overlap,         // other's interval overlaps the winner's
+  tie_overlap,         // value = upper end of the other's interval, limit = lower end of the winner's
   tie_small,           // differ by less than tie_share: value = ratio - 1, limit = tie_share
   nothing_admissible,  // least_bad is shown instead
   nothing_measured
@@ -70,7 +70,7 @@ struct Pick {
 };
 
 // Why a candidate is out for this use; empty: it is admissible and ranked.
-std::vector<Reason> exclusions(const Candidate& candidate, const Gates& gates);
+std::vector<Reason> exclusions(Use use, const Candidate& candidate, const Gates& gates);
 // The tie rule on its own; both must have values.
 std::optional<Reason> tie_between(const Candidate& winner, const Candidate& other, const Gates& gates);
 // Candidates of one (model, card).

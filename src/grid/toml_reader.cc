@@ -14,6 +14,7 @@ namespace qg {
 namespace {
 
 constexpr size_t kMaxShownLength = 60;
+constexpr size_t kMaxStringBytes = 4096;
 
 // What a file says is shown in errors: no control characters, not longer than a line.
 std::string shown(std::string_view text) {
@@ -89,8 +90,11 @@ std::string TomlReader::get_string(std::string_view key, std::optional<std::stri
   const toml::node& node = require(key);
   if (!node.is_string()) wrong_type(node, key, "a string");
   std::string text = node.as_string()->get();
-  if (text.find('\0') != std::string::npos || text.size() > 4096)
-    throw Error("the string holds a zero byte or is longer than 4096 bytes", where(node, key), "shorten it");
+  const bool has_control =
+      std::any_of(text.begin(), text.end(), [](unsigned char c) { return (c < 0x20 && c != '\n') || c == 0x7f; });
+  if (has_control || text.size() > kMaxStringBytes)
+    throw Error(fmt::format("the string holds control characters or more than {} bytes", kMaxStringBytes),
+                where(node, key), "write plain text");
   return text;
 }
 

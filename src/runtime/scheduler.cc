@@ -76,7 +76,8 @@ void Scheduler::add(RequestId id, Request request) {
   waiting_.emplace_back();
   Sequence& sequence = waiting_.back();
   sequence.id = id;
-  sequence.tokens = request.prompt;
+  sequence.tokens = std::move(request.prompt);
+  sequence.prompt_tokens = sequence.num_tokens();
   sequence.request = std::move(request);
   by_id_[id] = std::prev(waiting_.end());
 }
@@ -110,7 +111,7 @@ const std::vector<PlannedPiece>& Scheduler::plan() {
 // One token is to be computed. Deterministic: generated tokens are computed one at a time, as they were the first time,
 // even when several of them are known after a preemption.
 bool Scheduler::decodes(const Sequence& sequence) const {
-  if (options_.deterministic) return sequence.computed_tokens >= sequence.prompt_tokens();
+  if (options_.deterministic) return sequence.computed_tokens >= sequence.prompt_tokens;
   return sequence.num_tokens() - sequence.computed_tokens == 1;
 }
 
@@ -139,7 +140,7 @@ void Scheduler::admit_waiting() {
     if (prefill_tokens(sequence) == 0 || !start(sequence)) return;
     running_.splice(running_.end(), waiting_, waiting_.begin());
     sequence.running = true;
-    plan_piece(sequence, decodes(sequence) ? 1 : prefill_tokens(sequence));
+    plan_piece(sequence, prefill_tokens(sequence));
   }
 }
 
@@ -154,7 +155,7 @@ void Scheduler::plan_piece(Sequence& sequence, int64_t num_tokens) {
 int64_t Scheduler::prefill_tokens(const Sequence& sequence) const {
   const int64_t begin = sequence.computed_tokens;
   if (options_.deterministic) {
-    const int64_t chunk = std::min(options_.prefill_chunk, sequence.prompt_tokens() - begin);
+    const int64_t chunk = std::min(options_.prefill_chunk, sequence.prompt_tokens - begin);
     return chunk <= rows_left_ ? chunk : 0;
   }
   const int64_t remaining = sequence.num_tokens() - begin;
@@ -195,7 +196,7 @@ bool Scheduler::start(Sequence& sequence) {
   sequence.published_pages = static_cast<int64_t>(prefix_.size());
   sequence.computed_tokens = sequence.published_pages * limits_.page_tokens;
   stats_.reused_tokens +=
-      std::max<int64_t>(0, std::min(sequence.computed_tokens, sequence.prompt_tokens()) - sequence.first_time_tokens);
+      std::max<int64_t>(0, std::min(sequence.computed_tokens, sequence.prompt_tokens) - sequence.first_time_tokens);
   sequence.first_time_tokens = std::max(sequence.first_time_tokens, sequence.computed_tokens);
   grow(sequence, sequence.num_tokens());
   return true;
@@ -208,7 +209,7 @@ void Scheduler::find_prefix(Sequence& sequence) {
   if (!options_.prefix_reuse || sequence.request.logits == LogitsWanted::all) return;
   int64_t most = (sequence.num_tokens() - 1) / limits_.page_tokens;
   if (options_.deterministic)
-    most = (sequence.prompt_tokens() - 1) / options_.prefill_chunk * options_.prefill_chunk / limits_.page_tokens;
+    most = (sequence.prompt_tokens - 1) / options_.prefill_chunk * options_.prefill_chunk / limits_.page_tokens;
   for (int64_t i = 0; i < most; ++i) {
     hash_pages(sequence, i + 1);
     const int32_t page = pages_.find(sequence.hashes[i]);
@@ -233,7 +234,7 @@ int64_t Scheduler::publishable_pages(const Sequence& sequence) const {
   if (!options_.prefix_reuse) return 0;
   int64_t tokens = sequence.computed_tokens;
   if (options_.deterministic)
-    tokens = std::min(tokens, sequence.prompt_tokens() / options_.prefill_chunk * options_.prefill_chunk);
+    tokens = std::min(tokens, sequence.prompt_tokens / options_.prefill_chunk * options_.prefill_chunk);
   return tokens / limits_.page_tokens;
 }
 
@@ -249,7 +250,7 @@ FinishReason Scheduler::complete(const PlannedPiece& piece, int32_t token) {
   for (int64_t i = 0; i < piece.num_tokens; ++i) {
     const int64_t row = sequence.computed_tokens + i;
     ++(row < sequence.first_time_tokens   ? stats_.recomputed_tokens
-       : row < sequence.prompt_tokens() ? stats_.prefill_tokens
+       : row < sequence.prompt_tokens ? stats_.prefill_tokens
                                         : stats_.decode_tokens);
   }
   sequence.computed_tokens += piece.num_tokens;

@@ -24,8 +24,9 @@ struct SchedulerLimits {
 // A request under way.
 struct Sequence {
   RequestId id = 0;
-  Request request;
+  Request request;                 // its prompt moved to `tokens`
   std::vector<int32_t> tokens;     // the prompt, then what was generated
+  int64_t prompt_tokens = 0;
   int64_t computed_tokens = 0;     // the first of them, whose K and V lie in pages
   int64_t first_time_tokens = 0;   // the most that computed_tokens ever was: rows before it are recomputed ones
   std::vector<int32_t> pages;      // page i holds tokens [i·page_tokens, (i+1)·page_tokens)
@@ -33,9 +34,8 @@ struct Sequence {
   int64_t published_pages = 0;     // the first of them have been offered for reuse
   bool running = false;
 
-  int64_t prompt_tokens() const { return static_cast<int64_t>(request.prompt.size()); }
   int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
-  int64_t generated_tokens() const { return num_tokens() - prompt_tokens(); }
+  int64_t generated_tokens() const { return num_tokens() - prompt_tokens; }
 };
 
 struct PlannedPiece {
@@ -60,7 +60,7 @@ class Scheduler {
   // sequence has ended, if it has; it then holds no page, and remove() must follow.
   FinishReason complete(const PlannedPiece& piece, int32_t token);
   void remove(Sequence* sequence);
-  // The step failed: nothing that lies in pages counts, everything is computed anew.
+  // The step failed: what its pieces wrote does not count. Everything that runs goes back to the queue.
   void preempt_all();
 
   bool empty() const { return running_.empty() && waiting_.empty(); }

@@ -1,6 +1,7 @@
 #include "tokenizer/added_tokens.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "core/error.h"
 #include "tokenizer/bpe.h"
@@ -32,8 +33,8 @@ bool stands_alone(std::string_view text, size_t begin, size_t end) {
   return end == text.size() || !is_word_character(text.substr(end, code_point_at(text, end).bytes));
 }
 
-size_t skip_space_left(std::string_view text, size_t at) {
-  while (at > 0) {
+size_t skip_space_left(std::string_view text, size_t at, size_t stop) {
+  while (at > stop) {
     const size_t before = previous_character(text, at);
     if (!is_white_space(code_point_at(text, before).value)) break;
     at = before;
@@ -120,7 +121,7 @@ void AddedTokens::cut(std::string_view text, const Finder& finder, bool starts_t
     if (token.single_word && !stands_alone(text, match->begin, match->end)) continue;
     size_t begin = match->begin, end = match->end;
     // White space that the token before took is not taken again.
-    if (token.lstrip) begin = std::max(skip_space_left(text, begin), done);
+    if (token.lstrip) begin = std::max(skip_space_left(text, begin, done), done);
     if (token.rstrip) end = skip_space_right(text, end);
     if (done < begin) put(done, begin, kNoToken);
     put(begin, end, token.id);

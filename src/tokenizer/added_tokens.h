@@ -2,6 +2,7 @@
 // Tokens that were added beside the learned vocabulary, special ones above all: they are found in the text before
 // anything else looks at it.
 #include <array>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_set>

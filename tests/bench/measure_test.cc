@@ -70,22 +70,22 @@ TEST(Speed, ThroughputIntervalHoldsTheSteadyRate) {
   EXPECT_NEAR(e.ci_hi - e.ci_lo, 0, 2.0);
 }
 
-TEST(Workload, NamesAreParsed) {
-  EXPECT_EQ(parse_workload("decode/b64")->batch, 64);
-  EXPECT_EQ(parse_workload("decode/b64")->osl, 256);
-  EXPECT_EQ(parse_workload("20000/2000")->isl, 20000);
-  EXPECT_FALSE(parse_workload("1000/1000")->decode);
+TEST(Load, NamesAreParsed) {
+  EXPECT_EQ(parse_load("decode/b64")->batch, 64);
+  EXPECT_EQ(parse_load("decode/b64")->osl, 256);
+  EXPECT_EQ(parse_load("20000/2000")->isl, 20000);
+  EXPECT_FALSE(parse_load("1000/1000")->decode);
   for (const char* bad : {"decode/b", "decode/b0", "decode/b8x", "1000", "/5", "5/", "-1/5", "a/b", ""})
-    EXPECT_FALSE(parse_workload(bad)) << bad;
+    EXPECT_FALSE(parse_load(bad)) << bad;
 }
 
-TEST(Workload, PromptsAreReproducibleAndShareNoPrefix) {
-  Workload w;
+TEST(Load, PromptsAreReproducibleAndShareNoPrefix) {
+  Load w;
   w.isl = 16;
-  EXPECT_EQ(workload_prompt(w, 3, 1000), workload_prompt(w, 3, 1000));
+  EXPECT_EQ(load_prompt(w, 3, 1000), load_prompt(w, 3, 1000));
   std::set<int32_t> first;
   for (int64_t i = 0; i < 50; ++i) {
-    const auto p = workload_prompt(w, i, 128256);
+    const auto p = load_prompt(w, i, 128256);
     first.insert(p[0]);
     for (int32_t t : p) EXPECT_TRUE(t >= 32 && t < 128256 - 512);
   }
@@ -134,7 +134,7 @@ class FakeTarget : public LoadTarget {
 
 TEST(Measure, RunsWarmUpAndRounds) {
   FakeTarget target;
-  Workload w = *parse_workload("decode/b4");
+  Load w = *parse_load("decode/b4");
   w.osl = 8;
   int64_t tokens = 0;
   const BenchResult r = measure(target, w, [&](int64_t n) { tokens += n; });
@@ -148,7 +148,7 @@ TEST(Measure, RunsWarmUpAndRounds) {
 
 TEST(Measure, KeepsTheConcurrencyAsked) {
   FakeTarget target;
-  Workload w = *parse_workload("decode/b1");
+  Load w = *parse_load("decode/b1");
   w.arrival = Arrival::concurrency;
   w.batch = 3;
   w.requests = 20;
@@ -161,7 +161,7 @@ TEST(Measure, KeepsTheConcurrencyAsked) {
 TEST(Measure, CountsFailuresAndRefusesWhenAllFail) {
   FakeTarget some;
   some.refuse_every = 2;
-  Workload w = *parse_workload("decode/b4");
+  Load w = *parse_load("decode/b4");
   w.osl = 4;
   EXPECT_EQ(measure(some, w, [](int64_t) {}).failed, 10);
   FakeTarget all;

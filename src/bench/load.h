@@ -13,7 +13,7 @@ enum class Arrival {
   rate,         // Poisson arrivals at a stated rate
 };
 
-struct Workload {
+struct Load {
   std::string name;       // "decode/b8", "1000/1000"
   int64_t isl = 128, osl = 256;  // tokens in and out of every request
   Arrival arrival = Arrival::together;
@@ -26,10 +26,10 @@ struct Workload {
 };
 
 // "decode/b8" is 128 in, 256 out, batch 8; "1000/1000" offers all requests at once. Empty when the name is neither.
-std::optional<Workload> parse_workload(const std::string& name);
+std::optional<Load> parse_load(const std::string& name);
 
 // The prompt of request `index`: token ids drawn uniformly from [first_id, vocab), so that no two prompts share a prefix
 // and no special token (which sit at either end of a vocabulary) is met early. A function of (seed, index) alone.
-std::vector<int32_t> workload_prompt(const Workload& workload, int64_t index, int64_t vocab);
+std::vector<int32_t> load_prompt(const Load& load, int64_t index, int64_t vocab);
 
 }  // namespace qg

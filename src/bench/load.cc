@@ -1,4 +1,4 @@
-#include "bench/workload.h"
+#include "bench/load.h"
 
 #include <charconv>
 
@@ -17,8 +17,8 @@ std::optional<int64_t> parse_positive(std::string_view text) {
 
 }  // namespace
 
-std::optional<Workload> parse_workload(const std::string& name) {
-  Workload w;
+std::optional<Load> parse_load(const std::string& name) {
+  Load w;
   w.name = name;
   if (name.starts_with("decode/b")) {
     const auto batch = parse_positive(std::string_view(name).substr(8));
@@ -39,10 +39,10 @@ std::optional<Workload> parse_workload(const std::string& name) {
   return w;
 }
 
-std::vector<int32_t> workload_prompt(const Workload& workload, int64_t index, int64_t vocab) {
+std::vector<int32_t> load_prompt(const Load& load, int64_t index, int64_t vocab) {
   const int64_t first = vocab > 64 ? 32 : 0, last = vocab > 1024 ? vocab - 512 : vocab;
-  const Rng rng(workload.seed, static_cast<uint64_t>(index));
-  std::vector<int32_t> prompt(static_cast<size_t>(workload.isl));
+  const Rng rng(load.seed, static_cast<uint64_t>(index));
+  std::vector<int32_t> prompt(static_cast<size_t>(load.isl));
   for (size_t i = 0; i < prompt.size(); ++i)
     prompt[i] = static_cast<int32_t>(first + static_cast<int64_t>(rng.below(i, static_cast<uint64_t>(last - first))));
   return prompt;

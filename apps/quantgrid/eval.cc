@@ -1,0 +1,148 @@
+// quantgrid eval: perplexity, KL divergence and top-1 agreement against a base model; accuracy on a user's questions.
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "core/json.h"
+#include "core/progress.h"
+#include "eval/choices.h"
+#include "eval/fidelity.h"
+#include "session.h"
+#include "verb.h"
+
+namespace qg {
+namespace {
+
+struct EvalFlags {
+  ModelFlags model;
+  std::string base, base_kv = "fp16", text, tasks;
+  EvalProtocol protocol;
+  bool json = false;
+};
+
+ExecutorOptions window_cache(int64_t tokens) {
+  ExecutorOptions options;
+  options.num_pages = (tokens + options.page_tokens - 1) / options.page_tokens;
+  options.max_rows = std::max(options.max_rows, tokens);
+  return options;
+}
+
+Session base_session(const EvalFlags& flags) {
+  ModelFlags base = flags.model;
+  base.model = flags.base.empty() ? flags.model.model : flags.base;
+  base.kv = flags.base_kv;
+  return Session(base);
+}
+
+Json interval_json(const Interval& interval) { return Json::array({interval.lo, interval.hi}); }
+
+Json run_text(const EvalFlags& flags, Session& base, Session& candidate) {
+  const EvalText text = cut_windows(base.tokenizer(), flags.text, flags.protocol);
+  const auto base_executor = base.make_executor(window_cache(flags.protocol.window));
+  const auto executor = candidate.make_executor(window_cache(flags.protocol.window));
+  Executor* candidates[] = {executor.get()};
+  Progress progress("evaluate", 2 * flags.protocol.windows * flags.protocol.window, "tokens");
+  const FidelityScores scores =
+      score_fidelity(*base_executor, candidates, text, [&](int64_t tokens) { progress.advance(tokens); });
+  const FidelityResult r = summarize(scores.base, scores.candidates[0], flags.protocol.windows);
+  Json json;
+  json["ppl"] = r.ppl.value;
+  json["ppl_ci"] = interval_json(r.ppl);
+  json["base_ppl"] = r.base_ppl.value;
+  json["base_ppl_ci"] = interval_json(r.base_ppl);
+  json["ppl_ratio"] = r.ppl_ratio.value;
+  json["ppl_ratio_ci"] = interval_json(r.ppl_ratio);
+  json["kld_mean"] = r.kld_mean.value;
+  json["kld_mean_ci"] = interval_json(r.kld_mean);
+  json["top1"] = r.top1.value;
+  json["top1_ci"] = interval_json(r.top1);
+  json["windows"] = r.windows;
+  json["tokens"] = r.tokens;
+  json["protocol"] = flags.protocol.describe();
+  json["text"] = text.name;
+  json["text_sha256"] = text.hash;
+  json["kv"] = std::string(to_string(candidate.kv()));
+  json["compute_path"] = std::string(to_string(executor->compute_path()));
+  return json;
+}
+
+Json run_tasks(const EvalFlags& flags, Session& base, Session& candidate) {
+  const std::vector<ChoiceItem> items = read_choices(flags.tasks);
+  const auto base_executor = base.make_executor(window_cache(4096));
+  const auto executor = candidate.make_executor(window_cache(4096));
+  Progress progress("answer", 2 * static_cast<int64_t>(items.size()), "questions");
+  const auto step = [&] { progress.advance(); };
+  const std::vector<double> base_correct = score_choices(*base_executor, base.tokenizer(), items, step);
+  const std::vector<double> correct = score_choices(*executor, candidate.tokenizer(), items, step);
+  const ChoiceResult r = compare_choices(base_correct, correct);
+  Json json;
+  json["items"] = r.items;
+  json["accuracy"] = r.accuracy.value;
+  json["accuracy_ci"] = interval_json(r.accuracy);
+  json["base_accuracy"] = r.base_accuracy.value;
+  json["base_accuracy_ci"] = interval_json(r.base_accuracy);
+  json["flip_rate"] = r.flip_rate;
+  json["mcnemar_p"] = r.mcnemar_p;
+  return json;
+}
+
+std::string with_interval(const Json& json, const std::string& key, int digits) {
+  return fmt::format("{:.{}f}  (95 %: {:.{}f} to {:.{}f})", json[key].get<double>(), digits,
+                     json[key + "_ci"][0].get<double>(), digits, json[key + "_ci"][1].get<double>(), digits);
+}
+
+void print_text(const Json& json) {
+  fmt::print("perplexity        {}\n", with_interval(json, "ppl", 3));
+  fmt::print("  of the base     {}\n", with_interval(json, "base_ppl", 3));
+  fmt::print("  ratio           {}\n", with_interval(json, "ppl_ratio", 4));
+  fmt::print("KL divergence     {} nats\n", with_interval(json, "kld_mean", 5));
+  fmt::print("top-1 agreement   {}\n", with_interval(json, "top1", 4));
+  fmt::print("text              {}, {}, {} scored tokens, KV {}, {}\n", json["text"].get<std::string>(),
+             json["protocol"].get<std::string>(), json["tokens"].get<int64_t>(), json["kv"].get<std::string>(),
+             json["compute_path"].get<std::string>());
+}
+
+ExitCode run(const EvalFlags& flags) {
+  if (flags.text.empty() && flags.tasks.empty())
+    throw Error("nothing to evaluate on", "", "give --text FILE, --tasks FILE.jsonl, or both");
+  Session base = base_session(flags), candidate(flags.model);
+  Json result = Json::object();
+  if (!flags.text.empty()) result = run_text(flags, base, candidate);
+  if (!flags.tasks.empty()) result["tasks"] = run_tasks(flags, base, candidate);
+  if (flags.json) {
+    fmt::print("{}\n", result.dump(2));
+    return ExitCode::done;
+  }
+  if (!flags.text.empty()) print_text(result);
+  if (!flags.tasks.empty()) {
+    const Json& tasks = result["tasks"];
+    fmt::print("questions         {}\n", tasks["items"].get<int64_t>());
+    fmt::print("  accuracy        {}\n", with_interval(tasks, "accuracy", 4));
+    fmt::print("  of the base     {}\n", with_interval(tasks, "base_accuracy", 4));
+    fmt::print("  changed         {:.2f} %, McNemar p = {:.3f}\n", 100 * tasks["flip_rate"].get<double>(),
+               tasks["mcnemar_p"].get<double>());
+  }
+  return ExitCode::done;
+}
+
+const RegisterVerb kVerb({80, "eval", "perplexity, KL divergence and top-1 agreement against the base model",
+                          "quantgrid eval --model CKPT --base models/smollm2-135m-instruct --text models/texts/evaluation.txt",
+                          [](CLI::App& command) -> std::function<ExitCode()> {
+                            auto flags = std::make_shared<EvalFlags>();
+                            declare_model_flags(command, flags->model);
+                            command.add_option("--base", flags->base, "the unquantized model to compare with (default: --model itself)");
+                            command.add_option("--base-kv", flags->base_kv, "KV format of the base")
+                                ->check(CLI::IsMember({"fp16", "fp8", "int8"}));
+                            command.add_option("--text", flags->text, "text file to score");
+                            command.add_option("--tasks", flags->tasks, "multiple-choice questions, one JSON object a line");
+                            command.add_option("--windows", flags->protocol.windows, "windows of the text")
+                                ->check(CLI::Range(1, 1000000));
+                            command.add_option("--window", flags->protocol.window, "tokens of a window")
+                                ->check(CLI::Range(2, 1000000));
+                            command.add_flag("--bos", flags->protocol.bos, "start each window with the BOS token");
+                            command.add_flag("--json", flags->json, "print JSON");
+                            return [flags] { return run(*flags); };
+                          }});
+
+}  // namespace
+}  // namespace qg

@@ -1,0 +1,78 @@
+#include "session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/error.h"
+#include "core/memory.h"
+#include "model/open_model.h"
+#include "runtime/cpu_executor.h"
+
+namespace qg {
+namespace {
+
+std::string choose_executor(const ModelFlags& flags) {
+  if (flags.executor == "cuda")
+    throw Error("this build has no CUDA executor", "--executor cuda",
+                "use quantgrid-cuda ('make gpu' builds it), or --executor cpu", ExitCode::cannot_here);
+  if (!flags.gpu.empty() || flags.shared)
+    throw Error(std::string(flags.gpu.empty() ? "--shared" : "--gpu") + " chooses a GPU, but the CPU executor runs", "",
+                "leave it out, or use quantgrid-cuda ('make gpu' builds it)");
+  return "cpu";
+}
+
+KvFormat choose_kv(const ModelFlags& flags, const Checkpoint& checkpoint) {
+  if (flags.kv == "auto") return checkpoint.quant().fixed_kv.value_or(KvFormat::fp16);
+  const std::optional<KvFormat> kv = parse_kv_format(flags.kv);
+  if (!kv) throw Error("unknown KV format '" + flags.kv + "'", "--kv", "use auto, fp16, fp8 or int8");
+  return *kv;
+}
+
+}  // namespace
+
+void declare_model_flags(CLI::App& command, ModelFlags& flags) {
+  command.add_option("--model", flags.model, "model folder, or the name of a model in the local Hugging Face cache")
+      ->required();
+  command.add_option("--kv", flags.kv, "KV cache: fp16, fp8, int8, or auto (what the folder fixes, else fp16)")
+      ->check(CLI::IsMember({"auto", "fp16", "fp8", "int8"}));
+  command.add_option("--executor", flags.executor, "cpu, cuda, or auto (cuda in a build that has it)")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  command.add_option("--tokenizer", flags.tokenizer, "folder with another tokenizer than the model's own");
+  command.add_option("--gpu", flags.gpu, "which GPU: index or UUID");
+  command.add_flag("--shared", flags.shared, "run on a GPU that others are using");
+}
+
+Session::Session(ModelFlags flags) : flags_(std::move(flags)) {
+  executor_ = choose_executor(flags_);
+  checkpoint_ = open_model(resolve_model(flags_.model));
+  kv_ = choose_kv(flags_, *checkpoint_);
+}
+
+const Tokenizer& Session::tokenizer() {
+  if (!tokenizer_)
+    tokenizer_ = Tokenizer::from_folder(flags_.tokenizer.empty() ? checkpoint_->folder()
+                                                                 : std::filesystem::path(flags_.tokenizer));
+  return *tokenizer_;
+}
+
+int64_t Session::default_kv_bytes(int64_t sequences) const {
+  const int64_t token_bytes = shape().kv_elements_per_token() * element_bytes(kv_);
+  const int64_t tokens = std::max<int64_t>(shape().max_position, 4096);
+  const int64_t most = physical_memory_bytes() / 4;
+  // Divided, since the product of numbers from a file may not fit.
+  return tokens > most / sequences / token_bytes ? most : sequences * tokens * token_bytes;
+}
+
+std::unique_ptr<Executor> Session::make_executor(ExecutorOptions options) const {
+  options.kv = kv_;
+  if (options.num_pages == 0 && options.kv_bytes == 0) options.kv_bytes = default_kv_bytes();
+  return make_cpu_executor(checkpoint_, options);
+}
+
+std::unique_ptr<Engine> Session::make_engine(EngineOptions engine, ExecutorOptions executor) const {
+  executor.max_rows = engine.max_rows;
+  executor.deterministic = engine.deterministic;
+  return std::make_unique<Engine>(make_executor(executor), engine);
+}
+
+}  // namespace qg

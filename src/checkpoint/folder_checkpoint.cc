@@ -1,0 +1,83 @@
+#include "checkpoint/folder_checkpoint.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/float.h"
+#include "core/parallel.h"
+
+namespace qg {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string names_of(std::initializer_list<DType> dtypes) {
+  std::string text;
+  for (DType dtype : dtypes) text += (text.empty() ? "" : " or ") + std::string(to_string(dtype));
+  return text;
+}
+
+}  // namespace
+
+void TensorCheck::expect(const std::string& name, const Shape& shape, std::initializer_list<DType> dtypes) {
+  known_.insert(name);
+  const StoredTensor* stored = tensors_.find(name);
+  if (!stored) {
+    problem("tensor " + name + " is missing");
+    return;
+  }
+  if (stored->shape != shape)
+    problem("tensor " + name + " has shape " + to_string(stored->shape) + ", config.json asks for " +
+            to_string(shape));
+  if (std::find(dtypes.begin(), dtypes.end(), stored->dtype) == dtypes.end())
+    problem("tensor " + name + " is " + std::string(to_string(stored->dtype)) + ", should be " + names_of(dtypes));
+}
+
+void TensorCheck::finish(const std::string& folder) {
+  for (const std::string& name : tensors_.names())
+    if (!known_.contains(name)) problem("tensor " + name + " is not part of this architecture");
+  if (problems_.empty()) return;
+  std::string text = problems_.front();
+  if (problems_.size() > 1) text += " (and " + std::to_string(problems_.size() - 1) + " more problems)";
+  throw Error(text, folder, "config.json and weights must belong together: fetch or make the folder again");
+}
+
+Tensor convert_dtype(const Tensor& tensor, DType to, const std::string& where) {
+  if (tensor.dtype == to) return tensor;
+  const size_t from_size = size_bytes(tensor.dtype), to_size = size_bytes(to);
+  NewTensor made = new_tensor(to, tensor.shape);
+  std::atomic<bool> overflow = false;
+  constexpr int64_t kPiece = 1 << 16;
+  parallel_for(tensor.elements(), kPiece, [&](int64_t begin, int64_t end) {
+    const auto count = static_cast<size_t>(end - begin);
+    std::vector<float> before(count), after(count);
+    std::byte* out = made.data + static_cast<size_t>(begin) * to_size;
+    f32_from_any(tensor.dtype, tensor.data + static_cast<size_t>(begin) * from_size, before.data(), count);
+    any_from_f32(to, before.data(), out, count);
+    f32_from_any(to, out, after.data(), count);
+    for (size_t i = 0; i < count; ++i)
+      if (std::isfinite(before[i]) && !std::isfinite(after[i])) overflow = true;
+  });
+  if (overflow)
+    throw Error("holds values that overflow " + std::string(to_string(to)), where, "store the model as BF16 or F32");
+  return made.tensor;
+}
+
+Tensor row_range(const Tensor& matrix, int64_t begin, int64_t rows) {
+  const size_t row_bytes = static_cast<size_t>(matrix.shape.at(1)) * size_bytes(matrix.dtype);
+  return {matrix.dtype, {rows, matrix.shape[1]}, matrix.data + static_cast<size_t>(begin) * row_bytes, matrix.owner};
+}
+
+void copy_side_files(const fs::path& from, const fs::path& to) {
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+        "generation_config.json", "chat_template.jinja", "chat_template.json"}) {
+    if (!fs::is_regular_file(from / name)) continue;
+    write_file(to / name, read_file(from / name));
+  }
+}
+
+}  // namespace qg

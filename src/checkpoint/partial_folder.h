@@ -1,0 +1,36 @@
+#pragma once
+// A checkpoint folder in the making. Unlike AtomicFolder alone, an earlier run's leftovers are removed first (a checkpoint
+// is written in one go, and its files must be of one run), and so is what an error leaves behind.
+#include "core/file.h"
+
+namespace qg {
+
+class PartialFolder {
+ public:
+  explicit PartialFolder(const std::filesystem::path& final_path) : folder_(final_path) { clear(); }
+  ~PartialFolder() {
+    if (committed_) return;
+    std::error_code code;
+    std::filesystem::remove_all(folder_.path(), code);
+  }
+  PartialFolder(const PartialFolder&) = delete;
+  PartialFolder& operator=(const PartialFolder&) = delete;
+
+  const std::filesystem::path& path() const { return folder_.path(); }
+  void commit() {
+    folder_.commit();
+    committed_ = true;
+  }
+
+ private:
+  void clear() {
+    std::error_code code;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_.path(), code))
+      std::filesystem::remove_all(entry.path(), code);
+  }
+
+  AtomicFolder folder_;
+  bool committed_ = false;
+};
+
+}  // namespace qg
