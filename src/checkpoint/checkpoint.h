@@ -50,6 +50,7 @@ class CheckpointWriter {
   virtual void set_lineage(const Lineage& lineage) = 0;
   // Copies tokenizer and generation files of `from` beside the weights.
   virtual void copy_side_files(const std::filesystem::path& from) = 0;
+  virtual void write_side_file(const std::string& name, std::string_view text) = 0;  // another file beside the weights
   virtual void finish() = 0;  // throws Error when a tensor of the table was not written
 };
 

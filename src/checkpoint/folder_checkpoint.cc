@@ -14,7 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string names_of(std::initializer_list<DType> dtypes) {
+std::string names_of(const std::vector<DType>& dtypes) {
   std::string text;
   for (DType dtype : dtypes) text += (text.empty() ? "" : " or ") + std::string(to_string(dtype));
   return text;
@@ -22,7 +22,7 @@ std::string names_of(std::initializer_list<DType> dtypes) {
 
 }  // namespace
 
-void TensorCheck::expect(const std::string& name, const Shape& shape, std::initializer_list<DType> dtypes) {
+void TensorCheck::expect(const std::string& name, const Shape& shape, const std::vector<DType>& dtypes) {
   known_.insert(name);
   const StoredTensor* stored = tensors_.find(name);
   if (!stored) {

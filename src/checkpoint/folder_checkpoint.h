@@ -1,7 +1,7 @@
 #pragma once
 // What the checkpoints of all layouts share: a folder with tensors, a lineage and KV scales beside them.
-#include <initializer_list>
 #include <set>
+#include <vector>
 
 #include "checkpoint/checkpoint.h"
 
@@ -41,7 +41,7 @@ class TensorCheck {
   explicit TensorCheck(const TensorSet& tensors) : tensors_(tensors) {}
 
   // A tensor that must be there. `dtypes`: those allowed.
-  void expect(const std::string& name, const Shape& shape, std::initializer_list<DType> dtypes);
+  void expect(const std::string& name, const Shape& shape, const std::vector<DType>& dtypes);
   void allow(const std::string& name) { known_.insert(name); }  // may be there
   void problem(std::string text) { problems_.push_back(std::move(text)); }
   // Throws Error when something was missing, of the wrong shape or dtype, or unknown.
@@ -53,7 +53,7 @@ class TensorCheck {
   std::vector<std::string> problems_;
 };
 
-inline constexpr std::initializer_list<DType> kPlainTypes = {DType::f16, DType::bf16, DType::f32};
+inline const std::vector<DType> kPlainTypes{DType::f16, DType::bf16, DType::f32};
 
 // `tensor` in dtype `to`, itself where it is that already. Throws Error naming `where` when a finite value overflows.
 Tensor convert_dtype(const Tensor& tensor, DType to, const std::string& where);

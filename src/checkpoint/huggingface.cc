@@ -115,6 +115,9 @@ class HuggingfaceWriter final : public CheckpointWriter {
   void set_kv_scales(const KvScales& scales) override { kv_scales_ = scales; }
   void set_lineage(const Lineage& lineage) override { lineage_ = lineage; }
   void copy_side_files(const fs::path& from) override { qg::copy_side_files(from, folder_.path()); }
+  void write_side_file(const std::string& name, std::string_view text) override {
+    write_file(folder_.path() / name, text);
+  }
 
   void finish() override {
     file_.finish();

@@ -1,10 +1,7 @@
 #include "core/float.h"
 
-#include <array>
 #include <bit>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <string>
 
 #include "core/error.h"
@@ -16,18 +13,18 @@ namespace {
 // Rounds the magnitude bits of a float to a format with `mantissa` stored bits and exponent bias `bias`, to nearest
 // even, subnormals included, and returns the format's magnitude bits without saturation. Adding half an ulp minus one
 // plus the kept low bit is the usual integer form of round-half-even.
+// Both results are computed and one is chosen: a branch would keep the compiler from vectorizing the bulk forms.
 inline uint32_t round_magnitude(uint32_t abs_bits, int mantissa, int bias) {
   const int shift = 23 - mantissa;
   const uint32_t min_normal = static_cast<uint32_t>(127 - bias + 1) << 23;
-  if (abs_bits < min_normal) {
-    // Subnormal: adding 2^k, whose last mantissa bit is worth one subnormal step, lets the FPU do the rounding.
-    const float magic = std::bit_cast<float>(static_cast<uint32_t>(127 - bias + 1 + shift) << 23);
-    const float sum = std::bit_cast<float>(abs_bits) + magic;
-    return std::bit_cast<uint32_t>(sum) - std::bit_cast<uint32_t>(magic);
-  }
+  // Subnormal: adding 2^k, whose last mantissa bit is worth one subnormal step, lets the FPU do the rounding.
+  const float magic = std::bit_cast<float>(static_cast<uint32_t>(127 - bias + 1 + shift) << 23);
+  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(abs_bits) + magic) -
+                             std::bit_cast<uint32_t>(magic);
   const uint32_t odd = (abs_bits >> shift) & 1;
   const uint32_t rounded = abs_bits + ((1u << (shift - 1)) - 1) + odd;
-  return (rounded >> shift) - (static_cast<uint32_t>(127 - bias) << mantissa);
+  const uint32_t normal = (rounded >> shift) - (static_cast<uint32_t>(127 - bias) << mantissa);
+  return abs_bits < min_normal ? subnormal : normal;
 }
 
 inline uint16_t f16_bits(float x) {
@@ -42,11 +39,10 @@ inline uint16_t f16_bits(float x) {
 inline float f32_bits(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
   const uint32_t magnitude = h & 0x7fffu;
-  if (magnitude >= 0x7c00u)
-    return std::bit_cast<float>(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
   // Scaling by 2^112 rebiases the exponent and normalizes subnormals in one exact multiplication.
-  const float scaled = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
-  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(scaled));
+  const uint32_t finite = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude << 13) * 0x1p112f);
+  const uint32_t special = 0x7f800000u | ((magnitude & 0x3ffu) << 13);  // infinity or NaN
+  return std::bit_cast<float>(sign | (magnitude >= 0x7c00u ? special : finite));
 }
 
 inline uint16_t bf16_bits(float x) {
@@ -57,28 +53,20 @@ inline uint16_t bf16_bits(float x) {
 
 inline uint8_t e4m3_bits(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
-  const uint8_t sign = static_cast<uint8_t>((bits >> 24) & 0x80u);
+  const uint32_t sign = (bits >> 24) & 0x80u;
   const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return sign | 0x7fu;
-  if (magnitude >= 0x43e00000u) return sign | 0x7eu;  // 448 and above
-  return static_cast<uint8_t>(sign | round_magnitude(magnitude, 3, 7));
+  const uint32_t rounded = round_magnitude(magnitude, 3, 7);
+  const uint32_t code = magnitude > 0x7f800000u ? 0x7fu : magnitude >= 0x43e00000u ? 0x7eu : rounded;  // NaN; 448 and up
+  return static_cast<uint8_t>(sign | code);
 }
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-std::array<float, 256> make_e4m3_table() {
-  std::array<float, 256> table{};
-  for (int i = 0; i < 256; ++i) {
-    const int exponent = (i >> 3) & 15, mantissa = i & 7;
-    float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
-                                : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
-    if ((i & 0x7f) == 0x7f) value = kNan;
-    table[static_cast<size_t>(i)] = (i & 0x80) ? -value : value;
-  }
-  return table;
+inline float e4m3_value(uint8_t code) {
+  const uint32_t sign = static_cast<uint32_t>(code & 0x80u) << 24;
+  const uint32_t magnitude = code & 0x7fu;
+  // As for f16: scaling by 2^120 rebiases the exponent and normalizes subnormals, exactly.
+  const uint32_t finite = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude << 20) * 0x1p120f);
+  return std::bit_cast<float>(sign | (magnitude == 0x7fu ? 0x7fc00000u : finite));
 }
-
-const std::array<float, 256> kE4m3Values = make_e4m3_table();
 
 }  // namespace
 
@@ -87,7 +75,7 @@ float f32_from_f16(uint16_t bits) { return f32_bits(bits); }
 uint16_t bf16_from_f32(float x) { return bf16_bits(x); }
 float f32_from_bf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 uint8_t e4m3_from_f32(float x) { return e4m3_bits(x); }
-float f32_from_e4m3(uint8_t bits) { return kE4m3Values[bits]; }
+float f32_from_e4m3(uint8_t bits) { return e4m3_value(bits); }
 float f32_from_e5m2(uint8_t bits) { return f32_bits(static_cast<uint16_t>(bits << 8)); }  // e5m2 is a cut-off f16
 
 QG_MULTIVERSION void f16_from_f32(const float* from, uint16_t* to, size_t count) {
@@ -105,8 +93,8 @@ QG_MULTIVERSION void f32_from_bf16(const uint16_t* from, float* to, size_t count
 QG_MULTIVERSION void e4m3_from_f32(const float* from, uint8_t* to, size_t count, float multiplier) {
   for (size_t i = 0; i < count; ++i) to[i] = e4m3_bits(from[i] * multiplier);
 }
-void f32_from_e4m3(const uint8_t* from, float* to, size_t count) {
-  for (size_t i = 0; i < count; ++i) to[i] = kE4m3Values[from[i]];
+QG_MULTIVERSION void f32_from_e4m3(const uint8_t* from, float* to, size_t count) {
+  for (size_t i = 0; i < count; ++i) to[i] = e4m3_value(from[i]);
 }
 
 void f32_from_any(DType type, const void* from, float* to, size_t count) {

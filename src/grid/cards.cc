@@ -51,7 +51,7 @@ std::vector<Card> make_cards() {
   add({.id = "a100-pcie", .label = "A100 80 GB PCIe", .product_names = {"A100 80GB PCIe"},
        .cc_major = 8, .cc_minor = 0, .memory_bytes = 85'900'000'000, .bandwidth_gbps = 1935,
        .fp16_tflops = 312, .fp8_tflops = 0, .int8_tops = 624, .sms = 108, .shared_bytes_per_sm = 164 * kKib,
-       .efficiency = {0.90, 0.80, 0.65}});
+       .efficiency = {0.90, 0.75, 0.62}});
   add({.id = "h100-pcie", .label = "H100 80 GB PCIe", .product_names = {"H100 PCIe"},
        .cc_major = 9, .cc_minor = 0, .memory_bytes = 85'900'000'000, .bandwidth_gbps = 2039,
        .fp16_tflops = 756, .fp8_tflops = 1513, .int8_tops = 1513, .sms = 114, .shared_bytes_per_sm = 228 * kKib,

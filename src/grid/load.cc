@@ -130,6 +130,10 @@ class Loader {
     for (const std::string& name : table->keys()) {
       check_name(*table, name, name);
       const TomlReader row = *table->get_table(name);
+      for (const std::string& key : row.keys())
+        if (row.is_table(key))
+          throw Error(fmt::format("\"{}\" is read as a table in the model \"{}\"", key, name), row.where(key),
+                      fmt::format("a name with a dot stands in quotes: [models.\"{}.{}\"]", name, key));
       row.only({"folder", "stem", "label"});
       const KnownModel* known = find_known_model(name);
       GridModel m;

@@ -98,6 +98,9 @@ Support on_tensorrt(const Card& card, WeightFormat weights, KvFormat kv) {
   if (kv == KvFormat::fp8 && weights != WeightFormat::fp8)
     return native(weights_in_words(weights) + "; an FP8 KV cache without FP8 weights excludes block reuse and chunked "
                   "prefill", kTrtBuilder);
+  if (weights == WeightFormat::int8_sq)
+    return native(weights_in_words(weights) + "; Model Optimizer does not make this checkpoint for Llama 3 and Mistral, "
+                  "`quantgrid quantize --weights int8_sq` does", kTrtSupport);
   return native(weights_in_words(weights) + "; " + kv_in_words(kv), kTrtSupport);
 }
 

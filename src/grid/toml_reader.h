@@ -22,6 +22,7 @@ class TomlReader {
   TomlReader(const toml::table& table, std::string file, std::string path);
 
   bool has(std::string_view key) const { return table_->contains(key); }
+  bool is_table(std::string_view key) const { return table_->get(key) && table_->get(key)->is_table(); }
   std::string get_string(std::string_view key, std::optional<std::string> fallback = {}) const;
   int64_t get_int(std::string_view key, std::optional<int64_t> fallback, int64_t min, int64_t max) const;
   double get_double(std::string_view key, std::optional<double> fallback, double min, double max) const;

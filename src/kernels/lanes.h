@@ -12,8 +12,12 @@ typedef float Lanes __attribute__((vector_size(64)));
 
 #define QG_INLINE inline __attribute__((always_inline))
 
-QG_INLINE void load_lanes(const float* from, Lanes& to) { std::memcpy(&to, from, sizeof(Lanes)); }
-QG_INLINE void store_lanes(const Lanes& from, float* to) { std::memcpy(to, &from, sizeof(Lanes)); }
+QG_INLINE void load_lanes(const float* from, Lanes& to) {
+  std::memcpy(&to, from, sizeof(Lanes));
+}
+QG_INLINE void store_lanes(const Lanes& from, float* to) {
+  std::memcpy(to, &from, sizeof(Lanes));
+}
 
 // Sum of the sixteen in a fixed tree: halves are added until one is left.
 QG_INLINE float sum_lanes(const Lanes& x) {

@@ -78,7 +78,7 @@ class Parser {
     if (!pending_.empty())
       throw Error("a run begins inside a case that has " + std::to_string(pending_.size()) + " rows and no end", where_,
                   "remove the rows before this line: their case was not finished");
-    Run run;
+    JournalRun run;
     run.environment = fields_from_json(line, environment_fields(), where_, {"kind"});
     if (run.environment.schema_version != kSchemaVersion)
       throw Error("schema_version is " + std::to_string(run.environment.schema_version) + ", this program reads " +
@@ -192,7 +192,7 @@ JournalWriter::JournalWriter(const fs::path& file, Environment environment)
     cut_bytes_ = journal.torn_bytes;
     end_bytes_ = journal.sound_bytes;
     if (cut_bytes_ > 0 && ::ftruncate(fd_, end_bytes_) != 0) fail("the torn end cannot be cut", file);
-    for (Run& run : journal.runs) {
+    for (JournalRun& run : journal.runs) {
       environment_written_ |= run.environment.run_id == environment_.run_id;
       for (Attempt& attempt : run.attempts) {
         const std::string key = attempt.done.subject.case_key;

@@ -20,14 +20,14 @@ struct Attempt {
   bool operator==(const Attempt&) const = default;
 };
 
-struct Run {
+struct JournalRun {
   Environment environment;
   std::vector<Attempt> attempts;  // in the order of the file
-  bool operator==(const Run&) const = default;
+  bool operator==(const JournalRun&) const = default;
 };
 
 struct Journal {
-  std::vector<Run> runs;
+  std::vector<JournalRun> runs;
   int64_t sound_bytes = 0;  // length up to and with the last case_done (or a whole environment line before it)
   int64_t torn_bytes = 0;   // what follows: a case that was running, or a torn line
 };

@@ -69,13 +69,5 @@ void check_record(const Record& record) {
     require(!end || std::isfinite(*end), "ci_lo", record.metric + " has an interval that is not finite");
 }
 
-std::string utc_now() {
-  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  std::tm parts{};
-  gmtime_r(&now, &parts);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return text;
-}
 
 }  // namespace qg

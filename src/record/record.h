@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/json.h"
+#include "core/utc.h"
 
 namespace qg {
 
@@ -102,7 +103,5 @@ Record measured(const Record& common, std::string_view metric, double value);
 
 // Throws Error naming the field when a row that is to be written lacks what every row needs or has a word that is not one.
 void check_record(const Record& record);
-
-std::string utc_now();  // "2026-11-22T16:40:00Z"
 
 }  // namespace qg

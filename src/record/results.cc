@@ -70,10 +70,10 @@ std::vector<const Attempt*> Results::chosen() const {
   return list;
 }
 
-Results merge_runs(std::vector<Run> runs) {
+Results merge_runs(std::vector<JournalRun> runs) {
   std::map<std::string, Environment> environments;
   std::map<AttemptId, Attempt> unique;
-  for (Run& run : runs) {
+  for (JournalRun& run : runs) {
     const auto [known, is_new] = environments.emplace(run.environment.run_id, run.environment);
     if (!is_new && !(known->second == run.environment))
       throw Error("two of the files describe run " + run.environment.run_id + " differently", "",
@@ -109,9 +109,9 @@ Results merge_runs(std::vector<Run> runs) {
 }
 
 Results load_results(const std::vector<std::filesystem::path>& files) {
-  std::vector<Run> runs;
+  std::vector<JournalRun> runs;
   for (const auto& file : files) {
-    std::vector<Run> more = is_store(file) ? read_store(file) : read_journal(file).runs;
+    std::vector<JournalRun> more = is_store(file) ? read_store(file) : read_journal(file).runs;
     runs.insert(runs.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
   }
   return merge_runs(std::move(runs));

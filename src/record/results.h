@@ -25,7 +25,7 @@ struct Results {
 
 // Joins, drops exact duplicates, sorts, chooses. Throws Error when two files hold different content for the same run_id,
 // case_key and attempt.
-Results merge_runs(std::vector<Run> runs);
+Results merge_runs(std::vector<JournalRun> runs);
 
 // Journals (.jsonl) and stores (.db), told apart by content, not by name.
 Results load_results(const std::vector<std::filesystem::path>& files);

@@ -14,12 +14,14 @@ namespace {
 constexpr int kApplicationId = 0x51475231;  // "QGR1", in the header of the file
 constexpr int64_t kMaxStoreBytes = int64_t{1} << 31;
 
+std::string quoted(std::string_view name) { return "\"" + std::string(name) + "\""; }  // "commit" is a word of SQL
+
 template <typename T>
 std::string column_declarations(const std::vector<Field<T>>& fields) {
   // In the order of Field's variant: text, two integers, number, yes/no, list.
   constexpr const char* kTypes[] = {"TEXT", "INTEGER", "INTEGER", "REAL", "INTEGER", "TEXT"};
   std::string sql;
-  for (const auto& field : fields) sql += std::string(field.name) + " " + kTypes[field.member.index()] + ", ";
+  for (const auto& field : fields) sql += quoted(field.name) + " " + kTypes[field.member.index()] + ", ";
   return sql + "more TEXT";
 }
 
@@ -27,7 +29,7 @@ template <typename T>
 std::string insert_sql(const std::string& table, const std::vector<Field<T>>& fields,
                        const std::vector<std::string>& extra) {
   std::string names, marks;
-  for (const auto& field : fields) names += std::string(field.name) + ", ", marks += "?, ";
+  for (const auto& field : fields) names += quoted(field.name) + ", ", marks += "?, ";
   for (const std::string& name : extra) names += name + ", ", marks += "?, ";
   return "INSERT INTO " + table + " (" + names + "more) VALUES (" + marks + "?)";
 }
@@ -74,16 +76,10 @@ constexpr const char* kResultsView =
     "FROM measurements m JOIN cases c USING (run_id, case_key, attempt) JOIN runs r USING (run_id) "
     "WHERE c.chosen = 1 AND m.valid = 1 AND m.round IS NULL AND m.rep IS NULL";
 
-// "commit" is a word of SQL: names are quoted wherever they are declared or inserted.
-std::string quoted(std::string sql) {
-  for (size_t at = 0; (at = sql.find("commit", at)) != std::string::npos; at += 8) sql.replace(at, 6, "\"commit\"");
-  return sql;
-}
-
 void create_tables(Database& db) {
   db.run("PRAGMA page_size = 4096; PRAGMA application_id = " + std::to_string(kApplicationId) +
          "; PRAGMA user_version = " + std::to_string(kSchemaVersion));
-  db.run(quoted("CREATE TABLE runs (" + column_declarations(environment_fields()) + ", PRIMARY KEY (run_id))"));
+  db.run("CREATE TABLE runs (" + column_declarations(environment_fields()) + ", PRIMARY KEY (run_id))");
   db.run("CREATE TABLE cases (" + column_declarations(record_fields()) +
          ", rows INTEGER NOT NULL, seconds REAL, chosen INTEGER NOT NULL, disagrees INTEGER NOT NULL, "
          "PRIMARY KEY (run_id, case_key, attempt))");
@@ -98,7 +94,7 @@ void write_store(const std::filesystem::path& file, const Results& results) {
   Database db(file.string());
   create_tables(db);
   db.run("BEGIN");
-  Statement run(db, quoted(insert_sql("runs", environment_fields(), {})));
+  Statement run(db, insert_sql("runs", environment_fields(), {}));
   Statement done(db, insert_sql("cases", record_fields(), {"rows", "seconds", "chosen", "disagrees"}));
   Statement measurement(db, insert_sql("measurements", record_fields(), {"place"}));
   for (const Environment& environment : results.runs) insert(run, environment, environment_fields(), {});
@@ -119,7 +115,7 @@ bool is_store(const std::filesystem::path& file) {
   return in.gcount() == sizeof head && std::string_view(head, 15) == "SQLite format 3";
 }
 
-std::vector<Run> read_store(const std::filesystem::path& file) {
+std::vector<JournalRun> read_store(const std::filesystem::path& file) {
   const std::string where = file.string();
   const Database db(where, read_file(file, kMaxStoreBytes));
   Statement id(db, "PRAGMA application_id");
@@ -130,9 +126,9 @@ std::vector<Run> read_store(const std::filesystem::path& file) {
     throw Error("the store has another schema version than " + std::to_string(kSchemaVersion), where,
                 "merge the journals again with this version");
 
-  std::map<std::string, Run> runs;
+  std::map<std::string, JournalRun> runs;
   for (Statement s(db, "SELECT * FROM runs ORDER BY run_id"); s.step();) {
-    Run run;
+    JournalRun run;
     run.environment = fields_from_json(as_line(s.row(), environment_fields(), where), environment_fields(), where);
     const std::string run_id = run.environment.run_id;
     runs[run_id] = std::move(run);
@@ -160,7 +156,7 @@ std::vector<Run> read_store(const std::filesystem::path& file) {
     if (run == runs.end()) throw Error("case " + subject.case_key + " belongs to no run of the store", where);
     run->second.attempts.push_back(std::move(attempt));
   }
-  std::vector<Run> list;
+  std::vector<JournalRun> list;
   for (auto& [run_id, run] : runs) list.push_back(std::move(run));
   return list;
 }

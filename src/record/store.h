@@ -7,7 +7,7 @@
 namespace qg {
 
 void write_store(const std::filesystem::path& file, const Results& results);  // appears whole or not at all
-std::vector<Run> read_store(const std::filesystem::path& file);               // throws Error when it is not one of ours
+std::vector<JournalRun> read_store(const std::filesystem::path& file);               // throws Error when it is not one of ours
 bool is_store(const std::filesystem::path& file);                             // by the first bytes
 
 }  // namespace qg

@@ -32,6 +32,10 @@ struct CpuLayer {
   int64_t bytes() const;
 };
 
+// K and V scales of all layers for a cache format: the calibrated ones; 1 for fp16, and for fp8 where none were
+// calibrated. Throws Error for int8 without calibrated scales.
+std::vector<KvScale> kv_scales_for(const Checkpoint& checkpoint, KvFormat format);
+
 CpuLayer load_cpu_layer(const Checkpoint& checkpoint, int layer);
 // One linear layer, as load_cpu_layer makes it.
 CpuLinear load_cpu_linear(const Checkpoint& checkpoint, const LinearSpec& spec);
@@ -39,9 +43,10 @@ CpuLinear load_cpu_linear(const Checkpoint& checkpoint, const LinearSpec& spec);
 // Rows of the embedding: out [tokens, hidden]. Throws Error when a token is outside the vocabulary.
 void embed_tokens(const Checkpoint& checkpoint, std::span<const int32_t> tokens, float* out);
 
-// One layer over whole sequences without a paged cache, for calibration: hidden [sum(lengths), hidden], in place. The tap
-// (may be empty) gets attention_in, q, k (both after RoPE), v, attention_out, mlp_in, mlp_act and out of this layer,
-// under the executor's names. kv: when set, K and V are quantized to that format and back, as the cache would do.
+// One layer over whole sequences without a paged cache, for calibration: hidden [sum(lengths), hidden], in place. The
+// tap (may be empty) gets attention_in, q, k (both after RoPE), v, attention_out, mlp_in, mlp_act and out of this
+// layer, under the executor's names. kv: when set, K and V are quantized to that format and back, as the cache would
+// do.
 void run_layer(const ModelShape& shape, const CpuLayer& layer, int layer_index, std::span<const int64_t> lengths,
                float* hidden, const Tap& tap, std::optional<KvFormat> kv = {}, KvScale scale = {});
 

@@ -183,8 +183,8 @@ bool Scheduler::grow(Sequence& sequence, int64_t num_tokens) {
 
 // Gives a waiting sequence the pages of all its tokens, those of a known prefix shared; false when there are too few.
 bool Scheduler::start(Sequence& sequence) {
-  // Each running sequence should be able to begin one more page before anybody has to give way.
-  const int64_t headroom = static_cast<int64_t>(running_.size());
+  // Each sequence, this one too, should be able to begin one more page before anybody has to give way.
+  const int64_t headroom = running_.empty() ? 0 : static_cast<int64_t>(running_.size()) + 1;
   if (pages_.available() < headroom + 1) return false;
   find_prefix(sequence);
   int64_t taken = pages_for(sequence.num_tokens()) - static_cast<int64_t>(prefix_.size());
@@ -259,18 +259,11 @@ FinishReason Scheduler::complete(const PlannedPiece& piece, int32_t token) {
   if (!piece.sample) return FinishReason::none;
 
   const Request& request = sequence.request;
-  FinishReason finish = FinishReason::none;
-  if (request.max_tokens == 0) {
-    finish = FinishReason::length;
-  } else {
-    sequence.tokens.push_back(token);
-    if (!request.ignore_stop && std::ranges::find(request.stop_tokens, token) != request.stop_tokens.end())
-      finish = FinishReason::stop;
-    else if (sequence.generated_tokens() == request.max_tokens)
-      finish = FinishReason::length;
-  }
-  if (finish != FinishReason::none) release_pages(sequence);
-  return finish;
+  if (request.max_tokens == 0) return FinishReason::length;
+  sequence.tokens.push_back(token);
+  if (!request.ignore_stop && std::ranges::find(request.stop_tokens, token) != request.stop_tokens.end())
+    return FinishReason::stop;
+  return sequence.generated_tokens() == request.max_tokens ? FinishReason::length : FinishReason::none;
 }
 
 void Scheduler::release_pages(Sequence& sequence) {

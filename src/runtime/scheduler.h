@@ -57,7 +57,7 @@ class Scheduler {
   // The pieces of the next step; their pages are reserved in sequence->pages. Valid until the next call.
   const std::vector<PlannedPiece>& plan();
   // A planned piece has been computed and `token` sampled after it (ignored unless piece.sample). Returns why the
-  // sequence has ended, if it has; it then holds no page, and remove() must follow.
+  // sequence has ended, if it has: remove() must follow.
   FinishReason complete(const PlannedPiece& piece, int32_t token);
   void remove(Sequence* sequence);
   // The step failed: what its pieces wrote does not count. Everything that runs goes back to the queue.

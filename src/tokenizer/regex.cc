@@ -93,8 +93,10 @@ void Regex::each_match(std::string_view text, const std::function<void(size_t, s
 }
 
 bool is_word_character(std::string_view character) {
-  // Unlike Oniguruma's \w, that of added tokens also takes the two join controls, U+200C and U+200D.
-  if (character == "\u200C" || character == "\u200D") return true;
+  // Unlike Oniguruma's \w, that of added tokens takes the two join controls and no superscripts and fractions.
+  const char32_t value = code_point_at(character, 0).value;
+  if (value == 0x200C || value == 0x200D) return true;
+  if (value == 0xB2 || value == 0xB3 || value == 0xB9 || (value >= 0xBC && value <= 0xBE)) return false;
   static const Regex word("\\A\\w", "word character");
   bool found = false;
   word.each_match(character, [&](size_t, size_t) { found = true; });

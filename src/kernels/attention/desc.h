@@ -9,7 +9,7 @@
 namespace qg {
 
 struct AttentionDesc {
-  int64_t heads = 0;   // query heads; kv.kv_heads divides it
+  int64_t heads = 0;  // query heads; kv.kv_heads divides it
   KvLayout kv;
   std::optional<int64_t> sliding_window;  // tokens that a query sees, itself included; empty = all
   double score_scale = 1;                 // scores are multiplied by it: 1 / sqrt(head_dim)

@@ -16,8 +16,8 @@ struct KvAppendPiece {
 };
 
 struct KvAppendParams {
-  const float* k = nullptr;   // [rows, kv_heads, head_dim], rows `stride` elements apart
-  const float* v = nullptr;   // the same
+  const float* k = nullptr;  // [rows, kv_heads, head_dim], rows `stride` elements apart
+  const float* v = nullptr;  // the same
   int64_t stride = 0;
   KvScale scale;
   std::span<const KvAppendPiece> pieces;

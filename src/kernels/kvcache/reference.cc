@@ -14,7 +14,7 @@ QG_MULTIVERSION void int8_encode(const float* from, int8_t* to, int64_t count, f
   for (int64_t i = 0; i < count; ++i) {
     // Adding 1.5 * 2^23 rounds to an integer, ties to even; clamping first keeps the sum in range.
     const float x = from[i] * multiplier;
-    const float clamped = x > 127.0f ? 127.0f : x < -127.0f ? -127.0f : x;
+    const float below = x < 127.0f ? x : 127.0f, clamped = below > -127.0f ? below : -127.0f;
     to[i] = static_cast<int8_t>((clamped + 12582912.0f) - 12582912.0f);
   }
 }

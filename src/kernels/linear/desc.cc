@@ -9,19 +9,26 @@ namespace {
 
 std::string_view word(WeightScaling scaling) {
   switch (scaling) {
-    case WeightScaling::none: return "none";
-    case WeightScaling::tensor: return "tensor";
-    case WeightScaling::channel: return "channel";
-    case WeightScaling::group: return "group";
+    case WeightScaling::none:
+      return "none";
+    case WeightScaling::tensor:
+      return "tensor";
+    case WeightScaling::channel:
+      return "channel";
+    case WeightScaling::group:
+      return "group";
   }
   return "?";
 }
 
 std::string_view word(ActivationScaling scaling) {
   switch (scaling) {
-    case ActivationScaling::none: return "none";
-    case ActivationScaling::static_tensor: return "static";
-    case ActivationScaling::dynamic_token: return "dynamic";
+    case ActivationScaling::none:
+      return "none";
+    case ActivationScaling::static_tensor:
+      return "static";
+    case ActivationScaling::dynamic_token:
+      return "dynamic";
   }
   return "?";
 }

@@ -115,22 +115,40 @@ struct Kernels {
   void (*weighted_sum)(const WeightedSum&);
 };
 
-void dot_base(const Operands& o, const StoreFloat& store) { walk_tiles<1, 2>(o, store); }
-void dot_int8_base(const Operands& o, const AddInt32& store) { walk_tiles<1, 2>(o, store); }
-void weighted_sum_base(const WeightedSum& o) { walk_weighted_sums<1, 2>(o); }
+void dot_base(const Operands& o, const StoreFloat& store) {
+  walk_tiles<1, 2>(o, store);
+}
+void dot_int8_base(const Operands& o, const AddInt32& store) {
+  walk_tiles<1, 2>(o, store);
+}
+void weighted_sum_base(const WeightedSum& o) {
+  walk_weighted_sums<1, 2>(o);
+}
 constexpr Kernels kBase{dot_base, dot_int8_base, weighted_sum_base};
 
 #if defined(QG_HAS_MULTIVERSION)
 #define QG_V3 __attribute__((target("arch=x86-64-v3")))
 #define QG_V4 __attribute__((target("arch=x86-64-v4")))
-QG_V3 void dot_v3(const Operands& o, const StoreFloat& store) { walk_tiles<3, 2>(o, store); }
-QG_V3 void dot_int8_v3(const Operands& o, const AddInt32& store) { walk_tiles<3, 2>(o, store); }
-QG_V3 void weighted_sum_v3(const WeightedSum& o) { walk_weighted_sums<3, 2>(o); }
+QG_V3 void dot_v3(const Operands& o, const StoreFloat& store) {
+  walk_tiles<3, 2>(o, store);
+}
+QG_V3 void dot_int8_v3(const Operands& o, const AddInt32& store) {
+  walk_tiles<3, 2>(o, store);
+}
+QG_V3 void weighted_sum_v3(const WeightedSum& o) {
+  walk_weighted_sums<3, 2>(o);
+}
 constexpr Kernels kV3{dot_v3, dot_int8_v3, weighted_sum_v3};
 
-QG_V4 void dot_v4(const Operands& o, const StoreFloat& store) { walk_tiles<4, 4>(o, store); }
-QG_V4 void dot_int8_v4(const Operands& o, const AddInt32& store) { walk_tiles<4, 4>(o, store); }
-QG_V4 void weighted_sum_v4(const WeightedSum& o) { walk_weighted_sums<4, 4>(o); }
+QG_V4 void dot_v4(const Operands& o, const StoreFloat& store) {
+  walk_tiles<4, 4>(o, store);
+}
+QG_V4 void dot_int8_v4(const Operands& o, const AddInt32& store) {
+  walk_tiles<4, 4>(o, store);
+}
+QG_V4 void weighted_sum_v4(const WeightedSum& o) {
+  walk_weighted_sums<4, 4>(o);
+}
 constexpr Kernels kV4{dot_v4, dot_int8_v4, weighted_sum_v4};
 
 const Kernels& kernels() {
@@ -140,7 +158,9 @@ const Kernels& kernels() {
   return chosen;
 }
 #else
-const Kernels& kernels() { return kBase; }
+const Kernels& kernels() {
+  return kBase;
+}
 #endif
 
 // A lane adds every 16th product: 1,024 products of at most 127 * 128 stay below 2^24, so float holds them exactly.

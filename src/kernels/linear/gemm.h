@@ -1,11 +1,11 @@
 #pragma once
 // y = x * w^T in float, the matrix product under every CPU reference and the quantizers' searches.
 //
-// Both operands are contiguous along k, so a product is a set of dot products: no packing, 16 partial sums a dot product
-// (element i goes to partial sum i mod 16), added up in a fixed tree, multiply and add rounded apart. The order of
-// additions is thereby a function of k alone: a row's result is the same to the bit whatever the other rows, the number
-// of threads and the processor's vector width. cblas_sgemm promises none of that: with OpenBLAS a row's result differs
-// between 1, 4 and 16 rows, which makes batched and chunked runs differ.
+// Both operands are contiguous along k, so a product is a set of dot products: no packing, 16 partial sums a dot
+// product (element i goes to partial sum i mod 16), added up in a fixed tree, multiply and add rounded apart. The order
+// of additions is thereby a function of k alone: a row's result is the same to the bit whatever the other rows, the
+// number of threads and the processor's vector width. cblas_sgemm promises none of that: with OpenBLAS a row's result
+// differs between 1, 4 and 16 rows, which makes batched and chunked runs differ.
 #include <cstdint>
 
 namespace qg {
@@ -16,7 +16,9 @@ void matmul_nt(const float* x, const float* w, float* y, int64_t m, int64_t n, i
 inline constexpr int64_t kGemmLanes = 16;  // k is padded to a multiple of this
 inline constexpr int64_t kGemmRows = 4;    // rows of w are padded to a multiple of this
 
-constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+constexpr int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
 // One thread's product of padded operands: x [m, k] and w [round_up(n, kGemmRows), k] with row strides ldx and ldw,
 // k a multiple of kGemmLanes (pad with zeros). y [m, n] with row stride ldy.

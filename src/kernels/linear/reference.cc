@@ -53,7 +53,9 @@ void expand_row(const LinearDesc& d, const LinearParams& p, int64_t row, float* 
   }
 }
 
-bool scales_sums(const LinearDesc& d) { return d.weights == WeightFormat::fp8 || d.weights == WeightFormat::int8_sq; }
+bool scales_sums(const LinearDesc& d) {
+  return d.weights == WeightFormat::fp8 || d.weights == WeightFormat::int8_sq;
+}
 
 float row_scale(const LinearDesc& d, const LinearParams& p, int64_t row) {
   return p.weight_scale[d.weight_scaling == WeightScaling::channel ? row : 0];
@@ -124,8 +126,13 @@ void run_block(const LinearDesc& d, const LinearParams& p, const Input& in, int6
   const int64_t rows = end - begin;
   thread_local std::vector<float> expanded;
   thread_local std::vector<int32_t> sums;
-  expanded.assign(static_cast<size_t>(round_up(rows, kGemmRows) * in.stride), 0.0f);
-  for (int64_t r = 0; r < rows; ++r) expand_row(d, p, begin + r, expanded.data() + r * in.stride);
+  expanded.resize(static_cast<size_t>(round_up(rows, kGemmRows) * in.stride));
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = expanded.data() + r * in.stride;
+    expand_row(d, p, begin + r, row);
+    std::fill(row + d.k, row + in.stride, 0.0f);
+  }
+  std::fill(expanded.begin() + rows * in.stride, expanded.end(), 0.0f);
 
   float* y = static_cast<float*>(p.y) + begin;
   const bool exact = d.weights == WeightFormat::int8_sq;

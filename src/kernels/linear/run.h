@@ -10,8 +10,8 @@ namespace qg {
 // Pointers into `weights`; x [m, k] and y [m, n] are float.
 LinearParams linear_params(const LinearWeights& weights, const float* x, float* y);
 
-// The definition of a quantized linear layer, in float on the CPU. Returns what was computed. Each element of y is a sum
-// in an order that depends on k alone: results do not depend on the other rows, on the number of threads or on the
+// The definition of a quantized linear layer, in float on the CPU. Returns what was computed. Each element of y is a
+// sum in an order that depends on k alone: results do not depend on the other rows, on the number of threads or on the
 // processor. Throws Error when the desc asks for a combination that does not exist.
 //
 // With q(x) the quantized input (kernels/pointwise/run.h), p the prequant scales, sums over k:
@@ -22,7 +22,8 @@ LinearParams linear_params(const LinearWeights& weights, const float* x, float* 
 //   w4a16      y = sum x p ((u - zero) * ws)
 ComputePath run_linear_reference(const LinearDesc& desc, const LinearParams& params);
 
-// What run_linear_reference computes for a desc, and its name: "cpu_reference_w8a8_fp8_static". Throws Error as it does.
+// What run_linear_reference computes for a desc, and its name: "cpu_reference_w8a8_fp8_static". Throws Error as it
+// does.
 ComputePath linear_reference_path(const LinearDesc& desc);
 std::string linear_reference_name(const LinearDesc& desc);
 

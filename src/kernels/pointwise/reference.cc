@@ -63,7 +63,7 @@ QG_MULTIVERSION void multiply_row(const float* x, const float* by, float* to, in
 QG_MULTIVERSION void round_int8(const float* x, float multiplier, float* q, int64_t width) {
   for (int64_t i = 0; i < width; ++i) {
     const float v = x[i] * multiplier;
-    const float clamped = v > 127.0f ? 127.0f : v < -127.0f ? -127.0f : v;
+    const float below = v < 127.0f ? v : 127.0f, clamped = below > -127.0f ? below : -127.0f;
     q[i] = (clamped + 12582912.0f) - 12582912.0f;
   }
 }
@@ -95,8 +95,7 @@ void quantize_rows(const ActivationRows& a, float largest_code, Round round) {
         multiply_row(row, a.multiplier, q, a.width);
         row = q;
       }
-      const float scale =
-          a.static_scale > 0 ? a.static_scale : std::max(amax(row, a.width) / largest_code, FLT_MIN);
+      const float scale = a.static_scale > 0 ? a.static_scale : std::max(amax(row, a.width) / largest_code, FLT_MIN);
       a.scales[i] = scale;
       round(row, 1.0f / scale, q, a.width);
       std::fill(q + a.width, q + a.ldq, 0.0f);
@@ -171,8 +170,9 @@ void silu_mul(const float* gate, const float* up, float* out, int64_t m, int64_t
 }
 
 void add(float* x, const float* y, int64_t m, int64_t width) {
-  parallel_for(m, kRowsPerPiece,
-               [&](int64_t begin, int64_t end) { add_row(x + begin * width, y + begin * width, (end - begin) * width); });
+  parallel_for(m, kRowsPerPiece, [&](int64_t begin, int64_t end) {
+    add_row(x + begin * width, y + begin * width, (end - begin) * width);
+  });
 }
 
 void embedding(DType dtype, const void* table, std::span<const int32_t> tokens, float* out, int64_t width) {

@@ -1,0 +1,150 @@
+// quantgrid quantize: makes a quantized checkpoint with KV scales beside it.
+#include "quantize/quantize.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+
+#include "core/json.h"
+#include "core/log.h"
+#include "core/memory.h"
+#include "core/progress.h"
+#include "model/architecture.h"
+#include "model/open_model.h"
+#include "tokenizer/tokenizer.h"
+#include "verb.h"
+
+namespace qg {
+namespace {
+
+struct QuantizeFlags {
+  std::string model, weights, calib, out, layout = "trtllm", tokenizer, executor = "cpu", kv, activations, weight_scales;
+  int64_t group_size = 0, tp = 1;
+  double alpha = -1;
+  bool no_clip = false, no_feedback = false, no_search = false, zero_points = false, json = false;
+  CalibrationOptions calibration;
+};
+
+Recipe recipe_of(const QuantizeFlags& flags) {
+  Recipe recipe = default_recipe(*parse_weight_format(flags.weights));
+  recipe.group_size = flags.group_size;
+  recipe.zero_points = flags.zero_points;
+  recipe.clip_search = !flags.no_clip;
+  recipe.error_feedback = !flags.no_feedback;
+  recipe.scale_search = !flags.no_search;
+  if (flags.no_search) recipe.alpha_steps = 0;
+  if (flags.alpha >= 0) {
+    recipe.alpha_steps = 0;
+    recipe.fixed_alpha = flags.alpha;
+  }
+  if (flags.activations == "static") recipe.activations = ActivationScaling::static_tensor;
+  if (flags.activations == "dynamic") recipe.activations = ActivationScaling::dynamic_token;
+  if (flags.weight_scales == "tensor") recipe.weight_scaling = WeightScaling::tensor;
+  if (flags.weight_scales == "channel") recipe.weight_scaling = WeightScaling::channel;
+  if (recipe.weights == WeightFormat::fp8 && flags.weight_scales.empty() &&
+      recipe.activations == ActivationScaling::dynamic_token)
+    recipe.weight_scaling = WeightScaling::channel;  // what per-token layouts store
+  return recipe;
+}
+
+void print_report(const QuantizeReport& report, double seconds) {
+  fmt::print("{}\n  {:.1f} s, peak memory {:.0f} MB, mean output error {:.2e}, worst {:.2e} in {}\n", report.out.string(),
+             seconds, static_cast<double>(peak_rss_bytes()) / 1e6, report.mean_relative_error, report.worst_relative_error,
+             report.worst_layer.empty() ? "none" : report.worst_layer);
+}
+
+ExitCode run(const QuantizeFlags& flags) {
+  if (flags.executor == "cuda")
+    throw Error("this build has no CUDA executor", "--executor cuda", "leave it out to quantize on the processor",
+                ExitCode::cannot_here);
+  if (flags.tp != 1)
+    throw Error("checkpoints for several ranks are not made yet", "--tp " + std::to_string(flags.tp), "use --tp 1",
+                ExitCode::cannot_here);
+  const auto start = std::chrono::steady_clock::now();
+  const auto base = open_model(resolve_model(flags.model));
+  const Tokenizer tokenizer =
+      Tokenizer::from_folder(flags.tokenizer.empty() ? base->folder() : std::filesystem::path(flags.tokenizer));
+
+  QuantizeJob job;
+  job.base = base.get();
+  job.architecture = architecture_of_family(base->table().shape.family);
+  job.options = flags.calibration;
+  job.calibration = read_calibration(tokenizer, flags.calib, flags.calibration);
+  QuantizeOutput output;
+  output.recipe = recipe_of(flags);
+  output.out = flags.out;
+  output.layout = *parse_layout(flags.layout);
+  if (!flags.kv.empty()) output.fixed_kv = *parse_kv_format(flags.kv);
+  job.outputs.push_back(output);
+  info("quantize {} to {}: needs about {:.0f} MB beside the mapped weights", base->folder().filename().string(),
+       flags.weights, static_cast<double>(estimate_quantize_bytes(job)) / 1e6);
+
+  std::vector<QuantizeReport> reports;
+  {
+    Progress progress("quantize", base->table().shape.layers, "layers");
+    reports = quantize(job, [&](const std::string& step) {
+      progress.note(step);
+      progress.advance();
+    });
+  }
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (flags.json) {
+    Json json;
+    json["seconds"] = seconds;
+    json["peak_gpu_bytes"] = 0;
+    json["peak_host_bytes"] = peak_rss_bytes();
+    json["out"] = flags.out;
+    json["weights"] = flags.weights;
+    json["mean_relative_error"] = reports[0].mean_relative_error;
+    json["worst_relative_error"] = reports[0].worst_relative_error;
+    json["worst_layer"] = reports[0].worst_layer;
+    fmt::print("{}\n", json.dump(2));
+  } else {
+    print_report(reports[0], seconds);
+  }
+  return ExitCode::done;
+}
+
+void declare(CLI::App& command, QuantizeFlags& f) {
+  command.add_option("--model", f.model, "the 16-bit model: a folder, or a name in the local Hugging Face cache")->required();
+  command.add_option("--weights", f.weights, "fp8, int4_awq, int8_sq, or fp16 (the same weights in the layout asked for)")
+      ->required()
+      ->check(CLI::IsMember({"fp16", "fp8", "int4_awq", "int8_sq"}));
+  command.add_option("--calib", f.calib, "text file to calibrate on")->required();
+  command.add_option("--out", f.out, "folder to make")->required();
+  command.add_option("--layout", f.layout, "layout of the folder")
+      ->check(CLI::IsMember({"trtllm", "modelopt", "compressed-tensors", "autoawq"}));
+  command.add_option("--kv", f.kv, "fix the KV format inside the checkpoint, for TensorRT-LLM's TensorRT backend")
+      ->check(CLI::IsMember({"fp8", "int8"}));
+  command.add_option("--group-size", f.group_size, "int4_awq: inputs that share a scale (default: the greatest of 128, 64, 32 that fits)")
+      ->check(CLI::IsMember({32, 64, 128}));
+  command.add_option("--activations", f.activations, "fp8: static scales (default) or dynamic ones per token")
+      ->check(CLI::IsMember({"static", "dynamic"}));
+  command.add_option("--weight-scales", f.weight_scales, "fp8: one scale a tensor or one a channel")
+      ->check(CLI::IsMember({"tensor", "channel"}));
+  command.add_option("--alpha", f.alpha, "int4_awq, int8_sq: this smoothing exponent instead of searching")->check(CLI::Range(0.0, 1.0));
+  command.add_flag("--no-clip", f.no_clip, "int4_awq: do not search group ranges");
+  command.add_flag("--no-error-feedback", f.no_feedback, "round to nearest");
+  command.add_flag("--no-search", f.no_search, "take scales from the maxima, without any search");
+  command.add_flag("--zero-points", f.zero_points, "int4_awq: asymmetric codes (layouts that hold them)");
+  command.add_option("--calib-sequences", f.calibration.sequences, "calibration sequences")->check(CLI::Range(1, 100000));
+  command.add_option("--calib-tokens", f.calibration.tokens, "tokens of each")->check(CLI::Range(2, 100000));
+  command.add_option("--search-tokens", f.calibration.sample_rows, "tokens that searches look at")->check(CLI::Range(16, 1000000));
+  command.add_option("--seed", f.calibration.seed, "seed of all choices");
+  command.add_option("--tokenizer", f.tokenizer, "folder with the tokenizer (default: the model's own)");
+  command.add_option("--executor", f.executor, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
+  command.add_option("--tp", f.tp, "tensor-parallel ranks")->check(CLI::Range(1, 64));
+  command.add_flag("--json", f.json, "print JSON");
+}
+
+const RegisterVerb kVerb({50, "quantize", "make a quantized checkpoint, with KV scales beside it",
+                          "quantgrid quantize --model models/smollm2-135m-instruct --weights fp8 "
+                          "--calib models/texts/calibration.txt --out smollm2-135m-instruct-trtllm-ckpt-wq_fp8-kv_fp16",
+                          [](CLI::App& command) -> std::function<ExitCode()> {
+                            auto flags = std::make_shared<QuantizeFlags>();
+                            declare(command, *flags);
+                            return [flags] { return run(*flags); };
+                          }});
+
+}  // namespace
+}  // namespace qg

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Installs what building, testing and the demo need: Debian packages, a Python environment in .venv, pinned wheels in
+# third_party/wheels. For Debian 12 and Ubuntu 24.04. What is already there is left alone, so it is cheap to call.
+#   scripts/setup.sh          all of it; packages need root or sudo
+#   scripts/setup.sh --data   the Python environment and the wheels only
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { echo "== setup: $*"; }
+fail() { echo "setup: $*" >&2; exit 4; }
+
+install_packages() {
+  command -v apt-get >/dev/null || fail "this machine has no apt-get; install the packages named in scripts/setup.sh by hand"
+
+  local packages=(
+    build-essential cmake ninja-build pkg-config ccache git ca-certificates python3-venv     # tools
+    nlohmann-json3-dev libcli11-dev libtomlplusplus-dev libspdlog-dev libfmt-dev              # headers
+    libsqlite3-dev libzstd-dev libpcre2-dev libopenblas-pthread-dev libssl-dev                # libraries
+    libgtest-dev libbenchmark-dev clang-16 libclang-rt-16-dev clang-format-14                 # tests, fuzzers, format
+    libjs-chart.js debian-reference-en jargon-text                                            # the report's charts, texts
+  )
+  # Each distribution carries another version of Boost (Asio and Beast, headers alone).
+  . /etc/os-release
+  case "${ID:-}${VERSION_ID:-}" in
+    ubuntu*) packages+=(libboost1.83-dev) ;;
+    *) packages+=(libboost1.81-dev) ;;
+  esac
+
+  local missing=() as_root=()
+  for package in "${packages[@]}"; do
+    [[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" == installed ]] || missing+=("$package")
+  done
+  if ((${#missing[@]} == 0)); then
+    say "all ${#packages[@]} packages are installed"
+  else
+    if ((EUID != 0)); then
+      command -v sudo >/dev/null || fail "not root and no sudo; run as root: apt-get install ${missing[*]}"
+      as_root=(sudo)
+    fi
+    say "installing ${#missing[@]} packages: ${missing[*]}"
+    "${as_root[@]}" apt-get update -q </dev/null
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" </dev/null
+  fi
+}
+
+[[ "${1:-}" == --data ]] || install_packages
+
+requirements=scripts/requirements-model.txt
+stamp=.venv/requirements.sha256
+# An environment that was copied from elsewhere, or whose Python is gone, does not start.
+if ! sha256sum --check --status "$stamp" 2>/dev/null || ! .venv/bin/pip --version >/dev/null 2>&1; then
+  say "making the Python environment .venv ($requirements)"
+  rm -rf .venv
+  python3 -m venv .venv
+  .venv/bin/pip install --quiet --disable-pip-version-check --no-input --require-hashes --only-binary=:all: -r "$requirements"
+  sha256sum "$requirements" >"$stamp"
+else
+  say "the Python environment .venv is up to date"
+fi
+
+requirements=scripts/requirements-wheels.txt
+stamp=third_party/wheels/requirements.sha256
+if ! sha256sum --check --status "$stamp" 2>/dev/null; then
+  say "fetching the pinned wheels ($requirements)"
+  mkdir -p third_party/wheels
+  .venv/bin/pip download --quiet --disable-pip-version-check --no-input --no-deps --require-hashes \
+    --dest third_party/wheels -r "$requirements"
+  sha256sum "$requirements" third_party/wheels/*.whl >"$stamp"
+else
+  say "the pinned wheels are there"
+fi

@@ -1,0 +1,95 @@
+#include "grid/commands.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "grid/plan_text.h"
+
+namespace qg {
+namespace {
+
+// Line breaks in a title or a reason must not end a comment.
+std::string comment(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return "# " + text + "\n";
+}
+
+std::string make_commands(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
+  const EngineSpec& engine = engine_spec(options.engine);
+  const GridModel& model = grid.model(row.c.model);
+  const std::string out = shell_quoted((grid.models_dir / row.checkpoint).string());
+  const std::string from = shell_quoted(model.folder.string());
+  const std::string fixed_kv = engine.kv_rule == KvRule::fixed_in_checkpoint && row.c.kv != KvFormat::fp16
+                                   ? fmt::format(" --kv {}", to_string(row.c.kv))
+                                   : "";
+  if (row.origin == CheckpointOrigin::converted)
+    return fmt::format("[ -d {0} ] || quantgrid convert --model {1} --layout {2}{3} --out {0}\n", out, from, engine.layout,
+                       fixed_kv);
+  if (row.origin != CheckpointOrigin::quantized) return {};
+  if (grid.calibration.text.empty())
+    return comment("the grid names no calibration text, so this folder must be there already: " + row.checkpoint);
+  const CalibrationSettings& c = grid.calibration;
+  return fmt::format("[ -d {0} ] || quantgrid quantize --model {1} --weights {2} --layout {3}{4} --calib {5} "
+                     "--calib-sequences {6} --calib-tokens {7} --search-tokens {8} --seed {9} --out {0}\n",
+                     out, from, to_string(row.c.weights), engine.layout, fixed_kv, shell_quoted(c.text.string()), c.samples,
+                     c.sample_tokens, c.search_tokens, c.seed);
+}
+
+std::string native_commands(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
+  const GridModel& model = grid.model(row.c.model);
+  const std::filesystem::path folder =
+      row.origin == CheckpointOrigin::original ? model.folder : grid.models_dir / row.checkpoint;
+  const std::string common = fmt::format("--model {} --kv {}", shell_quoted(folder.string()), to_string(row.c.kv));
+  std::string text;
+  for (const Workload& w : grid.workloads_of(options.profile)) {
+    text += fmt::format("quantgrid bench {} --isl {} --osl {}", common, w.isl_tokens, w.osl_tokens);
+    if (w.kind == WorkloadKind::throughput)
+      text += w.requests > 0 ? fmt::format(" --concurrency {0} --requests {0}", w.requests) : " --concurrency 1024";
+    else
+      text += fmt::format(" --batch {}", w.batch);
+    text += fmt::format(" --rounds {} --json  # {}\n", w.rounds, w.name);
+  }
+  if (!grid.accuracy.text.empty())
+    text += fmt::format("quantgrid eval {} --base {} --text {} --windows {} --window {} --json\n", common,
+                        shell_quoted(model.folder.string()), shell_quoted(grid.accuracy.text.string()),
+                        grid.accuracy.windows, grid.accuracy.window_tokens);
+  return text;
+}
+
+}  // namespace
+
+std::string script_name(const Case& c, size_t digits) {
+  if (c.number > 0) return fmt::format("case-{:0{}}.sh", c.number, digits);
+  std::string id = c.id();
+  std::replace(id.begin(), id.end(), '/', '_');
+  return "case-" + id + ".sh";
+}
+
+std::string shell_quoted(const std::string& text) {
+  std::string out = "'";
+  for (char c : text) out += c == '\'' ? "'\\''" : std::string(1, c);
+  return out + "'";
+}
+
+std::string case_script(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
+  const EngineSpec& engine = engine_spec(options.engine);
+  std::string text = "#!/bin/sh\n";
+  text += comment(fmt::format("Case {}: {} on {} ({})", row.c.number, row.c.id(), engine.label, to_string(row.c.section)));
+  text += comment(fmt::format("Support: {}: {}", to_string(row.support.status), row.support.reason));
+  if (row.support.status == SupportStatus::unsupported)
+    return text + fmt::format("echo {} >&2\nexit 4\n", shell_quoted("unsupported: " + row.support.reason));
+  if (row.weights_bytes && row.run_seconds)
+    text += comment(fmt::format("Weights {:.2f} GB; about {} to run on {}", static_cast<double>(*row.weights_bytes) / 1e9,
+                                duration_text(*row.run_seconds), row.card_label));
+  text += comment("Paths are relative to the folder in which `quantgrid plan` ran. `quantgrid run` does all of this, in a "
+                  "journal:");
+  text += fmt::format("#   quantgrid run {} --filter 'number={}'\n", shell_quoted(grid.file.string()), row.c.number);
+  text += "set -e\n\n" + make_commands(grid, row, options);
+  if (options.engine == EngineId::native) return text + native_commands(grid, row, options);
+  const std::string backend = engine.backend.empty() ? "" : fmt::format(" --backend {}", engine.backend);
+  return text + fmt::format("quantgrid run {} --filter 'number={}' --engine {}{}\n", shell_quoted(grid.file.string()),
+                            row.c.number, engine.name, backend);
+}
+
+}  // namespace qg

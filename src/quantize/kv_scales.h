@@ -1,0 +1,25 @@
+#pragma once
+// Static scales of the KV cache, one for K and one for V per layer, from calibration.
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/format.h"
+#include "core/quant_spec.h"
+
+namespace qg {
+
+// Sees one layer's keys (after RoPE) or values.
+class KvCollector {
+ public:
+  void add(std::span<const float> values);
+  // Scale of stored = round(x / scale). fp8: largest magnitude / 448. int8: the scale with the least squared error.
+  float scale(KvFormat format) const;
+
+ private:
+  float absmax_ = 0;
+  int64_t seen_ = 0;
+  std::vector<float> sample_;  // every kSampleStride-th value
+};
+
+}  // namespace qg
