@@ -41,7 +41,9 @@ Value parse_checked(std::string_view text, const std::string& where) {
 
 }  // namespace
 
-Json parse_json(std::string_view text, const std::string& where) { return parse_checked<Json>(text, where); }
+Json parse_json(std::string_view text, const std::string& where) {
+  return parse_checked<Json>(text, where);
+}
 
 SortedJson parse_sorted_json(std::string_view text, const std::string& where) {
   return parse_checked<SortedJson>(text, where);
@@ -79,8 +81,7 @@ int64_t JsonReader::get_int(std::string_view key, std::optional<int64_t> fallbac
   if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX))
     wrong(key, "a smaller number");
   const int64_t number = value.get<int64_t>();
-  if (number < min || number > max)
-    wrong(key, "between " + std::to_string(min) + " and " + std::to_string(max));
+  if (number < min || number > max) wrong(key, "between " + std::to_string(min) + " and " + std::to_string(max));
   return number;
 }
 

@@ -28,16 +28,22 @@ Card card_here(const Grid& grid, const std::string& id, const Machine& machine) 
   return card;
 }
 
+// Behind a reason: what is still to be fetched.
+std::string unless_here(const std::filesystem::path& folder) {
+  return std::filesystem::exists(folder) ? "" : fmt::format("; first put the model into {}", folder.string());
+}
+
 Here here_on_cpu(const Grid& grid, const PlanRow& row, const Machine& machine) {
-  if (!grid.model(row.c.model).shape) return {HereStatus::no, "the model's folder is not here"};
+  const GridModel& model = grid.model(row.c.model);
+  if (!model.shape) return {HereStatus::no, fmt::format("the model's folder {} is not here", model.folder.string())};
   const double needed = static_cast<double>(*row.weights_bytes);
   const double memory = static_cast<double>(machine.memory_bytes);
   if (needed > kUsableMemoryShare * memory)
     return {HereStatus::no, fmt::format("its weights take {:.1f} GB, this machine has {:.1f} GB of memory", needed / 1e9,
                                         memory / 1e9)};
-  if (grid.card(row.c.gpu).is_cpu()) return {HereStatus::yes, "runs on this machine's CPU"};
+  if (grid.card(row.c.gpu).is_cpu()) return {HereStatus::yes, "runs on this machine's CPU" + unless_here(model.folder)};
   return {HereStatus::accuracy_only, "no such card here: the CPU reference can judge the format's accuracy, slowly; speed "
-                                     "needs the card"};
+                                     "needs the card" + unless_here(model.folder)};
 }
 
 Here here(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
@@ -48,7 +54,7 @@ Here here(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
   const Card& card = grid.card(row.c.gpu);
   if (card.is_cpu() || !machine.has_cuda_executor || machine.cards.empty()) return here_on_cpu(grid, row, machine);
   if (std::find(machine.cards.begin(), machine.cards.end(), card.id) != machine.cards.end())
-    return {HereStatus::yes, "its card is here"};
+    return {HereStatus::yes, "its card is here" + unless_here(grid.model(row.c.model).folder)};
   for (const std::string& id : machine.cards)
     if (grid.card(id).cc() >= card.cc())
       return {HereStatus::cross_target, fmt::format("on {} with --target {}: accuracy counts, speed is not shown as the {}'s",
@@ -106,15 +112,15 @@ std::vector<PlanRow> make_plan(const Grid& grid, const std::vector<Case>& cases,
 std::vector<PlanCheckpoint> plan_checkpoints(const Grid& grid, const std::vector<PlanRow>& rows) {
   std::vector<PlanCheckpoint> found;
   for (const PlanRow& row : rows) {
-    if (row.support.status == SupportStatus::unsupported) continue;
     auto it = std::find_if(found.begin(), found.end(), [&](const PlanCheckpoint& f) { return f.name == row.checkpoint; });
     if (it == found.end()) {
       const GridModel& model = grid.model(row.c.model);
       found.push_back({row.checkpoint, row.c.model, model.stem, row.c.weights, row.c.kv, row.origin, row.disk_bytes,
-                       row.quantize_seconds, {}});
+                       row.quantize_seconds, {}, false});
       it = found.end() - 1;
     }
     it->cases.push_back(row.c.number);
+    it->is_needed = it->is_needed || row.support.status != SupportStatus::unsupported;
   }
   return found;
 }
@@ -176,7 +182,8 @@ Json to_json(const std::vector<PlanCheckpoint>& checkpoints) {
                     {"weights", to_string(f.weights)},
                     {"disk_bytes", number_or_null(f.disk_bytes)},
                     {"quantize_seconds", number_or_null(f.quantize_seconds)},
-                    {"cases", f.cases}});
+                    {"cases", f.cases},
+                    {"needed", f.is_needed}});
   return list;
 }
 

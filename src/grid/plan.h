@@ -69,6 +69,7 @@ struct PlanCheckpoint {
   std::optional<int64_t> disk_bytes;
   std::optional<double> quantize_seconds;
   std::vector<int> cases;
+  bool is_needed = false;  // false: its cases are all unsupported on this engine; listed, but not to be made
 };
 std::vector<PlanCheckpoint> plan_checkpoints(const Grid& grid, const std::vector<PlanRow>& rows);
 

@@ -101,7 +101,7 @@ std::string letter(size_t index) {
 std::string origin_text(CheckpointOrigin origin) {
   switch (origin) {
     case CheckpointOrigin::original:
-      return "the original model's folder, loaded as it is";
+      return "original model, loaded as it is";
     case CheckpointOrigin::converted:
       return "convert (nothing is quantized)";
     case CheckpointOrigin::quantized:
@@ -110,6 +110,11 @@ std::string origin_text(CheckpointOrigin origin) {
       return "whatever the server loads";
   }
   return {};
+}
+
+std::string folder_remark(const PlanCheckpoint& f) {
+  if (!f.is_needed) return "  (not needed: only unsupported cases)";
+  return f.origin == CheckpointOrigin::original ? "  (the original model's folder)" : "";
 }
 
 // The folder's own name; for the original model the model's.
@@ -141,7 +146,8 @@ std::string summary(const std::vector<PlanRow>& rows, const std::vector<PlanChec
   double bytes = 0, seconds = 0;
   int to_make = 0;
   for (const PlanCheckpoint& f : folders) {
-    if (f.origin != CheckpointOrigin::quantized && f.origin != CheckpointOrigin::converted) continue;
+    const bool is_made = f.origin == CheckpointOrigin::quantized || f.origin == CheckpointOrigin::converted;
+    if (!is_made || !f.is_needed) continue;
     ++to_make;
     bytes += static_cast<double>(f.disk_bytes.value_or(0));
     seconds += f.quantize_seconds.value_or(0);
@@ -215,8 +221,7 @@ std::string plan_table(const Grid& grid, const std::vector<PlanRow>& rows, const
           "known for this model or card.\n\n";
   text += notes.text() + "\nCheckpoint folders (ckpt):\n";
   for (size_t i = 0; i < folders.size(); ++i)
-    text += fmt::format("  {}  {}{}\n", letter(i), folder_text(folders[i]),
-                        folders[i].origin == CheckpointOrigin::original ? "  (the original model's folder)" : "");
+    text += fmt::format("  {}  {}{}\n", letter(i), folder_text(folders[i]), folder_remark(folders[i]));
   return text + "\n" + summary(rows, folders, options);
 }
 
@@ -224,8 +229,8 @@ std::string checkpoint_table(const std::vector<PlanCheckpoint>& checkpoints) {
   if (checkpoints.empty()) return "No case is left.\n";
   std::vector<std::vector<std::string>> cells;
   for (const PlanCheckpoint& f : checkpoints)
-    cells.push_back({folder_text(f), origin_text(f.origin), gigabytes(f.disk_bytes), seconds_or_mark(f.quantize_seconds),
-                     ranges_text(f.cases)});
+    cells.push_back({folder_text(f), f.is_needed ? origin_text(f.origin) : "not needed: unsupported", gigabytes(f.disk_bytes),
+                     f.is_needed ? seconds_or_mark(f.quantize_seconds) : "-", ranges_text(f.cases)});
   return table_text({{"folder"}, {"made by"}, {"GB on disk", true}, {"make", true}, {"serves cases"}}, cells);
 }
 

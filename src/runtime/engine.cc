@@ -52,7 +52,6 @@ struct Engine::State {
   void take(Command& command, const OnEvent& on_event);
   void end(const TokenEvent& event, const OnEvent& on_event);
   void build_input(const std::vector<PlannedPiece>& planned);
-  void run_executor();
   void check_output() const;
   void give_out(const std::vector<PlannedPiece>& planned, const OnEvent& on_event);
   void give_out_prompt_logits(const PlannedPiece& piece, int64_t first_row, TokenEvent event, const OnEvent& on_event);
@@ -144,7 +143,8 @@ bool Engine::step(const std::function<void(const TokenEvent&)>& on_event) {
     throw Error("internal error: requests wait and none can run", "scheduler", "please report this");
   if (!planned.empty()) {
     state.build_input(planned);
-    state.run_executor();
+    state.executor->step(state.input, state.output);
+    state.check_output();
     state.give_out(planned, on_event);
   }
   state.save_stats();
@@ -209,16 +209,6 @@ void Engine::State::build_input(const std::vector<PlannedPiece>& planned) {
   }
   input.tokens = tokens;
   input.pieces = pieces;
-}
-
-void Engine::State::run_executor() {
-  try {
-    executor->step(input, output);
-    check_output();
-  } catch (...) {
-    scheduler.preempt_all();
-    throw;
-  }
 }
 
 void Engine::State::check_output() const {

@@ -79,7 +79,7 @@ class Engine {
   void cancel(RequestId id);
   bool idle() const;  // every request has ended, and its last event has been given out
   // One batch; events in order. Returns false when there was nothing to do. When the executor throws, the error comes
-  // out of here, and all requests are still there: a later step() computes them anew.
+  // out of here and no request is lost: the next step() tries the same again.
   bool step(const std::function<void(const TokenEvent&)>& on_event);
   // Sleeps until there is something for step() to do, wake() is called or the time is over; true in the first case.
   bool wait(std::chrono::milliseconds limit);

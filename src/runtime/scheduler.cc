@@ -99,7 +99,6 @@ void Scheduler::remove(Sequence* sequence) {
 const std::vector<PlannedPiece>& Scheduler::plan() {
   pieces_.clear();
   rows_left_ = options_.max_rows;
-  preempted_ = false;
   plan_decodes();
   plan_prefills();
   admit_waiting();
@@ -132,9 +131,9 @@ void Scheduler::plan_prefills() {
   }
 }
 
-// Strictly in order: a long request at the front is not overtaken, so it cannot starve.
+// Strictly in order: a long request at the front is not overtaken, so it cannot starve. What was preempted for this
+// step cannot come back in it: it needs all the pages that it gave up, and one of them is taken.
 void Scheduler::admit_waiting() {
-  if (preempted_) return;  // memory is short: what was just put back must not come in again at once
   while (rows_left_ > 0 && !waiting_.empty() && static_cast<int64_t>(running_.size()) < options_.max_batch) {
     Sequence& sequence = waiting_.front();
     if (prefill_tokens(sequence) == 0 || !start(sequence)) return;
@@ -278,11 +277,6 @@ void Scheduler::preempt(Sequence& sequence) {
   sequence.running = false;
   waiting_.splice(waiting_.begin(), running_, by_id_.at(sequence.id));
   ++stats_.preemptions;
-  preempted_ = true;
-}
-
-void Scheduler::preempt_all() {
-  while (!running_.empty()) preempt(running_.back());
 }
 
 const EngineStats& Scheduler::stats() {

@@ -54,14 +54,13 @@ class Scheduler {
   void add(RequestId id, Request request);  // ids rise from call to call
   bool cancel(RequestId id);                // false: not here (any more). Not between plan() and the last complete()
 
-  // The pieces of the next step; their pages are reserved in sequence->pages. Valid until the next call.
+  // The pieces of the next step; their pages are reserved in sequence->pages. Valid until the next call. Pieces that are
+  // not completed are planned again.
   const std::vector<PlannedPiece>& plan();
   // A planned piece has been computed and `token` sampled after it (ignored unless piece.sample). Returns why the
   // sequence has ended, if it has: remove() must follow.
   FinishReason complete(const PlannedPiece& piece, int32_t token);
   void remove(Sequence* sequence);
-  // The step failed: what its pieces wrote does not count. Everything that runs goes back to the queue.
-  void preempt_all();
 
   bool empty() const { return running_.empty() && waiting_.empty(); }
   const EngineOptions& options() const { return options_; }
@@ -95,7 +94,6 @@ class Scheduler {
   std::vector<PlannedPiece> pieces_;
   std::vector<int32_t> prefix_;  // pages found by find_prefix()
   int64_t rows_left_ = 0;
-  bool preempted_ = false;       // in the step being planned
   EngineStats stats_;
 };
 

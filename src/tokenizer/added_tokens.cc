@@ -53,7 +53,9 @@ size_t skip_space_right(std::string_view text, size_t at) {
 
 }  // namespace
 
-AddedTokens::Finder::Finder() { first_.fill(-1); }
+AddedTokens::Finder::Finder() {
+  first_.fill(-1);
+}
 
 int32_t AddedTokens::Finder::child_of(int32_t node, unsigned char byte) const {
   int32_t child = nodes_[node].child;

@@ -17,8 +17,8 @@ namespace qg {
 struct AddedToken {
   TokenId id;
   std::string content;
-  bool special;      // left out of decoded text when asked
-  bool single_word;  // only between non-word characters
+  bool special;         // left out of decoded text when asked
+  bool single_word;     // only between non-word characters
   bool lstrip, rstrip;  // takes the white space on that side with it
   bool normalized;      // looked for in the normalized text instead of the original
 };

@@ -65,7 +65,8 @@ Bpe::Bpe(const SortedJson& model, const std::string& where) {
   const JsonReader reader(settings, here);
   if (const std::string type = reader.get_string("type", "BPE"); type != "BPE")
     throw Error("tokenizer model \"" + type + "\" is not supported", here, "only BPE is");
-  if (reader.get_double("dropout", 0.0) != 0.0) throw Error("\"dropout\" makes tokens random and is not supported", here);
+  if (reader.get_double("dropout", 0.0) != 0.0)
+    throw Error("\"dropout\" makes tokens random and is not supported", here);
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
     if (!reader.get_string(key, "").empty()) throw Error("\"" + std::string(key) + "\" is not supported", here);
   byte_fallback_ = reader.get_bool("byte_fallback", false);

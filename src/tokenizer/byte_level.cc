@@ -31,7 +31,9 @@ const Alphabet& alphabet() {
 
 }  // namespace
 
-const std::array<std::string, 256>& byte_characters() { return alphabet().characters; }
+const std::array<std::string, 256>& byte_characters() {
+  return alphabet().characters;
+}
 
 std::optional<std::string> bytes_of_characters(std::string_view token) {
   std::string out;

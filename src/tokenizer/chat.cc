@@ -8,7 +8,9 @@
 namespace qg {
 namespace {
 
-bool contains(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
+bool contains(std::string_view text, std::string_view part) {
+  return text.find(part) != std::string_view::npos;
+}
 
 [[noreturn]] void refuse(const Tokenizer& tokenizer, const std::string& what) {
   throw Error("chat template: " + what, tokenizer.where(),
@@ -35,7 +37,9 @@ std::string token_text(const Tokenizer& tokenizer, std::optional<TokenId> id) {
   return id ? tokenizer.id_to_token(*id) : std::string();
 }
 
-std::string bos_text(const Tokenizer& tokenizer) { return token_text(tokenizer, tokenizer.bos()); }
+std::string bos_text(const Tokenizer& tokenizer) {
+  return token_text(tokenizer, tokenizer.bos());
+}
 
 std::string eos_text(const Tokenizer& tokenizer) {
   if (tokenizer.eos().empty()) refuse(tokenizer, "it ends answers with the eos token, and the tokenizer names none");
@@ -156,10 +160,14 @@ void require_tokens(const Tokenizer& tokenizer, std::initializer_list<std::strin
 
 std::string_view to_string(ChatFamily family) {
   switch (family) {
-    case ChatFamily::chatml: return "chatml";
-    case ChatFamily::llama3: return "llama3";
-    case ChatFamily::mistral: return "mistral";
-    case ChatFamily::llama2: return "llama2";
+    case ChatFamily::chatml:
+      return "chatml";
+    case ChatFamily::llama3:
+      return "llama3";
+    case ChatFamily::mistral:
+      return "mistral";
+    case ChatFamily::llama2:
+      return "llama2";
   }
   return "?";
 }
@@ -194,10 +202,14 @@ std::string render_chat(const Tokenizer& tokenizer, std::span<const ChatMessage>
     if (!is_utf8(message.content)) throw Error("a message is not UTF-8", tokenizer.where());
   }
   switch (family) {
-    case ChatFamily::chatml: return render_chatml(tokenizer, messages, add_generation_prompt);
-    case ChatFamily::llama3: return render_llama3(tokenizer, messages, add_generation_prompt, options);
-    case ChatFamily::mistral: return render_mistral(tokenizer, messages);
-    case ChatFamily::llama2: return render_llama2(tokenizer, messages);
+    case ChatFamily::chatml:
+      return render_chatml(tokenizer, messages, add_generation_prompt);
+    case ChatFamily::llama3:
+      return render_llama3(tokenizer, messages, add_generation_prompt, options);
+    case ChatFamily::mistral:
+      return render_mistral(tokenizer, messages);
+    case ChatFamily::llama2:
+      return render_llama2(tokenizer, messages);
   }
   throw Error("unknown chat family", tokenizer.where());
 }

@@ -93,8 +93,10 @@ class ByteFallbackStage : public WholeTokenStage {
 
   void flush(const DecoderSink& out) {
     if (run_.empty()) return;
-    if (is_utf8(run_)) out(run_, true);
-    else for (size_t i = 0; i < run_.size(); ++i) out(kReplacementCharacter, true);
+    if (is_utf8(run_))
+      out(run_, true);
+    else
+      for (size_t i = 0; i < run_.size(); ++i) out(kReplacementCharacter, true);
     run_.clear();
   }
   std::string run_;
@@ -218,7 +220,9 @@ Decoder::Decoder() {
   stages_.push_back([] { return std::make_unique<JoinStage>(); });
 }
 
-Decoder::Decoder(const JsonReader& json) { read(json); }
+Decoder::Decoder(const JsonReader& json) {
+  read(json);
+}
 
 void Decoder::read(const JsonReader& json) {
   const std::string type = json.get_string("type");
@@ -231,14 +235,16 @@ void Decoder::read(const JsonReader& json) {
   } else if (type == "Fuse") {
     stages_.push_back([] { return std::make_unique<FuseStage>(); });
   } else if (type == "Strip") {
-    stages_.push_back([content = read_character(json, "content"), start = json.get_int("start", {}, 0),
-                       stop = json.get_int("stop", {}, 0)] { return std::make_unique<StripStage>(content, start, stop); });
+    stages_.push_back(
+        [content = read_character(json, "content"), start = json.get_int("start", {}, 0),
+         stop = json.get_int("stop", {}, 0)] { return std::make_unique<StripStage>(content, start, stop); });
   } else if (type == "Replace") {
     stages_.push_back([pattern = Pattern::from_json(json, "pattern"), content = json.get_string("content")] {
       return std::make_unique<ReplaceStage>(pattern, content);
     });
   } else if (type == "Metaspace") {
-    const bool prepended = json.get_string("prepend_scheme", json.get_bool("add_prefix_space", true) ? "always" : "never") != "never";
+    const bool prepended =
+        json.get_string("prepend_scheme", json.get_bool("add_prefix_space", true) ? "always" : "never") != "never";
     stages_.push_back([mark = read_character(json, "replacement"), prepended] {
       return std::make_unique<MetaspaceStage>(mark, prepended);
     });

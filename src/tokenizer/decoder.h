@@ -1,6 +1,6 @@
 #pragma once
-// The "decoder" part of tokenizer.json: tokens back to text. Decoding is a chain of stages that each hold back only what
-// they must, so that a whole text and a stream of tokens go through the same code and give the same text.
+// The "decoder" part of tokenizer.json: tokens back to text. Decoding is a chain of stages that each hold back only
+// what they must, so that a whole text and a stream of tokens go through the same code and give the same text.
 #include <functional>
 #include <memory>
 #include <string>

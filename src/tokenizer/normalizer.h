@@ -10,7 +10,7 @@ namespace qg {
 
 class Normalizer {
  public:
-  Normalizer() = default;  // leaves every text as it is
+  Normalizer() = default;              // leaves every text as it is
   Normalizer(const JsonReader& json);  // Sequence, Prepend, Replace; throws Error on any other
 
   bool empty() const { return steps_.empty(); }

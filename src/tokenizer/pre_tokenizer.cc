@@ -51,22 +51,28 @@ std::vector<Span> join_spans(const std::vector<Span>& spans, Behavior behavior) 
       return out;
     case Behavior::contiguous:
       for (const Span& span : spans) {
-        if (span.matched == before && !out.empty()) out.back().end = span.end;
-        else out.push_back(span);
+        if (span.matched == before && !out.empty())
+          out.back().end = span.end;
+        else
+          out.push_back(span);
         before = span.matched;
       }
       return out;
     case Behavior::merged_with_previous:
       for (const Span& span : spans) {
-        if (span.matched && !before && !out.empty()) out.back().end = span.end;
-        else out.push_back(span);
+        if (span.matched && !before && !out.empty())
+          out.back().end = span.end;
+        else
+          out.push_back(span);
         before = span.matched;
       }
       return out;
     case Behavior::merged_with_next:
       for (auto span = spans.rbegin(); span != spans.rend(); ++span) {
-        if (span->matched && !before && !out.empty()) out.back().begin = span->begin;
-        else out.push_back(*span);
+        if (span->matched && !before && !out.empty())
+          out.back().begin = span->begin;
+        else
+          out.push_back(*span);
         before = span->matched;
       }
       std::reverse(out.begin(), out.end());
@@ -96,8 +102,10 @@ void rewrite_pieces(Pieces& pieces, const Rewrite& rewrite) {
   out.reserve(pieces.text.size() + pieces.text.size() / 4);
   for (Piece& piece : pieces.list) {
     const size_t begin = out.size();
-    if (piece.token != kNoToken) out += pieces.view(piece);
-    else rewrite(pieces.view(piece), piece, out);
+    if (piece.token != kNoToken)
+      out += pieces.view(piece);
+    else
+      rewrite(pieces.view(piece), piece, out);
     piece.begin = begin;
     piece.end = out.size();
   }
@@ -119,8 +127,7 @@ void prefix_space(Pieces& pieces) {
 }
 
 // GPT-2's words: English contractions, then letters, numbers or other characters with the space before them.
-constexpr std::string_view kGpt2Words =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kGpt2Words = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 std::function<void(Pieces&)> read_byte_level(const JsonReader& json) {
   const bool add_prefix_space = json.get_bool("add_prefix_space", true);
@@ -176,7 +183,9 @@ std::function<void(Pieces&)> read_digits(const JsonReader& json) {
 
 }  // namespace
 
-PreTokenizer::PreTokenizer(const JsonReader& json) { read(json); }
+PreTokenizer::PreTokenizer(const JsonReader& json) {
+  read(json);
+}
 
 void PreTokenizer::read(const JsonReader& json) {
   const std::string type = json.get_string("type");

@@ -10,7 +10,7 @@ namespace qg {
 
 class PreTokenizer {
  public:
-  PreTokenizer() = default;  // one piece
+  PreTokenizer() = default;              // one piece
   PreTokenizer(const JsonReader& json);  // Sequence, Split, Digits, ByteLevel, Metaspace; throws Error on any other
 
   void apply(Pieces& pieces) const;

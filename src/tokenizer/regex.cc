@@ -17,9 +17,9 @@ constexpr size_t kJitStackBytes = 8 << 20;
 std::shared_ptr<const void> compile(const std::string& pattern, const std::string& where) {
   int error = 0;
   size_t offset = 0;
-  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                                   PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
-                                   nullptr);
+  pcre2_code* code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                    PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr);
   if (code == nullptr) {
     PCRE2_UCHAR reason[256] = {};
     pcre2_get_error_message(error, reason, sizeof reason);
@@ -74,8 +74,7 @@ void Regex::each_match(std::string_view text, const std::function<void(size_t, s
   size_t last_end = std::string_view::npos;
   while (from <= text.size()) {
     // The text is known to be UTF-8; checking it again at each match would make the whole quadratic.
-    const int found =
-        pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, space.data, space.context);
+    const int found = pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, space.data, space.context);
     if (found == PCRE2_ERROR_NOMATCH) return;
     if (found < 0)
       throw Error("regular expression backtracks too much (PCRE2 error " + std::to_string(found) + ") on a text of " +

@@ -99,8 +99,7 @@ class Translation {
   // {n} {n,} {n,m}. Ruby reads a + after it as a second repeat, PCRE2 as "possessive".
   void repeat() {
     const size_t close = pattern_.find('}', at_);
-    const std::string_view inside =
-        close == std::string_view::npos ? "" : pattern_.substr(at_ + 1, close - at_ - 1);
+    const std::string_view inside = close == std::string_view::npos ? "" : pattern_.substr(at_ + 1, close - at_ - 1);
     const bool digits = std::all_of(inside.begin(), inside.end(), [](char c) { return c == ',' || isdigit(c); });
     if (inside.empty() || !digits || inside[0] == ',') unsupported("{ that is not {n}, {n,} or {n,m}");
     copy(inside.size() + 2);
@@ -109,18 +108,38 @@ class Translation {
 
   void escape() {
     switch (const char c = peek(1)) {
-      case 's': return put_set(kSpaces);
-      case 'S': return put_set(kNoSpaces);
-      case 'w': return put_set(kWord);
-      case 'W': return put_complement(kWord);
-      case 'h': return put_set(kHex);
-      case 'H': return put_complement(kHex);
-      case 'v': return put_set("\\x0B");
-      case 'u': return unicode_escape();
+      case 's':
+        return put_set(kSpaces);
+      case 'S':
+        return put_set(kNoSpaces);
+      case 'w':
+        return put_set(kWord);
+      case 'W':
+        return put_complement(kWord);
+      case 'h':
+        return put_set(kHex);
+      case 'H':
+        return put_complement(kHex);
+      case 'v':
+        return put_set("\\x0B");
+      case 'u':
+        return unicode_escape();
       case 'p':
-      case 'P': return property();
-      case 'r': case 'n': case 't': case 'f': case 'e': case 'a': case 'd': case 'D': case 'x': return copy(2);
-      case 'A': case 'z': case 'Z':
+      case 'P':
+        return property();
+      case 'r':
+      case 'n':
+      case 't':
+      case 'f':
+      case 'e':
+      case 'a':
+      case 'd':
+      case 'D':
+      case 'x':
+        return copy(2);
+      case 'A':
+      case 'z':
+      case 'Z':
         if (in_class_) unsupported("an anchor inside []");
         return copy(2);
       default:

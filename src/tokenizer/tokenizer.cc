@@ -76,15 +76,33 @@ std::string Tokenizer::decode(std::span<const TokenId> ids, bool skip_special_to
   return out += decoder.finish();
 }
 
-int64_t Tokenizer::vocab_size() const { return static_cast<int64_t>(state_->tokens.size()); }
-std::optional<TokenId> Tokenizer::bos() const { return state_->bos; }
-const std::vector<TokenId>& Tokenizer::eos() const { return state_->eos; }
-std::optional<TokenId> Tokenizer::pad() const { return state_->pad; }
-std::optional<TokenId> Tokenizer::token_to_id(std::string_view token) const { return state_->find(token); }
-bool Tokenizer::is_special(TokenId id) const { return state_->added.is_special(id); }
-const std::string& Tokenizer::hash() const { return state_->hash; }
-const std::string& Tokenizer::chat_template() const { return state_->chat_template; }
-const std::string& Tokenizer::where() const { return state_->where; }
+int64_t Tokenizer::vocab_size() const {
+  return static_cast<int64_t>(state_->tokens.size());
+}
+std::optional<TokenId> Tokenizer::bos() const {
+  return state_->bos;
+}
+const std::vector<TokenId>& Tokenizer::eos() const {
+  return state_->eos;
+}
+std::optional<TokenId> Tokenizer::pad() const {
+  return state_->pad;
+}
+std::optional<TokenId> Tokenizer::token_to_id(std::string_view token) const {
+  return state_->find(token);
+}
+bool Tokenizer::is_special(TokenId id) const {
+  return state_->added.is_special(id);
+}
+const std::string& Tokenizer::hash() const {
+  return state_->hash;
+}
+const std::string& Tokenizer::chat_template() const {
+  return state_->chat_template;
+}
+const std::string& Tokenizer::where() const {
+  return state_->where;
+}
 
 std::string Tokenizer::id_to_token(TokenId id) const {
   return state_->has_token(id) ? std::string(state_->tokens[id]) : std::string();

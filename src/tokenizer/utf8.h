@@ -31,8 +31,8 @@ class Utf8Repair {
 
  private:
   void begin(unsigned char byte, std::string& out);
-  std::string pending_;  // the beginning of a character
-  int missing_ = 0;      // bytes that the pending character still lacks
+  std::string pending_;                     // the beginning of a character
+  int missing_ = 0;                         // bytes that the pending character still lacks
   unsigned char low_ = 0x80, high_ = 0xBF;  // what the next byte may be
 };
 

@@ -9,9 +9,10 @@
 
 namespace {
 
-constexpr std::string_view kTexts[] = {
-    "", "Hello, world! It's 2026.\n\n  indented\ttext", "na\xC3\xAFve \xE9\x87\x8F\xE5\x8C\x96 \xF0\x9F\x98\x80 \xFF\xC3",
-    "<s>[INST] a b[/INST] \xE2\x96\x81\xE2\x96\x81<|im_end|>  <a><ab>", "                \r\n aaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+constexpr std::string_view kTexts[] = {"", "Hello, world! It's 2026.\n\n  indented\ttext",
+                                       "na\xC3\xAFve \xE9\x87\x8F\xE5\x8C\x96 \xF0\x9F\x98\x80 \xFF\xC3",
+                                       "<s>[INST] a b[/INST] \xE2\x96\x81\xE2\x96\x81<|im_end|>  <a><ab>",
+                                       "                \r\n aaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
 
 constexpr std::string_view kConfig =
     R"({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": "{{ '<|im_start|>' }}"})";

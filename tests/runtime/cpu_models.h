@@ -20,8 +20,9 @@ inline std::filesystem::path golden_models() {
 }
 
 inline std::vector<std::string> golden_model_names() {
-  return {"llama-gqa1-tied-fp32",          "llama-gqa3-tied-fp16",  "llama-gqa4-llama3rope-bf16",
-          "llama-gqa8-llama3rope-tied-fp16", "mistral-nowindow-fp32", "mistral-window16-bf16"};
+  return {"llama-gqa1-tied-fp32",       "llama-gqa3-tied-fp16",
+          "llama-gqa4-llama3rope-bf16", "llama-gqa8-llama3rope-tied-fp16",
+          "mistral-nowindow-fp32",      "mistral-window16-bf16"};
 }
 
 struct Golden {

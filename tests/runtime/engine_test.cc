@@ -210,14 +210,14 @@ TEST(Engine, AllLogitsComeOnceEachInOrderDespitePreemption) {
   std::vector<RequestId> ids;
   for (uint64_t i = 0; i < 4; ++i) {
     Request request = make_request(i, 13, 20);
-    request.logits = i % 2 == 0 ? LogitsWanted::all : LogitsWanted::sampled;
+    request.logits = i % 2 == 1 ? LogitsWanted::all : LogitsWanted::sampled;
     ids.push_back(f.add(request));
   }
   f.run_and_compare();
   EXPECT_GT(f.engine->stats().preemptions, 0);
   for (uint64_t i = 0; i < 4; ++i) {
     const Collected& c = f.collector.requests[ids[i]];
-    const int64_t first = i % 2 == 0 ? -12 : 0;
+    const int64_t first = i % 2 == 1 ? -12 : 0;
     ASSERT_EQ(static_cast<int64_t>(c.logits.size()), 20 - first);
     const std::vector<int32_t> prompt = make_request(i, 13, 0).prompt;
     for (int64_t p = first; p < 20; ++p) {

@@ -28,10 +28,11 @@ const Messages kAsked = {{"user", " What is 2+2? "}};
 const Messages kLong = {{"system", "Be brief."}, {"user", "Hi"}, {"assistant", " Hello. "}, {"user", "Bye"}};
 
 Tokenizer smollm2() {
-  return make({"<|im_start|>", "<|im_end|>"},
-              "{% for m in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou "
-              "are a test.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + "
-              "'\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}");
+  return make(
+      {"<|im_start|>", "<|im_end|>"},
+      "{% for m in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou "
+      "are a test.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + "
+      "'\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}");
 }
 
 TEST(Chat, ChatmlWithTheTemplatesOwnSystemMessage) {
@@ -49,27 +50,31 @@ TEST(Chat, ChatmlWithoutADefaultOrWithAnEscapedOne) {
   const std::vector<std::string> specials = {"<|im_start|>", "<|im_end|>"};
   EXPECT_EQ(render_chat(make(specials, "{{ '<|im_start|>' + role }}"), kAsked, false),
             "<|im_start|>user\n What is 2+2? <|im_end|>\n");
-  const std::string two = R"({{ '<|im_start|>system\n' + system + '<|im_end|>' }}{{ '<|im_start|>system\nA\nB<|im_end|>\n' }})";
+  const std::string two =
+      R"({{ '<|im_start|>system\n' + system + '<|im_end|>' }}{{ '<|im_start|>system\nA\nB<|im_end|>\n' }})";
   EXPECT_EQ(render_chat(make(specials, two), kAsked, false),
             "<|im_start|>system\nA\nB<|im_end|>\n<|im_start|>user\n What is 2+2? <|im_end|>\n");
 }
 
-const std::vector<std::string> kLlama3 = {"<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"};
+const std::vector<std::string> kLlama3 = {"<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>",
+                                          "<|eot_id|>"};
 
 TEST(Chat, Llama31WritesDates) {
   const Tokenizer tokenizer =
       make(kLlama3, "{{- \"<|start_header_id|>system\" }}{{- \"Cutting Knowledge Date: December 2023\\n\" }}",
            "<|begin_of_text|>", "<|eot_id|>");
   EXPECT_EQ(chat_family(tokenizer), ChatFamily::llama3);
-  EXPECT_EQ(render_chat(tokenizer, kAsked, true),
-            "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday "
-            "Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWhat is "
-            "2+2?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n");
-  EXPECT_EQ(render_chat(tokenizer, kLong, false, {.date = "22 Nov 2026"}),
-            "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday "
-            "Date: 22 Nov 2026\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
-            "<|start_header_id|>assistant<|end_header_id|>\n\nHello.<|eot_id|><|start_header_id|>user<|end_header_id|>"
-            "\n\nBye<|eot_id|>");
+  EXPECT_EQ(
+      render_chat(tokenizer, kAsked, true),
+      "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday "
+      "Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWhat is "
+      "2+2?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n");
+  EXPECT_EQ(
+      render_chat(tokenizer, kLong, false, {.date = "22 Nov 2026"}),
+      "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday "
+      "Date: 22 Nov 2026\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+      "<|start_header_id|>assistant<|end_header_id|>\n\nHello.<|eot_id|><|start_header_id|>user<|end_header_id|>"
+      "\n\nBye<|eot_id|>");
 }
 
 TEST(Chat, Llama3WithoutDates) {

@@ -80,9 +80,9 @@ TEST_P(Golden, AllStrings) {
     const std::string decoded = tokenizer.decode(ids);
     if (digest(ids, decoded) == hashes[i]) continue;
     ++wrong;
-    ADD_FAILURE() << "string " << i << ": " << Json(strings()[i]).dump() << "\nids " << Json(ids).dump()
-                  << "\ndecoded " << Json(decoded).dump() << "\nexpected: make_tokenizer_golden.py --explain "
-                  << GetParam() << " " << i;
+    ADD_FAILURE() << "string " << i << ": " << Json(strings()[i]).dump() << "\nids " << Json(ids).dump() << "\ndecoded "
+                  << Json(decoded).dump() << "\nexpected: make_tokenizer_golden.py --explain " << GetParam() << " "
+                  << i;
   }
 }
 

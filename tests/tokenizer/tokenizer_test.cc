@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include <array>
-#include <chrono>
+#include <ctime>
 #include <thread>
 
 #include "core/error.h"
@@ -21,8 +21,12 @@ namespace fs = std::filesystem;
 
 const std::string kGolden = QG_SOURCE_DIR "/tests/golden/tokenizer/";
 
-std::string golden_json(const std::string& kind) { return read_file(kGolden + kind + "/tokenizer.json"); }
-Tokenizer load(const std::string& kind) { return Tokenizer::from_json(golden_json(kind), "", kind); }
+std::string golden_json(const std::string& kind) {
+  return read_file(kGolden + kind + "/tokenizer.json");
+}
+Tokenizer load(const std::string& kind) {
+  return Tokenizer::from_json(golden_json(kind), "", kind);
+}
 
 // A folder that goes away with the test.
 class Folder {
@@ -103,9 +107,9 @@ TEST(Tokenizer, BytesThatAreNotUtf8CountAsReplacementCharacters) {
   const Tokenizer tokenizer = load("smollm2");
   const auto decoded = [&](std::string_view text) { return tokenizer.decode(tokenizer.encode(text, false)); };
   EXPECT_EQ(decoded("a\xFFz"), "a\uFFFDz");
-  EXPECT_EQ(decoded("\xE2\x82"), "\uFFFD");                              // the beginning of a character: one
-  EXPECT_EQ(decoded("\xED\xA0\x80"), "\uFFFD\uFFFD\uFFFD");              // a surrogate: one for each byte
-  EXPECT_EQ(decoded("\xF0\x9F\x98z\xC0\x80"), "\uFFFDz\uFFFD\uFFFD");    // cut off; too long a form
+  EXPECT_EQ(decoded("\xE2\x82"), "\uFFFD");                            // the beginning of a character: one
+  EXPECT_EQ(decoded("\xED\xA0\x80"), "\uFFFD\uFFFD\uFFFD");            // a surrogate: one for each byte
+  EXPECT_EQ(decoded("\xF0\x9F\x98z\xC0\x80"), "\uFFFDz\uFFFD\uFFFD");  // cut off; too long a form
   EXPECT_EQ(decoded(std::string_view("\0a\0", 3)), std::string_view("\0a\0", 3));
 }
 
@@ -146,10 +150,16 @@ TEST(Tokenizer, IsUsedByManyThreadsAtOnce) {
   for (const bool same : equal) EXPECT_TRUE(same);
 }
 
-// 1 MB of many kinds of text, each in under a second (a second more for slow machines). Quadratic time would be hours.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr double kSlowdown = 20;
+#else
+constexpr double kSlowdown = 1;
+#endif
+
+// 1 MB of many kinds of text, each in under a second; some 0.2 s at most were measured. Quadratic time would be hours.
 class Speed : public testing::TestWithParam<std::string> {};
 
-TEST_P(Speed, OneMegabyteInUnderTwoSeconds) {
+TEST_P(Speed, OneMegabyteInUnderASecond) {
   const Tokenizer tokenizer = load(GetParam());
   constexpr size_t kBytes = 1'000'000;
   const auto repeated = [](std::string_view part) {
@@ -176,12 +186,12 @@ TEST_P(Speed, OneMegabyteInUnderTwoSeconds) {
       {"broken bytes", repeated("\xFF\xF0\x9F")},
   };
   for (const auto& [name, text] : texts) {
-    const auto begin = std::chrono::steady_clock::now();
+    const std::clock_t begin = std::clock();  // processor time: other programs on the machine do not count
     const auto ids = tokenizer.encode(text, false);
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    EXPECT_LT(seconds.count(), 2.0) << name;
+    const double seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+    EXPECT_LT(seconds, kSlowdown * 1.0) << name;
     EXPECT_FALSE(ids.empty()) << name;
-    RecordProperty(std::string("seconds ") + name, std::to_string(seconds.count()));
+    RecordProperty(std::string("seconds ") + name, std::to_string(seconds));
   }
 }
 
@@ -229,7 +239,8 @@ std::vector<Broken> broken_files() {
       {"pre_tokenizer", small(R"("pre_tokenizer": {"type": "BertPreTokenizer"})"), "", "BertPreTokenizer"},
       {"decoder", small(R"("decoder": {"type": "WordPiece"})"), "", "WordPiece"},
       {"post_processor", small(R"("post_processor": {"type": "RobertaProcessing"})"), "", "RobertaProcessing"},
-      {"behavior", small(R"("pre_tokenizer": {"type": "Split", "behavior": "Odd", "pattern": {"String": "a"}})"), "", "Odd"},
+      {"behavior", small(R"("pre_tokenizer": {"type": "Split", "behavior": "Odd", "pattern": {"String": "a"}})"), "",
+       "Odd"},
       {"regex_syntax", split_at("(a"), "", "regular expression"},
       {"regex_escape", split_at("\\G"), "", "\\G"},
       {"regex_class", split_at("[a&&b]"), "", "&&"},
@@ -240,24 +251,32 @@ std::vector<Broken> broken_files() {
       {"regex_nested", split_at("[a[b]]"), "", "[ inside []"},
       {"regex_possessive", split_at("a{2}+"), "", "+ after {"},
       {"regex_reference", split_at("(a)\\1"), "", "\\1"},
-      {"empty_pattern", small(R"("normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "x"})"), "", "empty"},
+      {"empty_pattern", small(R"("normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "x"})"), "",
+       "empty"},
       {"metaspace", small(R"("pre_tokenizer": {"type": "Metaspace", "replacement": "_", "add_prefix_space": false,
-         "prepend_scheme": "always"})"), "", "contradicts"},
+         "prepend_scheme": "always"})"),
+       "", "contradicts"},
       {"merge_of_three", small("", R"("vocab": {"a": 0}, "merges": ["a a a"])"), "", "merges[0]"},
-      {"merge_unknown", small("", R"("vocab": {"a": 0}, "merges": [["a", "a"]])"), "", "\"aa\" is not in the vocabulary"},
+      {"merge_unknown", small("", R"("vocab": {"a": 0}, "merges": [["a", "a"]])"), "",
+       "\"aa\" is not in the vocabulary"},
       {"id_negative", small("", R"("vocab": {"a": -1}, "merges": [])"), "", "-1"},
       {"id_huge", small("", R"("vocab": {"a": 4000000000}, "merges": [])"), "", "4000000000"},
       {"id_twice", small("", R"("vocab": {"a": 0, "b": 0}, "merges": [])"), "", "id 0 belongs to"},
       {"unknown_token", small("", R"("vocab": {"a": 0}, "merges": [], "unk_token": "<unk>")"), "", "<unk>"},
       {"dropout", small("", R"("vocab": {"a": 0}, "merges": [], "dropout": 0.1)"), "", "dropout"},
-      {"suffix", small("", R"("vocab": {"a": 0}, "merges": [], "end_of_word_suffix": "</w>")"), "", "end_of_word_suffix"},
+      {"suffix", small("", R"("vocab": {"a": 0}, "merges": [], "end_of_word_suffix": "</w>")"), "",
+       "end_of_word_suffix"},
       {"added_id_huge", small(R"("added_tokens": [{"id": 99999999999, "content": "x"}])"), "", "added_tokens[0]"},
       {"added_id_taken", small(R"("added_tokens": [{"id": 1, "content": "x"}])"), "", "id 1 belongs to"},
       {"added_id_two", small(R"("added_tokens": [{"id": 7, "content": "b"}])"), "", "has the ids 1 and 7"},
-      {"template_id", small(R"("post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x"}},
-         {"Sequence": {"id": "A"}}], "special_tokens": {"x": {"ids": [2]}}})"), "", "from 0 to 1"},
-      {"template_without_text", small(R"("post_processor": {"type": "TemplateProcessing", "single": []})"), "", "0 times"},
-      {"strip_of_two", small(R"("decoder": {"type": "Strip", "content": "ab", "start": 1, "stop": 0})"), "", "one character"},
+      {"template_id",
+       small(R"("post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x"}},
+         {"Sequence": {"id": "A"}}], "special_tokens": {"x": {"ids": [2]}}})"),
+       "", "from 0 to 1"},
+      {"template_without_text", small(R"("post_processor": {"type": "TemplateProcessing", "single": []})"), "",
+       "0 times"},
+      {"strip_of_two", small(R"("decoder": {"type": "Strip", "content": "ab", "start": 1, "stop": 0})"), "",
+       "one character"},
       {"strip_negative", small(R"("decoder": {"type": "Strip", "content": "a", "start": -1, "stop": 0})"), "", "start"},
       {"deep", small("\"normalizer\": " + std::string(100, '[') + std::string(100, ']')), "", "nested"},
       {"eos_unknown", small(""), R"({"eos_token": "</s>"})", "</s>"},

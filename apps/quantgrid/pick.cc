@@ -1,0 +1,55 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "report/explain.h"
+#include "report/open_study.h"
+#include "verb.h"
+
+namespace qg {
+namespace {
+
+struct PickFlags {
+  StudyFiles files;
+  std::string language = "en";
+  bool json = false;
+};
+
+ExitCode pick_formats(const PickFlags& flags) {
+  if (flags.files.results.empty())
+    throw Error("no journal was named", "", "for example: quantgrid pick results/h100.jsonl");
+  const Study study = open_study(flags.files);
+  if (flags.json) {
+    fmt::print("{}\n", picks_as_json(study).dump(2));
+    return ExitCode::done;
+  }
+  const Speaker say(*parse_language(flags.language));
+  if (study.groups.empty()) fmt::print("{}\n", say("answer.none"));
+  for (const Group& group : study.groups) {
+    fmt::print("{}\n", group_title(study, group, say));
+    for (Use use : kUses) {
+      fmt::print("  {}\n", pick_sentence(study, group, use, say));
+      if (const std::string out = excluded_sentence(study, group, use, say); !out.empty()) fmt::print("    {}\n", out);
+    }
+  }
+  return ExitCode::done;
+}
+
+const RegisterVerb kPick{
+    {120, "pick", "The winner per (model, card) and use, and why", "quantgrid pick h100.jsonl l4.jsonl --lang zh",
+     [](CLI::App& command) {
+       auto flags = std::make_shared<PickFlags>();
+       command.add_option("journals,--journal", flags->files.results, "journals (.jsonl) and stores (.db)");
+       command.add_option("--grid", flags->files.grid, "grid file (default: the plan of 45 cases)");
+       command.add_option("--max-ppl-ratio", flags->files.max_ppl_ratio,
+                          "greatest perplexity over the FP16 baseline's (default 1.02)")
+           ->check(CLI::Range(1.0, 1000.0));
+       command.add_option("--max-kld", flags->files.max_kld_nats, "greatest KL divergence in nats (default 0.05)")
+           ->check(CLI::Range(0.0, 1000.0));
+       command.add_option("--lang", flags->language, "en or zh")->check(CLI::IsMember({"en", "zh"}));
+       command.add_flag("--json", flags->json, "print the picks as JSON");
+       return [flags] { return pick_formats(*flags); };
+     }}};
+
+}  // namespace
+}  // namespace qg

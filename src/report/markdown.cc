@@ -1,0 +1,82 @@
+#include <algorithm>
+
+#include "core/utc.h"
+#include "core/version.h"
+#include "grid/formats.h"
+#include "report/explain.h"
+#include "report/page.h"
+
+namespace qg {
+namespace {
+
+// Text from journals must not change the table that it stands in.
+std::string markdown_text(std::string_view text) {
+  std::string out;
+  for (char c : text) {
+    if (c == '|' || c == '<' || c == '`' || c == '\\' || c == '[') out += '\\';
+    out += c == '\n' ? ' ' : c;
+  }
+  return out;
+}
+
+std::string value_text(const Record* row) {
+  if (!row) return "–";
+  std::string text = figure(*row->value) + (row->synthetic ? "°" : "");
+  if (row->ci_lo && row->ci_hi) text += " (" + figure(*row->ci_lo) + "–" + figure(*row->ci_hi) + ")";
+  return text;
+}
+
+std::string cells_table(const Study& study, const std::vector<const Cell*>& cells, const Speaker& say) {
+  std::vector<std::string> workloads = speed_workloads(cells);
+  std::string head = "| " + say("grid.number") + " | " + say("answer.model") + " | " + say("grid.card") + " | " +
+                     say("grid.weights") + " | " + say("grid.kv") + " | " + say("grid.engine") + " | " + say("grid.state");
+  std::string line = "|--:|---|---|---|---|---|---";
+  for (const std::string& workload : workloads) head += " | " + workload + " " + say("grid.tok_s"), line += "|--:";
+  head += " | " + say("grid.ppl") + " | " + say("grid.kld") + " | " + say("grid.top1") + " |\n";
+  std::string text = head + line + "|--:|--:|--:|\n";
+  for (const Cell* cell : cells) {
+    std::string on;
+    for (const auto& [key, row] : cell->rows)
+      if (row->cross_target) on = study.card_label(row->measured_on);
+    text += "| " + (cell->about.number > 0 ? std::to_string(cell->about.number) : "–") + " | " +
+            markdown_text(study.model_label(cell->about.model)) + " | " + markdown_text(study.card_label(cell->about.gpu)) +
+            " | " + std::string(weight_format_spec(cell->about.weights).label) + " | " +
+            std::string(kv_format_spec(cell->about.kv).label) + " | " + markdown_text(cell->engine) + " | " +
+            markdown_text(say("state." + std::string(to_string(cell->state)), on));
+    for (const std::string& workload : workloads) text += " | " + value_text(shown_speed(*cell, workload));
+    text += " | " + value_text(cell->accuracy("ppl")) + " | " + value_text(cell->accuracy("kld_mean")) + " | " +
+            value_text(cell->accuracy("top1")) + " |\n";
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string markdown_page(const Study& study, const PageOptions& options) {
+  const Speaker say(options.language);
+  std::string text = "# " + say("page.title") + "\n\n" + say("page.question") + "\n\n## " + say("answer.title") + "\n";
+  if (study.groups.empty()) text += "\n" + say("answer.none") + "\n";
+  for (const Group& group : study.groups) {
+    text += "\n### " + markdown_text(group_title(study, group, say)) + "\n\n";
+    for (Use use : kUses) {
+      text += "- " + markdown_text(pick_sentence(study, group, use, say)) + "\n";
+      if (const std::string sure = confidence_sentence(group, use, say); !sure.empty())
+        text += "  " + markdown_text(sure) + "\n";
+      if (const std::string out = excluded_sentence(study, group, use, say); !out.empty())
+        text += "  " + markdown_text(out) + "\n";
+    }
+  }
+  std::vector<const Cell*> planned, others;
+  for (const Cell& cell : study.cells) (cell.in_grid ? planned : others).push_back(&cell);
+  text += "\n## " + say("grid.title") + "\n";
+  if (!others.empty()) text += "\n### " + say("grid.others") + "\n\n" + cells_table(study, others, say);
+  if (!planned.empty())
+    text += "\n### " + markdown_text(say("grid.plan", study.grid->title)) + "\n\n" + cells_table(study, planned, say);
+  text += "\n## " + say("method.title") + "\n\n" +
+          say("method.rule_admissible", figure(study.gates.max_ppl_ratio), figure(study.gates.max_kld_nats)) + " " +
+          say("method.rule_fastest", percent(study.gates.tie_share, 0)) + " " + say("method.rule_synthetic") + "\n";
+  std::string time = options.made_at.empty() ? utc_now() : options.made_at;
+  return text + "\n" + say("page.made", time.substr(0, 10), version() + " (" + build_commit() + ")") + "\n";
+}
+
+}  // namespace qg

@@ -1,0 +1,227 @@
+#include <algorithm>
+
+#include "grid/formats.h"
+#include "report/explain.h"
+#include "report/html.h"
+#include "report/page.h"
+
+namespace qg {
+namespace {
+
+constexpr size_t kGlanceFrom = 3;  // groups from which a table of all winners stands before the details
+
+std::string dot(WeightFormat weights) {
+  return "<i class=\"dot w-" + std::string(to_string(weights)) + "\" aria-hidden=\"true\"></i>";
+}
+
+std::string format_html(const Case& about) {
+  return dot(about.weights) + element("span", "", format_label(about));
+}
+
+// What a person should do for this use, as the large line of the card.
+const Candidate* shown_candidate(const Pick& pick) {
+  return pick.winner ? &*pick.winner : pick.least_bad ? &*pick.least_bad : nullptr;
+}
+
+std::string against_baseline(const Group& group, const UsePick& use, const Candidate& shown, const Speaker& say) {
+  if (!group.baseline || shown.case_id == group.baseline->about.id() || use.measure.kind == MeasureKind::footprint) return {};
+  for (const char* metric : {"output_tok_s", "prefill_tok_s", "max_batch"}) {
+    const Record* base = group.baseline->row(use.measure.workload, metric);
+    if (base && !base->cross_target && *base->value > 0)
+      return element("span", "chip num", say("answer.against_base", figure(*shown.value / *base->value)));
+  }
+  return {};
+}
+
+std::string rest_of_use(const Study& study, const Group& group, const UsePick& use, const Speaker& say) {
+  const Pick& pick = use.pick;
+  std::string html;
+  const auto line = [&](std::string_view key, const Candidate& other) {
+    const Cell& cell = *group.cell(other.case_id);
+    html += wrapped("div", "other",
+                    element("span", "muted", say(key)) + " " + format_html(cell.about) + " " +
+                        element("span", "num muted", measure_value(study, cell, use.measure, *other.value, say)));
+  };
+  for (const Candidate& tie : pick.ties) line("answer.tie", tie);
+  if (pick.runner_up) line("answer.runner_up", *pick.runner_up);
+  return html;
+}
+
+std::string use_item(const Study& study, const Group& group, Use which, const Speaker& say) {
+  const UsePick& use = group.for_use(which);
+  std::string html = wrapped("div", "use-name",
+                             element("strong", "", say("use." + std::string(to_string(which)))) +
+                                 element("span", "muted", use_hint(study, use, say)));
+  const Candidate* shown = shown_candidate(use.pick);
+  if (!shown) {
+    html += wrapped("div", "use-pick",
+                    element("span", "muted", say(use.any_value ? "answer.no_rank" : "answer.not_measured")));
+    return wrapped("li", "use", html);
+  }
+  const Cell& cell = *group.cell(shown->case_id);
+  std::string pick_html;
+  if (!use.pick.winner)
+    pick_html += element("p", "warning", say("answer.least_bad", format_label(cell.about)));
+  pick_html += wrapped("div", "winner", wrapped("strong", "format", format_html(cell.about)) +
+                                            element("span", "value num", measure_value(study, cell, use.measure, *shown->value, say)) +
+                                            against_baseline(group, use, *shown, say));
+  return wrapped("li", "use", html + wrapped("div", "use-pick", pick_html + rest_of_use(study, group, use, say)));
+}
+
+std::string interval_html(const Record* row, bool as_percent = false) {
+  if (!row) return "–";
+  std::string html = element("span", "", as_percent ? percent(*row->value) : figure(*row->value));
+  if (row->ci_lo && row->ci_hi)
+    html += element("small", "ci", as_percent ? percent(*row->ci_lo) + " – " + percent(*row->ci_hi)
+                                              : figure(*row->ci_lo) + " – " + figure(*row->ci_hi));
+  return html;
+}
+
+std::string ppl_html(const Cell& cell) {
+  const Record* ppl = cell.accuracy("ppl");
+  const auto ratio = ppl_ratio_of(cell);
+  if (!ppl) return "–";
+  std::string html = element("span", "", figure(*ppl->value));
+  if (ratio && !cell.about.is_fp16_baseline()) html += element("small", "ci", signed_percent(*ratio - 1));
+  return html;
+}
+
+std::string weights_html(const Study& study, const Group& group, const Cell& cell, const Speaker& say) {
+  const auto bytes = weights_bytes_of(study, cell);
+  if (!bytes) return "–";
+  std::string html = element("span", "", bytes_figure(*bytes));
+  const auto base = group.baseline ? weights_bytes_of(study, *group.baseline) : std::nullopt;
+  if (base && *base > 0 && !cell.about.is_fp16_baseline())
+    html += element("small", "ci", say("cost.of_fp16", percent(*bytes / *base, 0)));
+  return html;
+}
+
+std::optional<double> cost_of(const Group& group, const Cell& cell, const Prices& prices) {
+  for (const char* workload : {"1000/1000", "decode/b64", "decode/b8", "decode/b1"})
+    if (const Record* speed = shown_speed(cell, workload)) return prices.per_million_tokens(group.gpu, *speed->value);
+  return {};
+}
+
+// The formats that are named above, and the baseline that they are compared with.
+std::vector<const Cell*> named_cells(const Group& group) {
+  std::vector<const Cell*> cells;
+  const auto add = [&](const Cell* cell) {
+    if (cell && std::find(cells.begin(), cells.end(), cell) == cells.end()) cells.push_back(cell);
+  };
+  for (const UsePick& use : group.picks) {
+    if (const Candidate* shown = shown_candidate(use.pick)) add(group.cell(shown->case_id));
+    for (const Candidate& tie : use.pick.ties) add(group.cell(tie.case_id));
+    if (use.pick.runner_up) add(group.cell(use.pick.runner_up->case_id));
+  }
+  add(group.baseline);
+  return cells;
+}
+
+std::string costs_table(const Study& study, const Group& group, const PageOptions& options, const Speaker& say) {
+  const std::vector<const Cell*> cells = named_cells(group);
+  if (cells.empty()) return {};
+  const bool with_cost = options.prices && options.prices->per_hour.contains(group.gpu);
+  std::string head;
+  for (const char* key : {"answer.format", "cost.ppl", "cost.kld", "cost.top1", "cost.weights"})
+    head += element("th", head.empty() ? "" : "num", say(key));
+  if (with_cost) head += element("th", "num", say("cost.money"));
+  std::string rows;
+  for (const Cell* cell : cells) {
+    std::string row = wrapped("th", "format", format_html(cell->about));
+    row += wrapped("td", "num", ppl_html(*cell));
+    row += wrapped("td", "num", cell->about.is_fp16_baseline() ? "0" : interval_html(cell->accuracy("kld_mean")));
+    row += wrapped("td", "num", cell->about.is_fp16_baseline() ? "–" : interval_html(cell->accuracy("top1"), true));
+    row += wrapped("td", "num", weights_html(study, group, *cell, say));
+    if (with_cost) {
+      const auto cost = cost_of(group, *cell, *options.prices);
+      row += element("td", "num", cost ? say("answer.per_million", options.prices->currency + " " + figure(*cost)) : "–");
+    }
+    rows += wrapped("tr", "", row);
+  }
+  return element("h4", "", say("answer.price")) +
+         "<div class=\"scroll\" tabindex=\"0\"><table class=\"costs\">" + wrapped("thead", "", wrapped("tr", "", head)) +
+         wrapped("tbody", "", rows) + "</table></div>";
+}
+
+std::string sure_list(const Study& study, const Group& group, const Speaker& say) {
+  std::string sure, rest;
+  for (Use use : kUses) {
+    if (const std::string text = confidence_sentence(group, use, say); !text.empty()) sure += element("li", "", text);
+    if (const std::string text = excluded_sentence(study, group, use, say); !text.empty())
+      rest += element("li", "", say("use." + std::string(to_string(use))) + ". " + text);
+  }
+  std::string html;
+  if (!sure.empty()) html += element("h4", "", say("answer.sure")) + wrapped("ul", "small", sure);
+  if (!rest.empty()) html += wrapped("ul", "small muted", rest);
+  return html;
+}
+
+std::string group_card(const Study& study, const Group& group, const PageOptions& options, const Speaker& say) {
+  std::string eyebrow = element("span", "", group.on_cpu ? say("answer.cpu") : study.card_label(group.gpu));
+  if (group.engine != "native") eyebrow += element("span", "badge", group.engine);
+  std::string html = wrapped("header", "", wrapped("p", "eyebrow", eyebrow) +
+                                               element("h3", "", study.model_label(group.model)));
+  if (group.on_cpu) html += element("p", "note", say("answer.cpu_note"));
+  std::string uses;
+  for (Use use : kUses) uses += use_item(study, group, use, say);
+  html += wrapped("ul", "uses", uses);
+  html += costs_table(study, group, options, say) + sure_list(study, group, say);
+  return wrapped("article", "pick", html);
+}
+
+std::string glance_table(const Study& study, const Speaker& say) {
+  std::string head = element("th", "", say("answer.model")) + element("th", "", say("answer.card"));
+  for (Use use : kUses) head += element("th", "", say("use." + std::string(to_string(use))));
+  std::string rows;
+  for (const Group& group : study.groups) {
+    std::string row = element("th", "", study.model_label(group.model)) +
+                      element("td", "", (group.on_cpu ? say("answer.cpu") : study.card_label(group.gpu)) +
+                                            (group.engine == "native" ? "" : " · " + group.engine));
+    for (Use which : kUses) {
+      const UsePick& use = group.for_use(which);
+      if (use.pick.winner) {
+        const Cell& cell = *group.cell(use.pick.winner->case_id);
+        std::string cell_html = wrapped("span", "format", format_html(cell.about)) +
+                                element("small", "ci num", measure_value(study, cell, use.measure, *use.pick.winner->value, say));
+        for (const Candidate& tie : use.pick.ties)
+          cell_html += element("small", "ci", say("answer.tie") + " " + format_label(group, tie.case_id));
+        row += wrapped("td", "", cell_html);
+      } else {
+        row += element("td", "muted", say(use.any_value ? "answer.no_rank" : "answer.not_measured"));
+      }
+    }
+    rows += wrapped("tr", "", row);
+  }
+  return element("h3", "", say("answer.glance")) + "<div class=\"scroll\" tabindex=\"0\"><table class=\"glance\">" +
+         wrapped("thead", "", wrapped("tr", "", head)) + wrapped("tbody", "", rows) + "</table></div>";
+}
+
+std::string unmeasured_pairs(const Study& study, const Speaker& say) {
+  std::vector<std::string> pairs;
+  for (const Cell& cell : study.cells) {
+    if (!cell.in_grid) continue;
+    const bool measured = std::any_of(study.groups.begin(), study.groups.end(), [&](const Group& group) {
+      return group.model == cell.about.model && group.gpu == cell.about.gpu;
+    });
+    const std::string name = study.model_label(cell.about.model) + " / " + study.card_label(cell.about.gpu);
+    if (!measured && std::find(pairs.begin(), pairs.end(), name) == pairs.end()) pairs.push_back(name);
+  }
+  std::string list;
+  for (const std::string& pair : pairs) list += (list.empty() ? "" : say("list.comma")) + pair;
+  return list.empty() ? list : element("p", "muted small", say("answer.unmeasured_pairs", list));
+}
+
+}  // namespace
+
+std::string answer_section(const Study& study, const PageOptions& options) {
+  const Speaker say(options.language);
+  std::string html = element("h2", "", say("answer.title"));
+  if (study.groups.empty()) html += element("p", "lead", say("answer.none"));
+  if (study.groups.size() >= kGlanceFrom) html += glance_table(study, say);
+  std::string cards;
+  for (const Group& group : study.groups) cards += group_card(study, group, options, say);
+  html += wrapped("div", study.groups.size() == 1 ? "picks single" : "picks", cards) + unmeasured_pairs(study, say);
+  return "<section id=\"answer\">" + html + "</section>";
+}
+
+}  // namespace qg
