@@ -9,7 +9,9 @@ for tool in cmake ninja; do
   command -v "$tool" >/dev/null || { echo "build: $tool is not installed; run 'make setup'" >&2; exit 4; }
 done
 echo "== build: preset $preset: $*"
-cmake --preset "$preset" >"/tmp/quantgrid-configure.$$" 2>&1 || { cat "/tmp/quantgrid-configure.$$"; rm -f "/tmp/quantgrid-configure.$$"; exit 1; }
-grep -- '-- quantgrid:' "/tmp/quantgrid-configure.$$" || true
-rm -f "/tmp/quantgrid-configure.$$"
-cmake --build "build/$preset" --target "$@"
+configured=$(cmake --preset "$preset" 2>&1) || { echo "$configured"; exit 1; }
+grep -- '-- quantgrid:' <<<"$configured" || true
+quiet=()
+[[ -t 1 ]] || quiet=(-- --quiet)
+cmake --build "build/$preset" --target "$@" "${quiet[@]}"
+echo "== build: preset $preset took $SECONDS s"

@@ -28,12 +28,12 @@ Load load_of(const BenchFlags& flags) {
   if (flags.concurrency > 0) {
     load.arrival = Arrival::concurrency;
     load.batch = flags.concurrency;
-    load.decode = false;
+    load.speed = SpeedKind::throughput;
     load.name = fmt::format("{}/{} c{}", flags.isl, flags.osl, flags.concurrency);
   } else if (flags.rate > 0) {
     load.arrival = Arrival::rate;
     load.rate_per_s = flags.rate;
-    load.decode = false;
+    load.speed = SpeedKind::throughput;
     if (load.requests == 0) load.requests = 100;
     load.name = fmt::format("{}/{} at {}/s", flags.isl, flags.osl, flags.rate);
   } else {

@@ -50,20 +50,20 @@ ExitCode convert(const ConvertFlags& flags) {
   return ExitCode::done;
 }
 
-const RegisterVerb kConvert{
-    {50, "convert", "A checkpoint with a fixed KV format, for TensorRT-LLM's TensorRT backend",
-     "quantgrid convert --model llama-3.1-8b-instruct-trtllm-ckpt-wq_fp8-kv_fp16 \\\n"
-     "      --out llama-3.1-8b-instruct-trtllm-ckpt-wq_fp8-kv_fp8 --kv fp8",
-     [](CLI::App& command) {
-       auto flags = std::make_shared<ConvertFlags>();
-       command.add_option("--model", flags->model, "checkpoint folder (-kv_fp16)")->required();
-       command.add_option("--out", flags->out, "folder to make")->required();
-       command.add_option("--layout", flags->layout, "layout to make (default trtllm)");
-       command.add_option("--kv", flags->kv, "KV format to fix: fp8 or int8");
-       command.add_option("--tp", flags->tensor_parallel, "GPUs that share the checkpoint (default 1)");
-       command.add_flag("--json", flags->json, "print the result as JSON");
-       return [flags] { return convert(*flags); };
-     }}};
+const RegisterVerb kConvert{{50, "convert", "A checkpoint with a fixed KV format, for TensorRT-LLM's TensorRT backend",
+                             "quantgrid convert --model llama-3.1-8b-instruct-trtllm-ckpt-wq_fp8-kv_fp16 \\\n"
+                             "      --out llama-3.1-8b-instruct-trtllm-ckpt-wq_fp8-kv_fp8 --kv fp8",
+                             [](CLI::App& command) {
+                               auto flags = std::make_shared<ConvertFlags>();
+                               command.add_option("--model", flags->model, "checkpoint folder (-kv_fp16)")->required();
+                               command.add_option("--out", flags->out, "folder to make")->required();
+                               command.add_option("--layout", flags->layout, "layout to make (default trtllm)");
+                               command.add_option("--kv", flags->kv, "KV format to fix: fp8 or int8");
+                               command.add_option("--tp", flags->tensor_parallel,
+                                                  "GPUs that share the checkpoint (default 1)");
+                               command.add_flag("--json", flags->json, "print the result as JSON");
+                               return [flags] { return convert(*flags); };
+                             }}};
 
 }  // namespace
 }  // namespace qg

@@ -46,8 +46,10 @@ void print_lineage(const std::optional<Lineage>& lineage) {
     fmt::print("lineage    none\n");
     return;
   }
-  fmt::print("lineage    from {} (sha256 {}), made {} by quantgrid {} ({}), seed {}\n", lineage->base_model,
-             lineage->base_hash, lineage->created, lineage->tool_version, lineage->tool_commit, lineage->seed);
+  fmt::print("lineage    from {}, made{}{} by quantgrid {} ({}), seed {}\n", lineage->base_model,
+             lineage->created.empty() ? "" : " ", lineage->created, lineage->tool_version, lineage->tool_commit,
+             lineage->seed);
+  if (!lineage->base_hash.empty()) fmt::print("           base sha256 {}\n", lineage->base_hash);
   fmt::print("           recipe {}\n", lineage->recipe.dump());
   if (!lineage->calibration_hash.empty())
     fmt::print("           calibration text sha256 {}\n", lineage->calibration_hash);
@@ -95,16 +97,15 @@ struct InspectFlags {
   bool json = false;
 };
 
-const RegisterVerb kInspect{{60, "inspect", "What a checkpoint holds, its lineage, and whether it is sound",
-                             "quantgrid inspect models/smollm2-135m-instruct", [](CLI::App& command) {
-                               auto flags = std::make_shared<InspectFlags>();
-                               command
-                                   .add_option("folder", flags->folder,
-                                               "model folder, or \"org/name\" in the Hugging Face cache")
-                                   ->required();
-                               command.add_flag("--json", flags->json, "print everything as JSON");
-                               return [flags] { return inspect(flags->folder, flags->json); };
-                             }}};
+const RegisterVerb kInspect{
+    {60, "inspect", "What a checkpoint holds, its lineage, and whether it is sound",
+     "quantgrid inspect models/smollm2-135m-instruct", [](CLI::App& command) {
+       auto flags = std::make_shared<InspectFlags>();
+       command.add_option("folder", flags->folder, "model folder, or \"org/name\" in the Hugging Face cache")
+           ->required();
+       command.add_flag("--json", flags->json, "print everything as JSON");
+       return [flags] { return inspect(flags->folder, flags->json); };
+     }}};
 
 }  // namespace
 }  // namespace qg

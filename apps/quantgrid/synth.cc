@@ -46,8 +46,7 @@ ExitCode synth(SynthFlags flags) {
   write_synthetic_model(table, hf_rules_of_family(table.shape.family), flags.options, flags.folder);
   const int64_t parameters = table.shape.linear_params() + table.shape.embedding_params();
   if (flags.json)
-    fmt::print("{}\n",
-               Json{{"out", flags.folder}, {"parameters", parameters}, {"seed", flags.options.seed}}.dump(2));
+    fmt::print("{}\n", Json{{"out", flags.folder}, {"parameters", parameters}, {"seed", flags.options.seed}}.dump(2));
   else
     fmt::print("{}: {} in {}, {:.3f}e9 parameters, random weights of seed {}: good for speed, not for accuracy\n",
                flags.folder, flags.model, flags.dtype, static_cast<double>(parameters) * 1e-9, flags.options.seed);
@@ -76,7 +75,8 @@ const RegisterVerb kSynth{
        command.add_option("--seed", flags->options.seed, "the same seed makes the same bytes (default 0)");
        command.add_option("--dtype", flags->dtype, "float16, bfloat16 or float32 (default float16)")
            ->check(CLI::IsMember({"float16", "bfloat16", "float32"}));
-       command.add_option("--outliers", flags->options.outliers, "channels that every norm amplifies by 20 (default 0)")
+       command
+           .add_option("--outliers", flags->options.outliers, "channels that every norm amplifies by 20 (default 0)")
            ->check(CLI::NonNegativeNumber);
        command.add_flag("--json", flags->json, "print the result as JSON");
        declare_shape(command, *flags);

@@ -33,7 +33,7 @@ std::optional<Load> parse_load(const std::string& name) {
   if (!isl || !osl) return std::nullopt;
   w.isl = *isl;
   w.osl = *osl;
-  w.decode = false;
+  w.speed = SpeedKind::throughput;
   w.rounds = 1;
   w.batch = 0;  // as many as make at least twice the running batch; the caller knows it
   return w;

@@ -13,6 +13,13 @@ enum class Arrival {
   rate,         // Poisson arrivals at a stated rate
 };
 
+// What output_tok_s of a measurement counts.
+enum class SpeedKind {
+  decode,      // output tokens from the last first token on
+  throughput,  // all output tokens over the whole run
+  prefill,     // prompt tokens until the last first token
+};
+
 struct Load {
   std::string name;       // "decode/b8", "1000/1000"
   int64_t isl = 128, osl = 256;  // tokens in and out of every request
@@ -21,7 +28,7 @@ struct Load {
   double rate_per_s = 0;    // rate
   int64_t requests = 0;     // concurrency and rate: in all; 0 = chosen from the batch
   int64_t rounds = 5;       // together: measured rounds after one warm-up
-  bool decode = true;       // speed counted from the first tokens on (decode) or over everything (throughput)
+  SpeedKind speed = SpeedKind::decode;
   uint64_t seed = 42;
 };
 

@@ -179,16 +179,18 @@ BenchResult measure(LoadTarget& target, const Load& load, const std::function<vo
     ++result.rounds;
     collect(round, result, ttft, tpot, itl);
     if (result.failed == result.requests) break;
-    speeds.push_back(load.decode ? decode_speed(round) : throughput_speed(round));
     result.seconds += span_seconds(round);
     tokens_in += count * load.isl;
     tokens_out += static_cast<int64_t>(round.token_times.size());
     double last_first = 0;
     for (const RequestTrace& r : round.requests) last_first = std::max(last_first, r.first);
     if (last_first > 0) prefill.push_back(static_cast<double>(count * load.isl) / last_first);
+    speeds.push_back(load.speed == SpeedKind::decode    ? decode_speed(round)
+                     : load.speed == SpeedKind::prefill ? prefill.back()
+                                                        : throughput_speed(round));
   }
   if (speeds.empty()) throw Error("every request failed: " + result.first_error, load.name);
-  result.output_tok_s = !load.decode && speeds.size() == 1 ? throughput_estimate(round) : geometric_mean(speeds);
+  result.output_tok_s = load.speed == SpeedKind::throughput && speeds.size() == 1 ? throughput_estimate(round) : geometric_mean(speeds);
   result.total_tok_s = static_cast<double>(tokens_in + tokens_out) / result.seconds;
   result.ttft_ms_p50 = quantile(ttft, 0.5);
   result.ttft_ms_p99 = quantile(ttft, 0.99);

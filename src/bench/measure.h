@@ -27,7 +27,7 @@ struct RoundTrace {
 };
 
 struct BenchResult {
-  Estimate output_tok_s;
+  Estimate output_tok_s;                                    // of a prefill load: prompt tokens per second
   double total_tok_s = 0;                                   // input and output tokens
   double ttft_ms_p50 = 0, ttft_ms_p99 = 0, tpot_ms_p50 = 0, itl_ms_p50 = 0, itl_ms_p99 = 0;
   double prefill_tok_s = 0;                                 // input tokens / (last first token - first offer)

@@ -23,7 +23,7 @@ std::string byte_character(int byte) {
 }
 
 Json special(int id, const char* text) {
-  return {{"id", id},        {"content", text},    {"single_word", false}, {"lstrip", false},
+  return {{"id", id},        {"content", text},     {"single_word", false}, {"lstrip", false},
           {"rstrip", false}, {"normalized", false}, {"special", true}};
 }
 

@@ -31,9 +31,12 @@ std::optional<Layout> parse_layout(std::string_view name) {
 
 std::unique_ptr<CheckpointWriter> create_checkpoint(const WriterOptions& options) {
   switch (options.layout) {
-    case Layout::huggingface: return create_huggingface(options);
-    case Layout::trtllm: return create_trtllm(options);
-    default: break;
+    case Layout::huggingface:
+      return create_huggingface(options);
+    case Layout::trtllm:
+      return create_trtllm(options);
+    default:
+      break;
   }
   throw Error("layout " + std::string(to_string(options.layout)) + " is not written yet", options.out.string(),
               "use --layout trtllm", ExitCode::cannot_here);

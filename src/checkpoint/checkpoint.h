@@ -32,11 +32,11 @@ class Checkpoint {
   // One fused linear layer: parts stacked along n. Safe from several threads.
   virtual LinearWeights linear(const LinearSpec& spec) const = 0;
 
-  virtual const KvScales& kv_scales() const = 0;       // from the sidecar, or from inside where the layout fixes KV
+  virtual const KvScales& kv_scales() const = 0;  // from the sidecar, or from inside where the layout fixes KV
   virtual const std::optional<Lineage>& lineage() const = 0;
   virtual const std::filesystem::path& folder() const = 0;
-  virtual int64_t stored_bytes() const = 0;            // of all weight files
-  virtual std::string weights_hash() const = 0;        // sha256 over names and bytes of all tensors; slow for big ones
+  virtual int64_t stored_bytes() const = 0;      // of all weight files
+  virtual std::string weights_hash() const = 0;  // sha256 over names and bytes of all tensors; slow for big ones
   virtual const TensorSet* stored() const { return nullptr; }  // the files below; null when there are none
 };
 
@@ -63,7 +63,7 @@ struct WriterOptions {
   ModelTable table;
   QuantSpec quant;
   DType dtype = DType::f16;
-  std::string architecture;  // "LlamaForCausalLM"
+  std::string architecture;         // "LlamaForCausalLM"
   std::optional<HfRules> hf_rules;  // the family's row; needed for Layout::huggingface
 };
 // Throws Error when the layout cannot hold what `quant` says, before anything is written.

@@ -10,7 +10,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool has_file(const fs::path& folder, const std::string& name) { return fs::exists(folder / name); }
+bool has_file(const fs::path& folder, const std::string& name) {
+  return fs::exists(folder / name);
+}
 
 // Name of the first file (in order of names) that ends so; empty when there is none.
 std::string file_ending_with(const fs::path& folder, const std::string& ending) {
@@ -27,8 +29,9 @@ void check_is_folder(const fs::path& path) {
   std::error_code code;
   if (fs::is_directory(path, code)) return;
   if (!fs::exists(path, code))
-    throw Error("there is no such folder", path.string(), "give the folder of a model, or \"org/name\" of one in the "
-                                                          "Hugging Face cache");
+    throw Error("there is no such folder", path.string(),
+                "give the folder of a model, or \"org/name\" of one in the "
+                "Hugging Face cache");
   if (path.extension() == ".gguf")
     throw Error("is a GGUF file, which is not read", path.string(),
                 "give a Hugging Face folder with safetensors weights");

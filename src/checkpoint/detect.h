@@ -6,8 +6,9 @@
 
 namespace qg {
 
-// The layout of a folder that we read. Throws Error that names the kind and says what to do when it is one that we do not
-// read: PyTorch .bin files, GGUF, an adapter, a TensorRT engine, a folder that another tool has quantized, or no model.
+// The layout of a folder that we read. Throws Error that names the kind and says what to do when it is one that we do
+// not read: PyTorch .bin files, GGUF, an adapter, a TensorRT engine, a folder that another tool has quantized, or no
+// model.
 Layout detect_layout(const std::filesystem::path& folder);
 
 }  // namespace qg

@@ -30,8 +30,7 @@ void TensorCheck::expect(const std::string& name, const Shape& shape, const std:
     return;
   }
   if (stored->shape != shape)
-    problem("tensor " + name + " has shape " + to_string(stored->shape) + ", config.json asks for " +
-            to_string(shape));
+    problem("tensor " + name + " has shape " + to_string(stored->shape) + ", config.json asks for " + to_string(shape));
   if (std::find(dtypes.begin(), dtypes.end(), stored->dtype) == dtypes.end())
     problem("tensor " + name + " is " + std::string(to_string(stored->dtype)) + ", should be " + names_of(dtypes));
 }
@@ -72,9 +71,8 @@ Tensor row_range(const Tensor& matrix, int64_t begin, int64_t rows) {
 }
 
 void copy_side_files(const fs::path& from, const fs::path& to) {
-  for (const char* name :
-       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
-        "generation_config.json", "chat_template.jinja", "chat_template.json"}) {
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                           "tokenizer.model", "generation_config.json", "chat_template.jinja", "chat_template.json"}) {
     if (!fs::is_regular_file(from / name)) continue;
     write_file(to / name, read_file(from / name));
   }

@@ -9,7 +9,9 @@ namespace {
 
 constexpr const char* kOnlyFix = "only models that do not need this can be run";
 
-int64_t dimension(const JsonReader& reader, const char* key, int64_t max) { return reader.get_int(key, {}, 1, max); }
+int64_t dimension(const JsonReader& reader, const char* key, int64_t max) {
+  return reader.get_int(key, {}, 1, max);
+}
 
 void must_be_false(const JsonReader& reader, const char* key) {
   if (reader.get_bool(key, false))
@@ -45,9 +47,9 @@ void parse_rope(const Json& config, const JsonReader& reader, ModelShape& shape)
     if (parameters.has("rope_theta")) inner = parameters.get_double("rope_theta");
   }
   if (inner && outer && *inner != *outer)
-    throw Error("\"rope_theta\" is " + std::to_string(*outer) + ", but " + std::to_string(*inner) +
-                    " in \"rope_parameters\"",
-                reader.where());
+    throw Error(
+        "\"rope_theta\" is " + std::to_string(*outer) + ", but " + std::to_string(*inner) + " in \"rope_parameters\"",
+        reader.where());
   shape.rope_theta = inner ? *inner : outer.value_or(10000.0);
   std::optional<int64_t> original;
   if (reader.has("original_max_position_embeddings"))
@@ -138,8 +140,8 @@ HfConfig parse_hf_config(const Json& config, const std::string& where, const HfR
   shape.layers = dimension(reader, "num_hidden_layers", 1024);
   shape.hidden = dimension(reader, "hidden_size", 1 << 17);
   shape.heads = dimension(reader, "num_attention_heads", 4096);
-  shape.kv_heads = reader.get_int("num_key_value_heads", rules.default_kv_heads ? rules.default_kv_heads : shape.heads,
-                                  1, 4096);
+  shape.kv_heads =
+      reader.get_int("num_key_value_heads", rules.default_kv_heads ? rules.default_kv_heads : shape.heads, 1, 4096);
   if (!reader.has("head_dim") && shape.hidden % shape.heads != 0)
     throw Error("\"hidden_size\" " + std::to_string(shape.hidden) + " is not a multiple of \"num_attention_heads\" " +
                     std::to_string(shape.heads) + ", and there is no \"head_dim\"",
@@ -161,9 +163,9 @@ HfConfig parse_hf_config(const Json& config, const std::string& where, const HfR
 void check_shape_limits(const ModelShape& shape, const std::string& where) {
   const auto within = [&](const char* what, int64_t value, int64_t max) {
     if (value < 1 || value > max)
-      throw Error(std::string(what) + " is " + std::to_string(value) + ", should be between 1 and " +
-                      std::to_string(max),
-                  where);
+      throw Error(
+          std::string(what) + " is " + std::to_string(value) + ", should be between 1 and " + std::to_string(max),
+          where);
   };
   within("the number of layers", shape.layers, 1024);
   within("the hidden width", shape.hidden, 1 << 17);
@@ -175,9 +177,9 @@ void check_shape_limits(const ModelShape& shape, const std::string& where) {
   within("the context length", shape.max_position, INT32_MAX);
   within("heads × head_dim", shape.q_rows(), 1 << 18);
   if (shape.heads % shape.kv_heads != 0)
-    throw Error(std::to_string(shape.heads) + " heads are not a multiple of " + std::to_string(shape.kv_heads) +
-                    " KV heads",
-                where);
+    throw Error(
+        std::to_string(shape.heads) + " heads are not a multiple of " + std::to_string(shape.kv_heads) + " KV heads",
+        where);
   if (shape.head_dim % 2 != 0)
     throw Error("head_dim " + std::to_string(shape.head_dim) + " is odd; RoPE turns pairs", where);
   if (!(shape.rope_theta > 0 && shape.rope_theta <= 1e15))
@@ -207,7 +209,8 @@ Json make_hf_config(const ModelShape& shape, DType dtype, const HfRules& rules) 
               {"torch_dtype", type},
               {"use_cache", true},
               {"vocab_size", shape.vocab}};
-  if (rules.sliding_window) config["sliding_window"] = shape.sliding_window ? Json(*shape.sliding_window) : Json(nullptr);
+  if (rules.sliding_window)
+    config["sliding_window"] = shape.sliding_window ? Json(*shape.sliding_window) : Json(nullptr);
   return config;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// config.json of a Hugging Face folder: the numbers of the model, with the keys that must have one value checked, so that
-// a model that we would compute wrongly is refused by name.
+// config.json of a Hugging Face folder: the numbers of the model, with the keys that must have one value checked, so
+// that a model that we would compute wrongly is refused by name.
 #include <filesystem>
 #include <optional>
 #include <string>

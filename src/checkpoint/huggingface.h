@@ -6,8 +6,8 @@
 
 namespace qg {
 
-// Opens an unquantized folder whose config.json made `table`; throws Error when tensors are missing, extra, or of another
-// shape. Linear layers of one part are views on the file, fused ones copies.
+// Opens an unquantized folder whose config.json made `table`; throws Error when tensors are missing, extra, or of
+// another shape. Linear layers of one part are views on the file, fused ones copies.
 std::unique_ptr<Checkpoint> open_huggingface(const std::filesystem::path& folder, ModelTable table);
 
 // Writes one model.safetensors; fp16 weights (in WriterOptions::dtype) only.

@@ -41,7 +41,8 @@ bool sample_is_broken(const Tensor& tensor) {
   std::vector<float> values(kPiece);
   for (int64_t i = 0; i < pieces; ++i) {
     const int64_t last_begin = std::max<int64_t>(count - kPiece, 0);
-    const int64_t begin = pieces == 1 ? 0 : last_begin / (pieces - 1) * i + (i == pieces - 1 ? last_begin % (pieces - 1) : 0);
+    const int64_t begin =
+        pieces == 1 ? 0 : last_begin / (pieces - 1) * i + (i == pieces - 1 ? last_begin % (pieces - 1) : 0);
     const auto length = static_cast<size_t>(std::min(kPiece, count - begin));
     f32_from_any(tensor.dtype, tensor.data + static_cast<size_t>(begin) * size_bytes(tensor.dtype), values.data(),
                  length);
@@ -63,11 +64,21 @@ void check_scales(const std::string& name, const Tensor& tensor, std::vector<std
 
 void add_bytes(Inspection& inspection, Kind kind, int64_t bytes) {
   switch (kind) {
-    case Kind::embedding: inspection.embedding_bytes += bytes; break;
-    case Kind::lm_head: inspection.lm_head_bytes += bytes; break;
-    case Kind::norm: inspection.norm_bytes += bytes; break;
-    case Kind::linear: inspection.linear_bytes += bytes; break;
-    case Kind::scale: inspection.scale_bytes += bytes; break;
+    case Kind::embedding:
+      inspection.embedding_bytes += bytes;
+      break;
+    case Kind::lm_head:
+      inspection.lm_head_bytes += bytes;
+      break;
+    case Kind::norm:
+      inspection.norm_bytes += bytes;
+      break;
+    case Kind::linear:
+      inspection.linear_bytes += bytes;
+      break;
+    case Kind::scale:
+      inspection.scale_bytes += bytes;
+      break;
   }
 }
 

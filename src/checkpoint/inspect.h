@@ -17,7 +17,8 @@ struct Inspection {
   bool sound() const { return problems.empty(); }
 };
 
-// Reads all scales, and a sample of each weight: at most 64 pieces of 1,024 elements, the first and the last among them.
+// Reads all scales, and a sample of each weight: at most 64 pieces of 1,024 elements, the first and the last among
+// them.
 Inspection inspect_checkpoint(const Checkpoint& checkpoint);
 
 // What `quantgrid inspect --json` prints.

@@ -22,7 +22,8 @@ std::vector<float> read_list(const SafetensorsFile& file, const std::string& nam
 
 std::vector<KvScale> read_pair(const SafetensorsFile& file, const std::string& format, int64_t layers) {
   const std::vector<float> k = read_list(file, format + ".k", layers), v = read_list(file, format + ".v", layers);
-  if (k.size() != v.size()) throw Error("holds only one of " + format + ".k and " + format + ".v", file.path().string());
+  if (k.size() != v.size())
+    throw Error("holds only one of " + format + ".k and " + format + ".v", file.path().string());
   std::vector<KvScale> scales;
   for (size_t i = 0; i < k.size(); ++i) scales.push_back({k[i], v[i]});
   return scales;

@@ -1,6 +1,7 @@
 #pragma once
 // The sidecar of calibrated KV-cache scales, `kv_scales.safetensors` beside the weights: F32 [layers] tensors `fp8.k`,
-// `fp8.v`, `int8.k`, `int8.v`, both of a pair or none. stored = round(x / scale), one scale a layer for K and one for V.
+// `fp8.v`, `int8.k`, `int8.v`, both of a pair or none. stored = round(x / scale), one scale a layer for K and one for
+// V.
 #include <filesystem>
 
 #include "core/quant_spec.h"

@@ -9,13 +9,14 @@
 namespace qg {
 
 struct Lineage {
-  std::string base_model;        // folder name of the source model
-  std::string base_hash;         // sha256 over the source's tensors
-  Json recipe = Json::object();  // everything that determined the bytes: format, group size, alphas, calibration settings
+  std::string base_model;  // folder name of the source model
+  std::string base_hash;   // sha256 over the source's tensors
+  Json recipe =
+      Json::object();  // everything that determined the bytes: format, group size, alphas, calibration settings
   std::string calibration_hash;  // sha256 of the calibration text
   uint64_t seed = 0;
   std::string tool_version, tool_commit;
-  std::string created;           // ISO 8601, UTC
+  std::string created;  // ISO 8601, UTC
 
   std::string recipe_hash() const;  // sha256 of the recipe's canonical JSON
 };

@@ -1,6 +1,6 @@
 #pragma once
-// A checkpoint folder in the making. Unlike AtomicFolder alone, an earlier run's leftovers are removed first (a checkpoint
-// is written in one go, and its files must be of one run), and so is what an error leaves behind.
+// A checkpoint folder in the making. Unlike AtomicFolder alone, an earlier run's leftovers are removed first (a
+// checkpoint is written in one go, and its files must be of one run), and so is what an error leaves behind.
 #include "core/file.h"
 
 namespace qg {

@@ -19,7 +19,9 @@ std::string shown(const std::string& name) {
   return text;
 }
 
-[[noreturn]] void refuse(const std::string& what, const std::string& where) { throw Error(what, where, kBrokenFix); }
+[[noreturn]] void refuse(const std::string& what, const std::string& where) {
+  throw Error(what, where, kBrokenFix);
+}
 
 int64_t header_length(std::span<const std::byte> file, int64_t file_bytes, const std::string& where) {
   if (file_bytes < 8 || file.size() < 8)
@@ -28,8 +30,9 @@ int64_t header_length(std::span<const std::byte> file, int64_t file_bytes, const
   uint64_t length = 0;
   for (int i = 7; i >= 0; --i) length = length << 8 | std::to_integer<uint64_t>(file[static_cast<size_t>(i)]);
   if (length > static_cast<uint64_t>(kMaxHeaderBytes))
-    refuse("not a safetensors file: a header of " + std::to_string(length) + " bytes, more than the 100,000,000 allowed",
-           where);
+    refuse(
+        "not a safetensors file: a header of " + std::to_string(length) + " bytes, more than the 100,000,000 allowed",
+        where);
   if (static_cast<int64_t>(length) > file_bytes - 8 || length > file.size() - 8)
     refuse("header of " + std::to_string(length) + " bytes does not fit in a file of " + std::to_string(file_bytes) +
                " bytes",

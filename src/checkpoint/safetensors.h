@@ -1,7 +1,7 @@
 #pragma once
-// The safetensors file format (https://github.com/huggingface/safetensors, "Format"): 8 bytes length of the header, little
-// endian; the header, a JSON object; the tensors' bytes without a gap. Read strictly: a file that any reader could take
-// for something else is refused.
+// The safetensors file format (https://github.com/huggingface/safetensors, "Format"): 8 bytes length of the header,
+// little endian; the header, a JSON object; the tensors' bytes without a gap. Read strictly: a file that any reader
+// could take for something else is refused.
 #include <filesystem>
 #include <map>
 #include <optional>

@@ -1,6 +1,6 @@
 #pragma once
-// nlohmann-json keeps the last of two equal keys and says nothing: a file that two readers understand differently. Files
-// that describe weights are refused instead.
+// nlohmann-json keeps the last of two equal keys and says nothing: a file that two readers understand differently.
+// Files that describe weights are refused instead.
 #include <filesystem>
 #include <string>
 #include <string_view>

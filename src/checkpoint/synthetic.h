@@ -1,6 +1,7 @@
 #pragma once
-// Random weights in a real model's shapes: for speed without a download, and for tests of memory. The numbers follow from
-// (seed, tensor, index) alone, in integer arithmetic and exact scalings, so that every machine makes the same bytes.
+// Random weights in a real model's shapes: for speed without a download, and for tests of memory. The numbers follow
+// from (seed, tensor, index) alone, in integer arithmetic and exact scalings, so that every machine makes the same
+// bytes.
 #include <filesystem>
 
 #include "checkpoint/checkpoint.h"

@@ -94,7 +94,9 @@ void TensorSet::add(SafetensorsFile file) {
   files_.push_back(std::move(file));
 }
 
-void TensorSet::sort_names() { std::sort(names_.begin(), names_.end()); }
+void TensorSet::sort_names() {
+  std::sort(names_.begin(), names_.end());
+}
 
 const StoredTensor* TensorSet::find(const std::string& name) const {
   const auto place = places_.find(name);

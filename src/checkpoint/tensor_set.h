@@ -17,12 +17,12 @@ class TensorSet {
   // neither, when a shard's name is not a plain file name, or when index and shards disagree.
   static TensorSet open_folder(const std::filesystem::path& folder);
 
-  const StoredTensor* find(const std::string& name) const;    // null when absent
-  Tensor get(const std::string& name) const;                  // a view on the map; throws Error when absent
+  const StoredTensor* find(const std::string& name) const;          // null when absent
+  Tensor get(const std::string& name) const;                        // a view on the map; throws Error when absent
   const std::vector<std::string>& names() const { return names_; }  // sorted
-  std::string where(const std::string& name) const;           // "folder/model.safetensors, tensor name", for errors
-  int64_t file_bytes() const;                                 // of all files
-  std::string hash() const;                                   // sha256 over names, dtypes, shapes and bytes, by name
+  std::string where(const std::string& name) const;  // "folder/model.safetensors, tensor name", for errors
+  int64_t file_bytes() const;                        // of all files
+  std::string hash() const;                          // sha256 over names, dtypes, shapes and bytes, by name
 
  private:
   void add(SafetensorsFile file);

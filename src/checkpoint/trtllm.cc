@@ -17,7 +17,9 @@ namespace {
 namespace fs = std::filesystem;
 
 // "transformer.layers.3.attention.qkv" → "transformer.layers.3.attention"
-std::string parent(const std::string& name) { return name.substr(0, name.rfind('.')); }
+std::string parent(const std::string& name) {
+  return name.substr(0, name.rfind('.'));
+}
 
 std::string kv_scale_name(const ModelTable& table, int layer) {
   return parent(table.linear(LinearRole::qkv, layer).trtllm_name) + ".kv_cache_scaling_factor";
@@ -32,7 +34,9 @@ std::vector<std::string> scale_to_int_names(const ModelTable& table) {
   return names;
 }
 
-bool fixes_kv(const QuantSpec& quant) { return quant.fixed_kv && *quant.fixed_kv != KvFormat::fp16; }
+bool fixes_kv(const QuantSpec& quant) {
+  return quant.fixed_kv && *quant.fixed_kv != KvFormat::fp16;
+}
 
 std::vector<TensorEntry> all_entries(const ModelTable& table, const QuantSpec& quant, DType dtype) {
   std::vector<TensorEntry> entries;
@@ -63,7 +67,8 @@ bool lm_head_is_embedding(const TensorSet& tensors) {
 
 ModelTable table_of(const TensorSet& tensors, TrtllmConfig& config,
                     const std::function<ModelTable(const ModelShape&)>& make_table) {
-  if (lm_head_is_embedding(tensors)) config.shape.tied_embeddings = true;
+  if (lm_head_is_embedding(tensors))
+    config.shape.tied_embeddings = true;
   else if (config.shape.tied_embeddings)
     throw Error("config.json says share_embedding_table, but lm_head.weight is stored and differs",
                 tensors.where("lm_head.weight"));
@@ -117,12 +122,11 @@ class TrtllmCheckpoint final : public FolderCheckpoint {
     return entry.shape;
   }
 
-  // Writers differ: the bytes of e4m3 as I8, packed int4 as U8, prequant scales in float.
+  // Writers differ: the bytes of e4m3 as I8, packed int4 as U8, scales in another float type.
   static std::vector<DType> allowed_types(const TensorEntry& entry, WeightFormat weights) {
     if (entry.dtype == DType::f8_e4m3) return {DType::f8_e4m3, DType::i8};
     if (entry.dtype == DType::i8 && weights == WeightFormat::int4_awq) return {DType::i8, DType::u8};
-    if (entry.dtype == DType::i8) return {DType::i8};
-    return kPlainTypes;
+    return entry.dtype == DType::i8 || entry.name.ends_with(".weight") ? std::vector{entry.dtype} : kPlainTypes;
   }
 
   // The layer's scale, in one tensor or (newer writers) one for K and one for V.

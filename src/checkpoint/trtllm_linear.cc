@@ -19,7 +19,9 @@ constexpr std::array<std::pair<TrtllmAlgo, std::string_view>, 6> kAlgoNames{
      {TrtllmAlgo::int8_per_token, "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"}}};
 
 // In the plugin layout only these two scale their input; for the others the scale is folded into the norm before them.
-bool has_smoother(const LinearSpec& spec) { return !spec.producer_norm; }
+bool has_smoother(const LinearSpec& spec) {
+  return !spec.producer_norm;
+}
 
 [[noreturn]] void cannot_hold(const std::string& what, const std::string& fix = {}) {
   throw Error("the TensorRT-LLM layout cannot hold " + what, "", fix);
@@ -52,7 +54,9 @@ void check_scales(const Tensor& scales, const std::string& where, bool zero_allo
       throw Error("holds the scale " + std::to_string(scale) + ", should be finite and above 0", where);
 }
 
-Tensor ones(int64_t count) { return tensor_from_f32(std::vector<float>(static_cast<size_t>(count), 1.0f), {count}); }
+Tensor ones(int64_t count) {
+  return tensor_from_f32(std::vector<float>(static_cast<size_t>(count), 1.0f), {count});
+}
 
 Tensor reshaped(Tensor tensor, Shape shape) {
   if (num_elements(shape) != tensor.elements())
@@ -85,12 +89,24 @@ class Encoder {
                   spec_.trtllm_name);
     require_empty(weights_.zero_point, "zero points", spec_, "its int4 is symmetric");
     switch (algo) {
-      case TrtllmAlgo::none: plain(); break;
-      case TrtllmAlgo::fp8: fp8(); break;
-      case TrtllmAlgo::fp8_per_token: fp8_per_token(); break;
-      case TrtllmAlgo::int4_awq: int4_awq(quant); break;
-      case TrtllmAlgo::int8_static: int8_static(); break;
-      case TrtllmAlgo::int8_per_token: int8_per_token(); break;
+      case TrtllmAlgo::none:
+        plain();
+        break;
+      case TrtllmAlgo::fp8:
+        fp8();
+        break;
+      case TrtllmAlgo::fp8_per_token:
+        fp8_per_token();
+        break;
+      case TrtllmAlgo::int4_awq:
+        int4_awq(quant);
+        break;
+      case TrtllmAlgo::int8_static:
+        int8_static();
+        break;
+      case TrtllmAlgo::int8_per_token:
+        int8_per_token();
+        break;
     }
     return std::move(tensors_);
   }
@@ -102,8 +118,12 @@ class Encoder {
     add(suffix, tensor);
   }
   Tensor matrix() const { return require(weights_.weight, "weight", {spec_.n, spec_.k}, spec_); }
-  Tensor row_scales() const { return require(per_row(weights_.weight_scale, spec_.n), "weight scale", {spec_.n}, spec_); }
-  void no_prequant(const char* why) const { require_empty(weights_.prequant_scale, "a scale of the input", spec_, why); }
+  Tensor row_scales() const {
+    return require(per_row(weights_.weight_scale, spec_.n), "weight scale", {spec_.n}, spec_);
+  }
+  void no_prequant(const char* why) const {
+    require_empty(weights_.prequant_scale, "a scale of the input", spec_, why);
+  }
   void no_static() const { require_empty(weights_.input_scale, "a static input scale", spec_, "it is dynamic"); }
 
   // The factor on the input, in the checkpoint's dtype; ones where the layer has none.
@@ -206,12 +226,18 @@ QuantSpec quant_of_trtllm_algo(TrtllmAlgo algo) {
     return quant;
   };
   switch (algo) {
-    case TrtllmAlgo::fp8: return spec(WeightFormat::fp8, W::tensor, A::static_tensor, false);
-    case TrtllmAlgo::fp8_per_token: return spec(WeightFormat::fp8, W::channel, A::dynamic_token, false);
-    case TrtllmAlgo::int4_awq: return spec(WeightFormat::int4_awq, W::group, A::none, true);
-    case TrtllmAlgo::int8_static: return spec(WeightFormat::int8_sq, W::channel, A::static_tensor, true);
-    case TrtllmAlgo::int8_per_token: return spec(WeightFormat::int8_sq, W::channel, A::dynamic_token, true);
-    case TrtllmAlgo::none: break;
+    case TrtllmAlgo::fp8:
+      return spec(WeightFormat::fp8, W::tensor, A::static_tensor, false);
+    case TrtllmAlgo::fp8_per_token:
+      return spec(WeightFormat::fp8, W::channel, A::dynamic_token, false);
+    case TrtllmAlgo::int4_awq:
+      return spec(WeightFormat::int4_awq, W::group, A::none, true);
+    case TrtllmAlgo::int8_static:
+      return spec(WeightFormat::int8_sq, W::channel, A::static_tensor, true);
+    case TrtllmAlgo::int8_per_token:
+      return spec(WeightFormat::int8_sq, W::channel, A::dynamic_token, true);
+    case TrtllmAlgo::none:
+      break;
   }
   return {};
 }
@@ -248,7 +274,9 @@ std::vector<TensorEntry> trtllm_linear_entries(const LinearSpec& spec, const Qua
     entries.push_back({spec.trtllm_name + suffix, type, std::move(shape)});
   };
   switch (trtllm_algo(quant)) {
-    case TrtllmAlgo::none: add(".weight", dtype, {n, k}); break;
+    case TrtllmAlgo::none:
+      add(".weight", dtype, {n, k});
+      break;
     case TrtllmAlgo::fp8:
       add(".weight", DType::f8_e4m3, {n, k});
       add(".weights_scaling_factor", DType::f32, {1});
@@ -304,12 +332,15 @@ LinearWeights decode_trtllm_linear(const LinearSpec& spec, const QuantSpec& quan
   weights.k = spec.k;
   weights.weight = named(".weight");
   switch (algo) {
-    case TrtllmAlgo::none: break;
+    case TrtllmAlgo::none:
+      break;
     case TrtllmAlgo::fp8:
       weights.weight_scale = scale(".weights_scaling_factor", {1});
       weights.input_scale = scale(".activation_scaling_factor", {1});
       break;
-    case TrtllmAlgo::fp8_per_token: weights.weight_scale = scale(".per_channel_scale", {spec.n}); break;
+    case TrtllmAlgo::fp8_per_token:
+      weights.weight_scale = scale(".per_channel_scale", {spec.n});
+      break;
     case TrtllmAlgo::int4_awq:
       weights.group_size = quant.group_size;
       weights.weight = unpack_trtllm_int4(weights.weight);

@@ -1,31 +1,19 @@
 #pragma once
-// Sixteen floats computed side by side (GCC vector extension: one AVX-512 register, two AVX registers, four SSE ones),
-// and an exponential that the compiler can vectorize. Passed by reference only, as their calling convention depends on
-// the processor.
+// Inner functions that the compiler can vectorize, inlined into versions for several instruction sets.
 #include <bit>
 #include <cstdint>
-#include <cstring>
 
 namespace qg {
 
-typedef float Lanes __attribute__((vector_size(64)));
-
 #define QG_INLINE inline __attribute__((always_inline))
 
-QG_INLINE void load_lanes(const float* from, Lanes& to) {
-  std::memcpy(&to, from, sizeof(Lanes));
-}
-QG_INLINE void store_lanes(const Lanes& from, float* to) {
-  std::memcpy(to, &from, sizeof(Lanes));
-}
-
-// Sum of the sixteen in a fixed tree: halves are added until one is left.
-QG_INLINE float sum_lanes(const Lanes& x) {
-  float v[16];
-  std::memcpy(v, &x, sizeof v);
-  for (int half = 8; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) v[i] += v[i + half];
-  return v[0];
+// Sum in a fixed tree: halves are added until one is left.
+QG_INLINE float sum_of_16(const float (&values)[16]) {
+  float v[8];
+  for (int i = 0; i < 8; ++i) v[i] = values[i] + values[i + 8];
+  for (int i = 0; i < 4; ++i) v[i] += v[i + 4];
+  for (int i = 0; i < 2; ++i) v[i] += v[i + 2];
+  return v[0] + v[1];
 }
 
 // exp(x) within 2 ulp for x in [-87, 88]; beyond, the value at the nearer end. exp(x) = 2^n exp(r), r = x - n ln 2,

@@ -27,10 +27,10 @@ void add_layer(ModelTable& table, int layer) {
   const std::string trt = "transformer.layers." + std::to_string(layer) + ".";
   const std::string tap = "layers." + std::to_string(layer) + ".";
 
-  table.tensors.push_back({TensorRole::attention_norm, layer, {s.hidden}, hf + "input_layernorm.weight",
-                           trt + "input_layernorm.weight"});
-  table.tensors.push_back({TensorRole::mlp_norm, layer, {s.hidden}, hf + "post_attention_layernorm.weight",
-                           trt + "post_layernorm.weight"});
+  table.tensors.push_back(
+      {TensorRole::attention_norm, layer, {s.hidden}, hf + "input_layernorm.weight", trt + "input_layernorm.weight"});
+  table.tensors.push_back(
+      {TensorRole::mlp_norm, layer, {s.hidden}, hf + "post_attention_layernorm.weight", trt + "post_layernorm.weight"});
 
   const auto linear = [&](LinearRole role, int64_t n, int64_t k, std::vector<LinearSpec::Part> parts,
                           const char* trtllm_name, const char* group) -> LinearSpec& {
@@ -51,8 +51,8 @@ void add_layer(ModelTable& table, int layer) {
       TensorRole::mlp_norm;
   linear(LinearRole::up, s.ffn, s.hidden, {{hf + "mlp.up_proj", s.ffn}}, "mlp.gate", "mlp_in").producer_norm =
       TensorRole::mlp_norm;
-  linear(LinearRole::down, s.hidden, s.ffn, {{hf + "mlp.down_proj", s.hidden}}, "mlp.proj", "mlp_act")
-      .producer_linear = LinearRole::up;
+  linear(LinearRole::down, s.hidden, s.ffn, {{hf + "mlp.down_proj", s.hidden}}, "mlp.proj", "mlp_act").producer_linear =
+      LinearRole::up;
 }
 
 }  // namespace
@@ -62,14 +62,15 @@ ModelTable make_model_table(const ModelShape& shape) {
   check_shape_limits(shape, shape.family + " model");
   ModelTable table;
   table.shape = shape;
-  table.tensors.push_back({TensorRole::embedding, -1, {shape.vocab, shape.hidden}, "model.embed_tokens.weight",
+  table.tensors.push_back({TensorRole::embedding,
+                           -1,
+                           {shape.vocab, shape.hidden},
+                           "model.embed_tokens.weight",
                            "transformer.vocab_embedding.weight"});
   for (int layer = 0; layer < shape.layers; ++layer) add_layer(table, layer);
-  table.tensors.push_back(
-      {TensorRole::final_norm, -1, {shape.hidden}, "model.norm.weight", "transformer.ln_f.weight"});
+  table.tensors.push_back({TensorRole::final_norm, -1, {shape.hidden}, "model.norm.weight", "transformer.ln_f.weight"});
   if (!shape.tied_embeddings)
-    table.tensors.push_back(
-        {TensorRole::lm_head, -1, {shape.vocab, shape.hidden}, "lm_head.weight", "lm_head.weight"});
+    table.tensors.push_back({TensorRole::lm_head, -1, {shape.vocab, shape.hidden}, "lm_head.weight", "lm_head.weight"});
   return table;
 }
 
@@ -79,7 +80,9 @@ std::optional<std::string> family_of_architecture(const std::string& architectur
   return {};
 }
 
-std::string architecture_of_family(const std::string& family) { return hf_rules_of_family(family).architecture; }
+std::string architecture_of_family(const std::string& family) {
+  return hf_rules_of_family(family).architecture;
+}
 
 const HfRules& hf_rules_of_family(const std::string& family) {
   for (const HfRules& row : families())

@@ -101,7 +101,7 @@ std::string use_hint(const Study& study, const UsePick& use, const Speaker& say)
 
 std::string measure_value(const Study& study, const Cell& cell, const Measure& measure, double value, const Speaker& say) {
   switch (measure.kind) {
-    case MeasureKind::max_batch: return say("unit.sequences", figure(value));
+    case MeasureKind::max_batch: return say("unit.sequences", fmt::format("{:.0f}", value));
     case MeasureKind::footprint: return bytes_figure(footprint_bytes(study, cell).value_or(0));
     default: return figure(value) + " tok/s";
   }
@@ -110,7 +110,7 @@ std::string measure_value(const Study& study, const Cell& cell, const Measure& m
 std::string reason_text(const Reason& r, const Speaker& say) {
   const std::string key = "reason." + std::string(to_string(r.code));
   if (r.code == ReasonCode::tie_small) return say(key, percent(r.value), percent(r.limit, 0));
-  return say(key, figure(r.value), figure(r.limit));
+  return say(key, figure(r.value), fmt::format("{:g}", r.limit));
 }
 
 std::string pick_sentence(const Study& study, const Group& group, Use use, const Speaker& say) {

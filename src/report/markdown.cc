@@ -73,7 +73,7 @@ std::string markdown_page(const Study& study, const PageOptions& options) {
   if (!planned.empty())
     text += "\n### " + markdown_text(say("grid.plan", study.grid->title)) + "\n\n" + cells_table(study, planned, say);
   text += "\n## " + say("method.title") + "\n\n" +
-          say("method.rule_admissible", figure(study.gates.max_ppl_ratio), figure(study.gates.max_kld_nats)) + " " +
+          say("method.rule_admissible", fmt::format("{:g}", study.gates.max_ppl_ratio), fmt::format("{:g}", study.gates.max_kld_nats)) + " " +
           say("method.rule_fastest", percent(study.gates.tie_share, 0)) + " " + say("method.rule_synthetic") + "\n";
   std::string time = options.made_at.empty() ? utc_now() : options.made_at;
   return text + "\n" + say("page.made", time.substr(0, 10), version() + " (" + build_commit() + ")") + "\n";

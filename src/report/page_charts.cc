@@ -89,7 +89,7 @@ Json chart_data(const Study& study, const PageOptions& options) {
   }
   return Json{{"figures", figures},
               {"gate", study.gates.max_kld_nats},
-              {"gate_label", say("charts.gate", figure(study.gates.max_kld_nats))},
+              {"gate_label", say("charts.gate", fmt::format("{:g}", study.gates.max_kld_nats))},
               {"kld_axis", say("charts.kld_axis")}};
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 std::string rules(const Study& study, const Speaker& say) {
   return element("h3", "", say("method.rules")) +
-         element("p", "", say("method.rule_admissible", figure(study.gates.max_ppl_ratio), figure(study.gates.max_kld_nats))) +
+         element("p", "", say("method.rule_admissible", fmt::format("{:g}", study.gates.max_ppl_ratio), fmt::format("{:g}", study.gates.max_kld_nats))) +
          element("p", "", say("method.rule_fastest", percent(study.gates.tie_share, 0))) +
          element("p", "", say("method.rule_synthetic"));
 }

@@ -64,7 +64,7 @@ const std::vector<Text>& texts() {
       {"say.lead", ", {0} times the runner-up {1}", "，是次选 {1} 的 {0} 倍"},
       {"say.tie", ", which ties with {0} ({1})", "，与 {0} 并列（{1}）"},
       {"say.only", ", the only one that may be ranked", "，是唯一可参与排名的格式"},
-      {"say.price", "; against FP16 its perplexity is {0} and its KL divergence {1} nats", "；相对 FP16，困惑度 {0}，KL 散度 {1} nats"},
+      {"say.price", "; against FP16 its perplexity changes by {0}, its KL divergence is {1} nats", "；相对 FP16，困惑度变化 {0}，KL 散度 {1} nats"},
       {"say.baseline", "; it is the FP16 baseline itself, so it costs no accuracy", "；它就是 FP16 基线，没有精度损失"},
       {"say.least_bad", "{0} ({1}): nothing passes the accuracy gates; the least bad is {2}, {3}: {4}.", "{0}（{1}）：没有格式通过精度门槛；相对最好的是 {2}，{3}：{4}。"},
       {"say.nothing", "{0} ({1}): {2}.", "{0}（{1}）：{2}。"},

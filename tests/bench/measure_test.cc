@@ -74,7 +74,7 @@ TEST(Load, NamesAreParsed) {
   EXPECT_EQ(parse_load("decode/b64")->batch, 64);
   EXPECT_EQ(parse_load("decode/b64")->osl, 256);
   EXPECT_EQ(parse_load("20000/2000")->isl, 20000);
-  EXPECT_FALSE(parse_load("1000/1000")->decode);
+  EXPECT_EQ(parse_load("1000/1000")->speed, SpeedKind::throughput);
   for (const char* bad : {"decode/b", "decode/b0", "decode/b8x", "1000", "/5", "5/", "-1/5", "a/b", ""})
     EXPECT_FALSE(parse_load(bad)) << bad;
 }

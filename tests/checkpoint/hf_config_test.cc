@@ -43,7 +43,10 @@ TEST(HfConfig, ReadsBothSpellings) {
   EXPECT_EQ(with("dtype", "float16").dtype, DType::f16);
   EXPECT_EQ(with("rope_theta", 5e5).shape.rope_theta, 5e5);
   EXPECT_EQ(with("rope_parameters", {{"rope_theta", 7e5}, {"rope_type", "default"}}).shape.rope_theta, 7e5);
-  const Json scaling{{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 1}, {"high_freq_factor", 4},
+  const Json scaling{{"rope_type", "llama3"},
+                     {"factor", 8},
+                     {"low_freq_factor", 1},
+                     {"high_freq_factor", 4},
                      {"original_max_position_embeddings", 64}};
   const RopeScaling wanted{8, 1, 4, 64};
   EXPECT_EQ(with("rope_scaling", scaling).shape.rope_scaling, wanted);
@@ -80,8 +83,13 @@ TEST(HfConfig, RefusesOtherModels) {
   for (const char* type : {"linear", "dynamic", "yarn", "longrope"})
     expect_refused("rope_scaling", {{"rope_type", type}, {"factor", 2}}, std::string("RoPE scaling \"") + type + "\"");
   expect_refused("rope_scaling", {{"rope_type", "llama3"}}, "\"factor\" is missing");
-  expect_refused("rope_scaling", {{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}, {"high_freq_factor", 4},
-                                  {"original_max_position_embeddings", 64}}, "low_freq_factor");
+  expect_refused("rope_scaling",
+                 {{"rope_type", "llama3"},
+                  {"factor", 8},
+                  {"low_freq_factor", 4},
+                  {"high_freq_factor", 4},
+                  {"original_max_position_embeddings", 64}},
+                 "low_freq_factor");
   EXPECT_EQ(with("pretraining_tp", 4).shape.layers, 2);  // changes nothing
 }
 
@@ -93,7 +101,8 @@ TEST(HfConfig, RefusesConflicts) {
 }
 
 TEST(HfConfig, RefusesBadNumbers) {
-  for (const char* key : {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"}) {
+  for (const char* key :
+       {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"}) {
     expect_refused(key, nullptr, std::string("\"") + key + "\" is missing");
     expect_refused(key, 0, "should be between 1");
     expect_refused(key, -3, "should be between 1");

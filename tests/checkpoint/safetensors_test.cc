@@ -20,7 +20,9 @@ SafetensorsHeader parse(const std::string& file) {
 }
 
 // A header padded so that data starts at a multiple of 8.
-std::string padded(std::string header) { return header.append((8 - header.size() % 8) % 8, ' '); }
+std::string padded(std::string header) {
+  return header.append((8 - header.size() % 8) % 8, ' ');
+}
 
 std::string entry(const std::string& name, const std::string& dtype, const std::string& shape, int begin, int end) {
   return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":[" +
@@ -34,8 +36,9 @@ void expect_refused(const std::string& header, size_t data_bytes, const std::str
 }
 
 TEST(SafetensorsHeader, ReadsEveryDtype) {
-  const std::pair<const char*, int> types[] = {{"F64", 8}, {"I64", 8}, {"F32", 4}, {"I32", 4},     {"F16", 2},     {"BF16", 2},
-                                               {"I16", 2}, {"I8", 1},  {"U8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"BOOL", 1}};
+  const std::pair<const char*, int> types[] = {{"F64", 8}, {"I64", 8},     {"F32", 4},     {"I32", 4},
+                                               {"F16", 2}, {"BF16", 2},    {"I16", 2},     {"I8", 1},
+                                               {"U8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"BOOL", 1}};
   std::string header = "{\"__metadata__\":{\"format\":\"pt\"}";
   int offset = 0;
   for (const auto& [name, size] : types) {
@@ -43,8 +46,7 @@ TEST(SafetensorsHeader, ReadsEveryDtype) {
     offset += 3 * size;
   }
   // 3 × 8 + 3 × 8 + … keeps each start a multiple of the element size in this order.
-  const SafetensorsHeader parsed =
-      parse(file_of(padded(header + "}"), std::string(static_cast<size_t>(offset), 'x')));
+  const SafetensorsHeader parsed = parse(file_of(padded(header + "}"), std::string(static_cast<size_t>(offset), 'x')));
   ASSERT_EQ(parsed.tensors.size(), 12u);
   EXPECT_EQ(parsed.metadata.at("format"), "pt");
   for (size_t i = 0; i < 12; ++i) {
@@ -55,8 +57,8 @@ TEST(SafetensorsHeader, ReadsEveryDtype) {
 }
 
 TEST(SafetensorsHeader, ReadsScalarsAndEmptyTensors) {
-  const std::string header =
-      "{" + entry("e", "F32", "[0,5]", 0, 0) + "," + entry("s", "F32", "[]", 0, 4) + "," + entry("t", "I8", "[0]", 4, 4) + "}";
+  const std::string header = "{" + entry("e", "F32", "[0,5]", 0, 0) + "," + entry("s", "F32", "[]", 0, 4) + "," +
+                             entry("t", "I8", "[0]", 4, 4) + "}";
   const SafetensorsHeader parsed = parse(file_of(padded(header), "abcd"));
   ASSERT_EQ(parsed.tensors.size(), 3u);
   EXPECT_EQ(parse(file_of("{}", "")).tensors.size(), 0u);
@@ -66,7 +68,8 @@ TEST(SafetensorsHeader, RefusesBrokenLengths) {
   expect_contains(error_of([] { parse(""); }), "shorter than its 8-byte length field");
   expect_contains(error_of([] { parse("1234567"); }), "7 bytes");
   expect_contains(error_of([] { parse(std::string("\x10\0\0\0\0\0\0\0{}", 10)); }), "header of 16 bytes does not fit");
-  expect_contains(error_of([] { parse(std::string("\xff\xff\xff\xff\xff\xff\xff\xff{}", 10)); }), "more than the 100,000,000");
+  expect_contains(error_of([] { parse(std::string("\xff\xff\xff\xff\xff\xff\xff\xff{}", 10)); }),
+                  "more than the 100,000,000");
   expect_contains(error_of([] { parse(std::string(8, '\0')); }), "does not start with '{'");
   expect_contains(error_of([] { parse(file_of(" {}", "")); }), "does not start with '{'");
 }
@@ -83,7 +86,8 @@ TEST(SafetensorsHeader, RefusesBrokenJson) {
 TEST(SafetensorsHeader, RefusesDuplicates) {
   const std::string a = entry("a", "I8", "[4]", 0, 4);
   expect_refused("{" + a + "," + a + "}", 4, "key \"a\" appears twice");
-  expect_refused("{\"a\":{\"dtype\":\"I8\",\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, "\"dtype\" appears twice");
+  expect_refused("{\"a\":{\"dtype\":\"I8\",\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4,
+                 "\"dtype\" appears twice");
   expect_refused("{\"__metadata__\":{\"x\":\"1\",\"x\":\"2\"}}", 0, "\"x\" appears twice");
 }
 
@@ -97,7 +101,8 @@ TEST(SafetensorsHeader, RefusesBrokenEntries) {
   expect_refused("{" + entry("a", "F64", "[2305843009213693952]", 0, 4) + "}", 4, "too large");
   expect_refused("{" + entry("a", "I8", "[99999999999999999999]", 0, 4) + "}", 4, "whole number");
   expect_refused("{\"a\":{\"dtype\":\"I8\",\"shape\":[4]}}", 4, "\"data_offsets\" is missing");
-  expect_refused("{\"a\":{\"dtype\":\"I8\",\"shape\":[4],\"data_offsets\":[0,4],\"more\":1}}", 4, "unknown key \"more\"");
+  expect_refused("{\"a\":{\"dtype\":\"I8\",\"shape\":[4],\"data_offsets\":[0,4],\"more\":1}}", 4,
+                 "unknown key \"more\"");
   expect_refused("{\"a\":{\"dtype\":\"I8\",\"shape\":[4],\"data_offsets\":[0]}}", 4, "two numbers");
   expect_refused("{\"a\":{\"dtype\":7,\"shape\":[4],\"data_offsets\":[0,4]}}", 4, "should be a string");
   expect_refused("{\"__metadata__\":{\"x\":1}}", 0, "should be a string");
@@ -116,7 +121,8 @@ TEST(SafetensorsHeader, RefusesBrokenPlaces) {
   expect_refused(two(0, 4, 4, 8), 7, "do not lie in the file's 7 bytes");
   expect_refused(two(0, 4, 8, 4), 8, "do not lie in");
   expect_refused("{}", 3, "3 bytes at the end");
-  expect_refused("{" + entry("a", "I8", "[1]", 0, 1) + "," + entry("b", "F32", "[1]", 1, 5) + "}", 5, "cannot be aligned");
+  expect_refused("{" + entry("a", "I8", "[1]", 0, 1) + "," + entry("b", "F32", "[1]", 1, 5) + "}", 5,
+                 "cannot be aligned");
   const std::string unpadded = "{" + entry("a", "F32", "[1]", 0, 4) + "}";
   ASSERT_NE(unpadded.size() % 4, 0u);
   expect_contains(error_of([&] { parse(file_of(unpadded, "1234")); }), "cannot be aligned");
@@ -129,7 +135,8 @@ TEST(SafetensorsWriter, RoundTripsInAnyOrder) {
   const std::vector<TensorEntry> entries{{"b", DType::f16, {2, 1}}, {"z", DType::f32, {3}}, {"a", DType::f16, {2, 1}}};
   for (const bool forwards : {true, false}) {
     SafetensorsWriter writer(folder / (forwards ? "1.safetensors" : "2.safetensors"), entries);
-    for (const char* name : forwards ? std::initializer_list<const char*>{"a", "b", "z"} : std::initializer_list<const char*>{"z", "b", "a"})
+    for (const char* name : forwards ? std::initializer_list<const char*>{"a", "b", "z"}
+                                     : std::initializer_list<const char*>{"z", "b", "a"})
       writer.write(name, *name == 'z' ? f : h);
     writer.finish();
   }
@@ -151,13 +158,17 @@ TEST(SafetensorsWriter, RefusesAndLeavesNothing) {
     EXPECT_TRUE(writer.declared("a"));
     EXPECT_FALSE(writer.declared("c"));
     expect_contains(error_of([&] { writer.write("c", f); }), "was not declared");
-    expect_contains(error_of([&] { writer.write("a", tensor_from_f32(std::vector<float>{1}, {1})); }), "declared was F32 [3]");
+    expect_contains(error_of([&] { writer.write("a", tensor_from_f32(std::vector<float>{1}, {1})); }),
+                    "declared was F32 [3]");
     writer.write("a", f);
     expect_contains(error_of([&] { writer.write("a", f); }), "written twice");
     expect_contains(error_of([&] { writer.finish(); }), "1 tensors were not written, the first is b");
   }
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
-  expect_contains(error_of([&] { SafetensorsWriter(folder / "x", {{"a", DType::f32, {3}}, {"a", DType::f32, {3}}}); }), "declared twice");
+  expect_contains(error_of([&] {
+                    SafetensorsWriter(folder / "x", {{"a", DType::f32, {3}}, {"a", DType::f32, {3}}});
+                  }),
+                  "declared twice");
 }
 
 // Two shards and an index over them.

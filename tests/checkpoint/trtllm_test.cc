@@ -17,7 +17,9 @@ namespace fs = std::filesystem;
 
 const char* const kCases[] = {"fp16", "fp8", "fp8_per_token", "int4_awq", "int8_static", "int8_per_token"};
 
-Tensor part(const TensorSet& set, const std::string& name) { return set.find(name) ? set.get(name) : Tensor(); }
+Tensor part(const TensorSet& set, const std::string& name) {
+  return set.find(name) ? set.get(name) : Tensor();
+}
 
 // A layer of the golden file, in canonical form.
 LinearWeights canonical(const TensorSet& set, const std::string& name, const LinearSpec& spec, const QuantSpec& quant) {
@@ -166,20 +168,31 @@ TEST(Trtllm, RefusesRecipes) {
 
 TEST(Trtllm, RefusesLayers) {
   const auto model = open_model(kGolden / "trtllm/int8_per_token");
-  const LinearSpec &qkv = model->table().linear(LinearRole::qkv, 0), &dense = model->table().linear(LinearRole::attention_output, 0);
+  const LinearSpec &qkv = model->table().linear(LinearRole::qkv, 0),
+                   &dense = model->table().linear(LinearRole::attention_output, 0);
   const auto refused = [&](const LinearSpec& spec, auto change, const std::string& reason) {
     LinearWeights weights = model->linear(spec);
     change(weights);
     expect_contains(error_of([&] { encode_trtllm_linear(spec, weights, model->quant(), DType::f16); }), reason);
   };
   const Tensor ones = tensor_from_f32(std::vector<float>(32, 1.0f), {32});
-  refused(qkv, [&](LinearWeights& w) { w.prequant_scale = ones; }, "folded into the norm");
-  refused(qkv, [&](LinearWeights& w) { w.input_scale = tensor_from_f32(std::vector<float>{1}, {1}); }, "static input scale");
-  refused(qkv, [&](LinearWeights& w) { w.zero_point = ones; }, "symmetric");
-  refused(qkv, [&](LinearWeights& w) { w.format = WeightFormat::fp8; }, "weights are fp8");
-  refused(qkv, [&](LinearWeights& w) { w.weight_scale = {}; }, "");
-  refused(dense, [&](LinearWeights& w) { w.prequant_scale = tensor_from_f32(std::vector<float>(32, 0.0f), {32}); }, "finite and above 0");
-  refused(dense, [&](LinearWeights& w) { w.weight_scale = tensor_from_f32(std::vector<float>(32, NAN), {32}); }, "finite and above 0");
+  refused(
+      qkv, [&](LinearWeights& w) { w.prequant_scale = ones; }, "folded into the norm");
+  refused(
+      qkv, [&](LinearWeights& w) { w.input_scale = tensor_from_f32(std::vector<float>{1}, {1}); },
+      "static input scale");
+  refused(
+      qkv, [&](LinearWeights& w) { w.zero_point = ones; }, "symmetric");
+  refused(
+      qkv, [&](LinearWeights& w) { w.format = WeightFormat::fp8; }, "weights are fp8");
+  refused(
+      qkv, [&](LinearWeights& w) { w.weight_scale = {}; }, "");
+  refused(
+      dense, [&](LinearWeights& w) { w.prequant_scale = tensor_from_f32(std::vector<float>(32, 0.0f), {32}); },
+      "finite and above 0");
+  refused(
+      dense, [&](LinearWeights& w) { w.weight_scale = tensor_from_f32(std::vector<float>(32, NAN), {32}); },
+      "finite and above 0");
 }
 
 TEST(Trtllm, OneScaleBecomesOnePerRowWhenDynamic) {
@@ -192,7 +205,8 @@ TEST(Trtllm, OneScaleBecomesOnePerRowWhenDynamic) {
   const auto tensors = encode_trtllm_linear(spec, weights, quant, DType::f16);
   ASSERT_EQ(tensors.size(), 2u);
   EXPECT_EQ(tensors[1].first, spec.trtllm_name + ".per_channel_scale");
-  EXPECT_EQ(to_f32(tensors[1].second), std::vector<float>(static_cast<size_t>(spec.n), to_f32(weights.weight_scale)[0]));
+  EXPECT_EQ(to_f32(tensors[1].second),
+            std::vector<float>(static_cast<size_t>(spec.n), to_f32(weights.weight_scale)[0]));
 }
 
 // Changes a copy of a golden folder and expects that it is refused.
@@ -206,15 +220,27 @@ void expect_refused(const char* name, const std::function<void(Json&)>& change, 
 }
 
 TEST(Trtllm, RefusesConfigs) {
-  expect_refused("fp8", [](Json& c) { c["mapping"]["tp_size"] = 2; }, "\"tp_size\" is 2");
-  expect_refused("fp8", [](Json& c) { c["quantization"]["quant_algo"] = "W4A8_AWQ"; }, "\"W4A8_AWQ\", which is not read");
-  expect_refused("fp8", [](Json& c) { c["quantization"]["kv_cache_quant_algo"] = "NVFP4"; }, "\"NVFP4\"");
-  expect_refused("fp8", [](Json& c) { c["quantization"]["quant_algo"] = nullptr; }, "should be F16");
-  expect_refused("fp8", [](Json& c) { c["quantization"]["kv_cache_quant_algo"] = nullptr; }, "not part of this architecture");
-  expect_refused("fp8_per_token", [](Json& c) { c["quantization"]["kv_cache_quant_algo"] = "FP8"; }, "kv_cache_scaling_factor is missing");
-  expect_refused("int4_awq", [](Json& c) { c["quantization"]["group_size"] = 32; }, "does not divide 48");
-  expect_refused("int4_awq", [](Json& c) { c["quantization"]["has_zero_point"] = true; }, "has_zero_point");
-  expect_refused("fp16", [](Json& c) { c["dtype"] = "int8"; }, "\"dtype\" is \"int8\"");
+  expect_refused(
+      "fp8", [](Json& c) { c["mapping"]["tp_size"] = 2; }, "\"tp_size\" is 2");
+  expect_refused(
+      "fp8", [](Json& c) { c["quantization"]["quant_algo"] = "W4A8_AWQ"; }, "\"W4A8_AWQ\", which is not read");
+  expect_refused(
+      "fp8", [](Json& c) { c["quantization"]["kv_cache_quant_algo"] = "NVFP4"; }, "\"NVFP4\"");
+  expect_refused(
+      "fp8", [](Json& c) { c["quantization"]["quant_algo"] = nullptr; }, "should be F16");
+  expect_refused(
+      "fp8", [](Json& c) { c["quantization"]["kv_cache_quant_algo"] = nullptr; }, "not part of this architecture");
+  expect_refused(
+      "fp8_per_token", [](Json& c) { c["quantization"]["kv_cache_quant_algo"] = "FP8"; },
+      "kv_cache_scaling_factor is missing");
+  expect_refused(
+      "int4_awq", [](Json& c) { c["quantization"]["group_size"] = 32; }, "does not divide 48");
+  expect_refused(
+      "int4_awq", [](Json& c) { c["quantization"]["has_zero_point"] = true; }, "has_zero_point");
+  expect_refused(
+      "fp16", [](Json& c) { c["dtype"] = "bfloat16"; }, "is F16, should be BF16");
+  expect_refused(
+      "fp16", [](Json& c) { c["dtype"] = "int8"; }, "\"dtype\" is \"int8\"");
 }
 
 }  // namespace

@@ -57,6 +57,22 @@ TEST(Gemm, ARowsResultDoesNotDependOnTheOtherRowsOrOnThreads) {
   set_num_threads(threads);
 }
 
+TEST(Gemm, InstructionSetsGiveTheSameBits) {
+  const int64_t m = 13, n = 30, k = 150, t = 21, d = 48;
+  const std::vector<float> x = random_floats(m * k, 9), w = random_floats(n * k, 10);
+  const std::vector<float> p = random_floats(m * t, 11), v = random_floats(t * d, 12);
+  std::vector<std::vector<float>> products, sums;
+  for (int version = 0; version < num_gemm_versions(); ++version) {
+    use_gemm_version(version);
+    products.push_back(poisoned(m * n));
+    matmul_nt(x.data(), w.data(), products.back().data(), m, n, k);
+    sums.push_back(poisoned(m * d));
+    gemm_block_nn(p.data(), t, v.data(), sums.back().data(), m, t, d);
+    EXPECT_EQ(products.back(), products.front()) << version;
+    EXPECT_EQ(sums.back(), sums.front()) << version;
+  }
+}
+
 TEST(Gemm, Int8ProductsAreExact) {
   // 20,000 inputs: one float could not hold the sum, and a lane must be emptied on the way.
   for (const int64_t k : {16, 64, 1040, 20000}) {

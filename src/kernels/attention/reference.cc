@@ -55,13 +55,10 @@ QG_MULTIVERSION float weigh(float* row, int64_t begin, int64_t end, int64_t widt
   for (int64_t i = begin; i < end; ++i) row[i] = exp_lane(row[i] - largest);
   for (int64_t i = 0; i < begin; ++i) row[i] = 0;
   for (int64_t i = end; i < width; ++i) row[i] = 0;
-  Lanes sums{};
-  for (int64_t i = begin / 16 * 16; i < end; i += 16) {
-    Lanes weights;
-    load_lanes(row + i, weights);
-    sums += weights;
-  }
-  return sum_lanes(sums);
+  float sums[16] = {};
+  for (int64_t i = begin / 16 * 16; i < end; i += 16)
+    for (int lane = 0; lane < 16; ++lane) sums[lane] += row[i + lane];
+  return sum_of_16(sums);
 }
 
 QG_MULTIVERSION void divide(const float* from, float by, float* to, int64_t count) {

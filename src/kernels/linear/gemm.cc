@@ -1,6 +1,8 @@
 #include "kernels/linear/gemm.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <vector>
 
 #include "core/multiversion.h"
@@ -10,18 +12,40 @@
 namespace qg {
 namespace {
 
-// Partial sums of MR rows of x with NR rows of w: sums [MR][NR]. MR * NR Lanes should fit in the registers.
-template <int MR, int NR>
-QG_INLINE void dot_tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t k, Lanes (&sums)[MR][NR]) {
+typedef float Float4 __attribute__((vector_size(16)));
+typedef float Float8 __attribute__((vector_size(32)));
+typedef float Float16 __attribute__((vector_size(64)));
+
+// The sixteen partial sums as registers of one instruction set: 16 / (floats in V) of them.
+template <class V>
+struct Sums {
+  static constexpr int kParts = static_cast<int>(kGemmLanes * sizeof(float) / sizeof(V));
+  static constexpr int kFloats = static_cast<int>(sizeof(V) / sizeof(float));
+  V part[kParts];
+};
+
+template <class V>
+QG_INLINE void load(const float* from, Sums<V>& to) {
+  for (int i = 0; i < Sums<V>::kParts; ++i) std::memcpy(&to.part[i], from + i * Sums<V>::kFloats, sizeof(V));
+}
+
+template <class V>
+QG_INLINE void multiply_add(const Sums<V>& a, const Sums<V>& b, Sums<V>& sums) {
+  for (int i = 0; i < Sums<V>::kParts; ++i) sums.part[i] += a.part[i] * b.part[i];
+}
+
+// Partial sums of MR rows of x with NR rows of w: sums [MR][NR].
+template <class V, int MR, int NR>
+QG_INLINE void dot_tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t k, Sums<V> (&sums)[MR][NR]) {
   for (int i = 0; i < MR; ++i)
-    for (int j = 0; j < NR; ++j) sums[i][j] = Lanes{};
+    for (int j = 0; j < NR; ++j) sums[i][j] = {};
   for (int64_t p = 0; p < k; p += kGemmLanes) {
-    Lanes b[NR];
-    for (int j = 0; j < NR; ++j) load_lanes(w + j * ldw + p, b[j]);
+    Sums<V> b[NR];
+    for (int j = 0; j < NR; ++j) load(w + j * ldw + p, b[j]);
     for (int i = 0; i < MR; ++i) {
-      Lanes a;
-      load_lanes(x + i * ldx + p, a);
-      for (int j = 0; j < NR; ++j) sums[i][j] += a * b[j];
+      Sums<V> a;
+      load(x + i * ldx + p, a);
+      for (int j = 0; j < NR; ++j) multiply_add(a, b[j], sums[i][j]);
     }
   }
 }
@@ -37,36 +61,43 @@ struct Operands {
 struct StoreFloat {
   float* y;
   int64_t ldy;
-  QG_INLINE void operator()(int64_t i, int64_t j, const Lanes& sums) const { y[i * ldy + j] = sum_lanes(sums); }
+  QG_INLINE void operator()(int64_t i, int64_t j, const float (&sums)[kGemmLanes]) const {
+    y[i * ldy + j] = sum_of_16(sums);
+  }
 };
 
 // Each lane holds an exact integer below 2^24 (see kInt8Chunk); their total need not, so it is taken in integers.
 struct AddInt32 {
   int32_t* y;
   int64_t ldy;
-  QG_INLINE void operator()(int64_t i, int64_t j, const Lanes& sums) const {
+  QG_INLINE void operator()(int64_t i, int64_t j, const float (&sums)[kGemmLanes]) const {
     int32_t total = 0;
     for (int lane = 0; lane < kGemmLanes; ++lane) total += static_cast<int32_t>(sums[lane]);
     y[i * ldy + j] += total;
   }
 };
 
-template <int MR, int NR, class Store>
+template <class V, int MR, int NR, class Store>
 QG_INLINE void row_strip(const Operands& o, int64_t i, const Store& store) {
   static_assert(kGemmRows % NR == 0, "w is padded to a multiple of kGemmRows only");
   for (int64_t j = 0; j < o.n; j += NR) {
-    Lanes sums[MR][NR];
-    dot_tile<MR, NR>(o.x + i * o.ldx, o.ldx, o.w + j * o.ldw, o.ldw, o.k, sums);
-    for (int a = 0; a < MR; ++a)
-      for (int b = 0; b < NR && j + b < o.n; ++b) store(i + a, j + b, sums[a][b]);
+    Sums<V> sums[MR][NR];
+    dot_tile(o.x + i * o.ldx, o.ldx, o.w + j * o.ldw, o.ldw, o.k, sums);
+    for (int a = 0; a < MR; ++a) {
+      for (int b = 0; b < NR && j + b < o.n; ++b) {
+        float lanes[kGemmLanes];
+        std::memcpy(lanes, &sums[a][b], sizeof lanes);
+        store(i + a, j + b, lanes);
+      }
+    }
   }
 }
 
-template <int MR, int NR, class Store>
+template <class V, int MR, int NR, class Store>
 QG_INLINE void walk_tiles(const Operands& o, const Store& store) {
   int64_t i = 0;
-  for (; i + MR <= o.m; i += MR) row_strip<MR, NR>(o, i, store);
-  for (; i < o.m; ++i) row_strip<1, kGemmRows>(o, i, store);
+  for (; i + MR <= o.m; i += MR) row_strip<V, MR, NR>(o, i, store);
+  for (; i < o.m; ++i) row_strip<V, 1, NR>(o, i, store);
 }
 
 struct WeightedSum {
@@ -78,33 +109,33 @@ struct WeightedSum {
 };
 
 // Rows [i, i + MR), columns [c, c + ND * kGemmLanes) of p * v.
-template <int MR, int ND>
+template <class V, int MR, int ND>
 QG_INLINE void weighted_sum_tile(const WeightedSum& o, int64_t i, int64_t c) {
-  Lanes sums[MR][ND];
-  for (int a = 0; a < MR; ++a)
-    for (int b = 0; b < ND; ++b) sums[a][b] = Lanes{};
+  Sums<V> sums[MR][ND] = {};
   for (int64_t s = 0; s < o.t; ++s) {
-    Lanes v[ND];
-    for (int b = 0; b < ND; ++b) load_lanes(o.v + s * o.d + c + b * kGemmLanes, v[b]);
+    Sums<V> v[ND];
+    for (int b = 0; b < ND; ++b) load(o.v + s * o.d + c + b * kGemmLanes, v[b]);
     for (int a = 0; a < MR; ++a)
-      for (int b = 0; b < ND; ++b) sums[a][b] += o.p[(i + a) * o.ldp + s] * v[b];
+      for (int b = 0; b < ND; ++b)
+        for (int part = 0; part < Sums<V>::kParts; ++part)
+          sums[a][b].part[part] += o.p[(i + a) * o.ldp + s] * v[b].part[part];
   }
   for (int a = 0; a < MR; ++a)
-    for (int b = 0; b < ND; ++b) store_lanes(sums[a][b], o.out + (i + a) * o.d + c + b * kGemmLanes);
+    for (int b = 0; b < ND; ++b) std::memcpy(o.out + (i + a) * o.d + c + b * kGemmLanes, &sums[a][b], sizeof(Sums<V>));
 }
 
-template <int MR, int ND>
+template <class V, int MR, int ND>
 QG_INLINE void weighted_sum_strip(const WeightedSum& o, int64_t i) {
   int64_t c = 0;
-  for (; c + ND * kGemmLanes <= o.d; c += ND * kGemmLanes) weighted_sum_tile<MR, ND>(o, i, c);
-  for (; c < o.d; c += kGemmLanes) weighted_sum_tile<MR, 1>(o, i, c);
+  for (; c + ND * kGemmLanes <= o.d; c += ND * kGemmLanes) weighted_sum_tile<V, MR, ND>(o, i, c);
+  for (; c < o.d; c += kGemmLanes) weighted_sum_tile<V, MR, 1>(o, i, c);
 }
 
-template <int MR, int ND>
+template <class V, int MR, int ND>
 QG_INLINE void walk_weighted_sums(const WeightedSum& o) {
   int64_t i = 0;
-  for (; i + MR <= o.m; i += MR) weighted_sum_strip<MR, ND>(o, i);
-  for (; i < o.m; ++i) weighted_sum_strip<1, ND>(o, i);
+  for (; i + MR <= o.m; i += MR) weighted_sum_strip<V, MR, ND>(o, i);
+  for (; i < o.m; ++i) weighted_sum_strip<V, 1, ND>(o, i);
 }
 
 // One instruction set's versions. The tile is the largest whose partial sums stay in registers: 32 of 64 bytes with
@@ -116,13 +147,13 @@ struct Kernels {
 };
 
 void dot_base(const Operands& o, const StoreFloat& store) {
-  walk_tiles<1, 2>(o, store);
+  walk_tiles<Float4, 1, 2>(o, store);
 }
 void dot_int8_base(const Operands& o, const AddInt32& store) {
-  walk_tiles<1, 2>(o, store);
+  walk_tiles<Float4, 1, 2>(o, store);
 }
 void weighted_sum_base(const WeightedSum& o) {
-  walk_weighted_sums<1, 2>(o);
+  walk_weighted_sums<Float4, 1, 2>(o);
 }
 constexpr Kernels kBase{dot_base, dot_int8_base, weighted_sum_base};
 
@@ -130,38 +161,47 @@ constexpr Kernels kBase{dot_base, dot_int8_base, weighted_sum_base};
 #define QG_V3 __attribute__((target("arch=x86-64-v3")))
 #define QG_V4 __attribute__((target("arch=x86-64-v4")))
 QG_V3 void dot_v3(const Operands& o, const StoreFloat& store) {
-  walk_tiles<3, 2>(o, store);
+  walk_tiles<Float8, 3, 2>(o, store);
 }
 QG_V3 void dot_int8_v3(const Operands& o, const AddInt32& store) {
-  walk_tiles<3, 2>(o, store);
+  walk_tiles<Float8, 3, 2>(o, store);
 }
 QG_V3 void weighted_sum_v3(const WeightedSum& o) {
-  walk_weighted_sums<3, 2>(o);
+  walk_weighted_sums<Float8, 3, 2>(o);
 }
 constexpr Kernels kV3{dot_v3, dot_int8_v3, weighted_sum_v3};
 
 QG_V4 void dot_v4(const Operands& o, const StoreFloat& store) {
-  walk_tiles<4, 4>(o, store);
+  walk_tiles<Float16, 4, 4>(o, store);
 }
 QG_V4 void dot_int8_v4(const Operands& o, const AddInt32& store) {
-  walk_tiles<4, 4>(o, store);
+  walk_tiles<Float16, 4, 4>(o, store);
 }
 QG_V4 void weighted_sum_v4(const WeightedSum& o) {
-  walk_weighted_sums<4, 4>(o);
+  walk_weighted_sums<Float16, 4, 4>(o);
 }
 constexpr Kernels kV4{dot_v4, dot_int8_v4, weighted_sum_v4};
 
-const Kernels& kernels() {
-  static const Kernels& chosen = __builtin_cpu_supports("x86-64-v4")   ? kV4
-                                 : __builtin_cpu_supports("x86-64-v3") ? kV3
-                                                                       : kBase;
-  return chosen;
-}
-#else
-const Kernels& kernels() {
-  return kBase;
-}
 #endif
+
+// Those that this processor can run, the fastest last.
+std::vector<const Kernels*> runnable() {
+  std::vector<const Kernels*> all{&kBase};
+#if defined(QG_HAS_MULTIVERSION)
+  if (__builtin_cpu_supports("x86-64-v3")) all.push_back(&kV3);
+  if (__builtin_cpu_supports("x86-64-v4")) all.push_back(&kV4);
+#endif
+  return all;
+}
+
+std::atomic<const Kernels*> chosen{nullptr};
+
+const Kernels& kernels() {
+  const Kernels* k = chosen.load(std::memory_order_relaxed);
+  if (k) return *k;
+  chosen = runnable().back();
+  return *chosen;
+}
 
 // A lane adds every 16th product: 1,024 products of at most 127 * 128 stay below 2^24, so float holds them exactly.
 constexpr int64_t kInt8Chunk = 1024 * kGemmLanes;
@@ -188,6 +228,14 @@ void gemm_block_int8(const float* x, int64_t ldx, const float* w, int64_t ldw, i
 
 void gemm_block_nn(const float* p, int64_t ldp, const float* v, float* out, int64_t m, int64_t t, int64_t d) {
   kernels().weighted_sum({p, ldp, v, out, m, t, d});
+}
+
+int num_gemm_versions() {
+  return static_cast<int>(runnable().size());
+}
+
+void use_gemm_version(int version) {
+  chosen = runnable().at(static_cast<size_t>(version));
 }
 
 void matmul_nt(const float* x, const float* w, float* y, int64_t m, int64_t n, int64_t k) {

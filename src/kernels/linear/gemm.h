@@ -33,4 +33,9 @@ void gemm_block_int8(const float* x, int64_t ldx, const float* w, int64_t ldw, i
 // Sums run over t in order.
 void gemm_block_nn(const float* p, int64_t ldp, const float* v, float* out, int64_t m, int64_t t, int64_t d);
 
+// For tests: versions for different instruction sets, those that this processor can run; the last one is used unless
+// another is asked for. All compute the same bits.
+int num_gemm_versions();
+void use_gemm_version(int version);
+
 }  // namespace qg

@@ -1,0 +1,242 @@
+#include "grid_run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "checkpoint/synthetic.h"
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/log.h"
+#include "core/memory.h"
+#include "core/progress.h"
+#include "core/version.h"
+#include "grid/names.h"
+#include "model/architecture.h"
+#include "model/open_model.h"
+#include "quantize/quantize.h"
+#include "runtime/cpu_executor.h"
+
+namespace qg {
+namespace {
+
+CalibrationOptions calibration_options(const CalibrationSettings& settings) {
+  CalibrationOptions options;
+  options.sequences = settings.samples;
+  options.tokens = settings.sample_tokens;
+  options.sample_rows = settings.search_tokens;
+  options.seed = settings.seed;
+  return options;
+}
+
+std::filesystem::path synthetic_folder(const Grid& grid, const GridModel& row, uint64_t seed) {
+  return grid.models_dir / fmt::format("{}-synth-{}", row.stem, seed);
+}
+
+}  // namespace
+
+GridRun::GridRun(const Grid& grid, std::vector<Case> cases, GridRunOptions options, JournalWriter& journal)
+    : grid_(grid), cases_(std::move(cases)), options_(std::move(options)), journal_(journal) {}
+
+GridRun::Model& GridRun::model(const std::string& name) {
+  std::unique_ptr<Model>& slot = models_[name];
+  if (slot) return *slot;
+  auto m = std::make_unique<Model>();
+  m->row = &grid_.model(name);
+  m->folder = m->row->folder;
+  if (!std::filesystem::exists(m->folder)) {
+    if (!options_.synth_seed)
+      throw Error("the model's folder is not here", m->folder.string(),
+                  "put the Hugging Face folder of " + m->row->label +
+                      " there, name it with --model-dir or in the grid, or say --weights-from synth to measure speed "
+                      "with random weights");
+    m->synthetic = true;
+    m->folder = synthetic_folder(grid_, *m->row, *options_.synth_seed);
+    if (!std::filesystem::exists(m->folder)) {
+      const ModelTable table = make_model_table(m->row->shape.value());
+      SyntheticOptions synthetic;
+      synthetic.seed = *options_.synth_seed;
+      info("{}: random weights of seed {} into {}: speed only", name, *options_.synth_seed, m->folder.filename().string());
+      write_synthetic_model(table, hf_rules_of_family(table.shape.family), synthetic, m->folder);
+    }
+  }
+  m->base = open_model(m->folder);
+  m->tokenizer = Tokenizer::from_folder(m->folder);
+  info("{}: hashing the weights", name);
+  m->base_hash = m->base->weights_hash();
+  slot = std::move(m);
+  return *slot;
+}
+
+void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases) {
+  const EngineSpec& native = engine_spec(EngineId::native);
+  QuantizeJob job;
+  std::set<std::string> names;
+  for (const Case& c : cases) {
+    if (runs_original_model(native, c.weights)) continue;
+    const std::string name = case_checkpoint(native, m.folder.filename().string(), c.weights, c.kv);
+    if (!names.insert(name).second || std::filesystem::exists(grid_.models_dir / name)) continue;
+    QuantizeOutput output;
+    output.recipe = default_recipe(c.weights);
+    output.out = grid_.models_dir / name;
+    job.outputs.push_back(std::move(output));
+  }
+  if (job.outputs.empty()) return;
+  if (grid_.calibration.text.empty())
+    throw Error("checkpoints are missing and the grid names no calibration text", grid_.file.string(),
+                "add [calibration] text = \"FILE\", or make them with `quantgrid quantize`");
+  job.base = m.base.get();
+  job.architecture = architecture_of_family(m.base->table().shape.family);
+  job.options = calibration_options(grid_.calibration);
+  job.calibration = read_calibration(*m.tokenizer, grid_.calibration.text, job.options);
+  const int64_t needed = estimate_quantize_bytes(job);
+  info("{}: making {} checkpoints, about {:.0f} MB of memory", m.row->name, job.outputs.size(), static_cast<double>(needed) / 1e6);
+  Progress progress("quantize " + m.row->name, m.base->table().shape.layers * static_cast<int64_t>(job.outputs.size()), "layers");
+  const std::vector<QuantizeReport> reports = quantize(job, [&](const std::string& step) {
+    progress.note(step);
+    progress.advance();
+  });
+  for (size_t i = 0; i < reports.size(); ++i) {
+    const QuantizeReport& r = reports[i];
+    info("{}: {:.0f} s, mean output error {:.1e}", r.out.filename().string(), r.seconds, r.mean_relative_error);
+    Case subject;
+    subject.model = m.row->name;
+    subject.gpu = cases.front().gpu;
+    subject.weights = job.outputs[i].recipe.weights;
+    subject.section = Section::implied;
+    const CellPart p = part(m, subject, "quantize", job.calibration.hash);
+    Record common = common_record(m, subject, p);
+    common.case_number.reset();
+    append(common, {measured(common, "quantize_s", r.seconds), measured(common, "peak_host_bytes", static_cast<double>(peak_rss_bytes()))},
+           r.seconds);
+  }
+}
+
+std::shared_ptr<const Checkpoint> GridRun::checkpoint_of(Model& m, const Case& c) {
+  const EngineSpec& native = engine_spec(EngineId::native);
+  if (runs_original_model(native, c.weights)) return m.base;
+  const std::string name = case_checkpoint(native, m.folder.filename().string(), c.weights, c.kv);
+  std::shared_ptr<const Checkpoint>& slot = m.checkpoints[name];
+  if (slot) return slot;
+  slot = open_model(grid_.models_dir / name);
+  if (slot->quant().weights != c.weights)
+    throw Error(fmt::format("holds {} weights, its name says {}", to_string(slot->quant().weights), to_string(c.weights)),
+                slot->folder().string(), "remove the folder to have it made again");
+  if (slot->lineage() && !slot->lineage()->base_hash.empty() && slot->lineage()->base_hash != m.base_hash)
+    throw Error("was made from other weights than the model's folder holds now", slot->folder().string(),
+                "remove the folder to have it made again");
+  return slot;
+}
+
+CellPart GridRun::part(Model& m, const Case& c, const std::string& workload, const std::string& description) {
+  CellPart p;
+  p.workload = workload;
+  CaseIdentity& id = p.identity;
+  id.model_sha = m.synthetic ? "synth:" + std::to_string(*options_.synth_seed) + ":" + m.row->name : m.base_hash;
+  if (!runs_original_model(engine_spec(EngineId::native), c.weights)) {
+    const auto checkpoint = checkpoint_of(m, c);
+    if (checkpoint->lineage()) id.recipe_sha = checkpoint->lineage()->recipe_hash() + checkpoint->lineage()->calibration_hash;
+  }
+  id.weights = to_string(c.weights);
+  id.kv = to_string(c.kv);
+  id.workload = workload + ": " + description;
+  id.engine = engine_spec(EngineId::native).key();
+  id.engine_build = version() + " " + build_commit();
+  id.target = c.gpu;
+  id.measured_on = options_.measured_on;
+  p.key = case_key(id);
+  return p;
+}
+
+bool GridRun::wanted(const CellPart& p) const { return options_.rerun || !journal_.is_done(p.key); }
+
+Record GridRun::common_record(Model& m, const Case& c, const CellPart& p) {
+  Record r;
+  r.case_key = p.key;
+  r.case_id = c.id();
+  if (c.number > 0) r.case_number = c.number;
+  r.section = to_string(c.section);
+  r.baseline_case_id = grid_.baseline_of(c).id();
+  r.model = c.model;
+  r.weights = to_string(c.weights);
+  r.kv = to_string(c.kv);
+  r.target = c.gpu;
+  r.measured_on = options_.measured_on;
+  r.cross_target = c.gpu != options_.measured_on;
+  r.synthetic = m.synthetic;
+  r.executor = "cpu";
+  r.engine = p.identity.engine;
+  r.engine_version = version();
+  r.workload = p.workload;
+  r.base_ckpt_sha = m.base_hash;
+  r.recipe_sha = p.identity.recipe_sha;
+  r.tokenizer_sha = m.tokenizer->hash();
+  r.checkpoint = runs_original_model(engine_spec(EngineId::native), c.weights)
+                     ? m.folder.filename().string()
+                     : case_checkpoint(engine_spec(EngineId::native), m.folder.filename().string(), c.weights, c.kv);
+  r.started_at = utc_now();
+  return r;
+}
+
+void GridRun::append(const Record& common, std::vector<Record> rows, double seconds) {
+  CaseDone done;
+  done.subject = common;
+  done.seconds = seconds;
+  journal_.append_case(std::move(done), std::move(rows));
+}
+
+void GridRun::append_failure(const Record& common, const std::string& what) {
+  failed_.insert(common.case_id);
+  warn("{}, {}: {}", common.case_id, common.workload, what);
+  CaseDone done;
+  done.subject = common;
+  done.subject.status = to_string(CaseStatus::failed);
+  done.subject.valid = false;
+  done.subject.error_msg = what;
+  journal_.append_case(std::move(done), {});
+}
+
+std::unique_ptr<Executor> GridRun::executor(Model& m, const Case& c, int64_t tokens, int64_t max_rows) {
+  ExecutorOptions options;
+  options.kv = c.kv;
+  options.max_rows = max_rows;
+  options.num_pages = tokens / options.page_tokens + 2;
+  return make_cpu_executor(checkpoint_of(m, c), options);
+}
+
+void GridRun::run() {
+  const std::vector<Workload> workloads = grid_.workloads_of(options_.profile);
+  for (const std::string& name : grid_.model_names()) {
+    std::vector<Case> cases;
+    std::copy_if(cases_.begin(), cases_.end(), std::back_inserter(cases), [&](const Case& c) { return c.model == name; });
+    if (cases.empty()) continue;
+    Model& m = model(name);
+    make_missing_checkpoints(m, cases);
+    if (m.synthetic)
+      info("{}: accuracy is not measured on random weights", name);
+    else if (!grid_.accuracy.text.empty())
+      run_accuracy(m, cases);
+    for (const Case& c : cases) {
+      run_memory(m, c);
+      for (const Workload& w : workloads) run_speed(m, c, w);
+    }
+  }
+}
+
+std::map<std::string, Record> GridRun::measured_rows(const Case& c) {
+  std::map<std::string, Record> rows;
+  Model& m = model(c.model);
+  std::vector<std::string> keys{part(m, c, "memory", "").key, part(m, c, "accuracy", accuracy_description(m)).key};
+  const auto take = [&](const std::string& key, const std::string& prefix) {
+    const Attempt* attempt = journal_.last_attempt(key);
+    if (!attempt) return;
+    for (const Record& row : attempt->rows) rows[prefix + row.metric] = row;
+  };
+  for (const std::string& key : keys) take(key, "");
+  for (const Workload& w : grid_.workloads_of(options_.profile))
+    take(part(m, c, w.name, fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds)).key,
+         w.name + " ");
+  return rows;
+}
+
+}  // namespace qg

@@ -1,0 +1,88 @@
+#pragma once
+// The grid on this machine: makes missing checkpoints, measures what is not done yet, appends to the journal. Accuracy
+// and each workload of a case are journal entries of their own, so a stop loses at most the one that was running.
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "eval/windows.h"
+#include "grid/engines.h"
+#include "grid/grid.h"
+#include "record/case_key.h"
+#include "record/journal.h"
+#include "runtime/engine.h"
+#include "tokenizer/tokenizer.h"
+
+namespace qg {
+
+struct GridRunOptions {
+  Profile profile = Profile::quick;
+  std::string measured_on = "cpu";       // card that computes
+  std::optional<uint64_t> synth_seed;    // missing models get random weights of this seed: speed only
+  bool rerun = false;
+};
+
+// One measurement of one case, as it stands in the journal.
+struct CellPart {
+  std::string workload;  // "accuracy", "decode/b1", "memory"
+  CaseIdentity identity;
+  std::string key;
+};
+
+class GridRun {
+ public:
+  GridRun(const Grid& grid, std::vector<Case> cases, GridRunOptions options, JournalWriter& journal);
+
+  // Throws Error only when the run as a whole cannot go on (interrupted, disk full, no model); a case that fails is
+  // recorded and counted.
+  void run();
+  int failed_cases() const { return static_cast<int>(failed_.size()); }
+  const std::vector<Case>& cases() const { return cases_; }
+  // Newest finished rows of a case, by metric; empty where it was not measured.
+  std::map<std::string, Record> measured_rows(const Case& c);
+
+ private:
+  struct Model;  // what is opened once per model
+
+  // grid_run.cc
+  Model& model(const std::string& name);
+  void make_missing_checkpoints(Model& m, const std::vector<Case>& cases);
+  std::shared_ptr<const Checkpoint> checkpoint_of(Model& m, const Case& c);
+  CellPart part(Model& m, const Case& c, const std::string& workload, const std::string& description);
+  bool wanted(const CellPart& part) const;
+  Record common_record(Model& m, const Case& c, const CellPart& part);
+  void append(const Record& common, std::vector<Record> rows, double seconds);
+  void append_failure(const Record& common, const std::string& what);
+  std::unique_ptr<Executor> executor(Model& m, const Case& c, int64_t tokens, int64_t max_rows);
+
+  // grid_run_parts.cc
+  void run_accuracy(Model& m, const std::vector<Case>& cases);
+  void run_accuracy_batch(Model& m, const std::vector<Case>& cases, const EvalText& text);
+  void run_speed(Model& m, const Case& c, const Workload& workload);
+  void run_memory(Model& m, const Case& c);
+  std::string accuracy_description(const Model& m) const;
+
+  const Grid& grid_;
+  std::vector<Case> cases_;
+  GridRunOptions options_;
+  JournalWriter& journal_;
+  std::map<std::string, std::unique_ptr<Model>> models_;
+  std::set<std::string> failed_;
+};
+
+struct GridRun::Model {
+  const GridModel* row = nullptr;
+  std::filesystem::path folder;
+  std::shared_ptr<const Checkpoint> base;
+  std::optional<Tokenizer> tokenizer;
+  std::string base_hash;
+  bool synthetic = false;
+  std::map<std::string, std::shared_ptr<const Checkpoint>> checkpoints;  // by folder name
+};
+
+}  // namespace qg

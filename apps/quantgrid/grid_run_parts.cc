@@ -1,0 +1,204 @@
+// The three parts of a case: accuracy, speed, memory.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "bench/measure.h"
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/log.h"
+#include "core/memory.h"
+#include "core/progress.h"
+#include "eval/fidelity.h"
+#include "grid/memory.h"
+#include "grid_run.h"
+
+namespace qg {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+EvalProtocol protocol_of(const AccuracySettings& settings) {
+  EvalProtocol protocol;
+  protocol.windows = settings.windows;
+  protocol.window = settings.window_tokens;
+  return protocol;
+}
+
+void set_interval(Record& row, const Interval& interval, int64_t tokens) {
+  row.ci_lo = interval.lo;
+  row.ci_hi = interval.hi;
+  row.ci_level = 0.95;
+  row.ci_method = "block_bootstrap";
+  row.n = tokens;
+}
+
+Load load_of(const Workload& w) {
+  Load load;
+  load.name = w.name;
+  load.isl = w.isl_tokens;
+  load.osl = w.kind == WorkloadKind::prefill ? 1 : w.osl_tokens;
+  load.rounds = w.rounds;
+  if (w.kind == WorkloadKind::throughput) {
+    load.speed = SpeedKind::throughput;
+    load.rounds = 1;
+    load.batch = w.requests > 0 ? w.requests : 16;
+  } else {
+    load.speed = w.kind == WorkloadKind::prefill ? SpeedKind::prefill : SpeedKind::decode;
+    load.batch = w.batch;
+  }
+  return load;
+}
+
+std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const Load& load) {
+  std::vector<Record> rows;
+  const auto add = [&](std::string_view metric, double value) { return &rows.emplace_back(measured(common, metric, value)); };
+  Record* speed = add(load.speed == SpeedKind::prefill ? "prefill_tok_s" : "output_tok_s", r.output_tok_s.value);
+  speed->ci_lo = r.output_tok_s.ci_lo;
+  speed->ci_hi = r.output_tok_s.ci_hi;
+  speed->ci_level = 0.95;
+  speed->ci_method = load.speed == SpeedKind::throughput ? "slices" : "t_log";
+  speed->n = r.output_tok_s.n;
+  add("ttft_ms_p50", r.ttft_ms_p50);
+  if (load.speed != SpeedKind::prefill) {
+    add("total_tok_s", r.total_tok_s);
+    add("tpot_ms_p50", r.tpot_ms_p50);
+    add("itl_ms_p99", r.itl_ms_p99);
+    add("batch_achieved", r.batch_achieved);
+  }
+  add("peak_rss_bytes", static_cast<double>(peak_rss_bytes()));
+  return rows;
+}
+
+}  // namespace
+
+std::string GridRun::accuracy_description(const Model&) const {
+  return protocol_of(grid_.accuracy).describe() + ", " + grid_.accuracy.text.filename().string();
+}
+
+void GridRun::run_accuracy(Model& m, const std::vector<Case>& cases) {
+  std::vector<Case> todo;
+  for (const Case& c : cases)
+    if (wanted(part(m, c, "accuracy", accuracy_description(m)))) todo.push_back(c);
+  if (todo.empty()) return;
+  const EvalText text = cut_windows(*m.tokenizer, grid_.accuracy.text, protocol_of(grid_.accuracy));
+  // All candidates of a batch are in memory at once, so that they share one pass of the base; the CPU executor may hold
+  // the linear layers as floats.
+  const int64_t each = 4 * (m.base->table().shape.linear_params() + 2 * m.base->table().shape.embedding_params());
+  const int64_t fit = std::max<int64_t>(1, physical_memory_bytes() / 2 / std::max<int64_t>(1, each) - 1);
+  for (size_t begin = 0; begin < todo.size(); begin += static_cast<size_t>(fit)) {
+    const size_t end = std::min(todo.size(), begin + static_cast<size_t>(fit));
+    run_accuracy_batch(m, {todo.begin() + static_cast<int64_t>(begin), todo.begin() + static_cast<int64_t>(end)}, text);
+  }
+}
+
+void GridRun::run_accuracy_batch(Model& m, const std::vector<Case>& cases, const EvalText& text) {
+  const auto start = Clock::now();
+  const int64_t window = grid_.accuracy.window_tokens;
+  Case base_case = cases.front();
+  base_case.weights = WeightFormat::fp16;
+  base_case.kv = KvFormat::fp16;
+  const auto base = executor(m, base_case, window, window);
+  std::vector<std::unique_ptr<Executor>> owned;
+  std::vector<Executor*> candidates;
+  std::vector<Case> compared;
+  for (const Case& c : cases) {
+    if (c.is_fp16_baseline()) continue;  // the base itself
+    try {
+      owned.push_back(executor(m, c, window, window));
+    } catch (const Error& e) {
+      append_failure(common_record(m, c, part(m, c, "accuracy", accuracy_description(m))), e.what());
+      continue;
+    }
+    candidates.push_back(owned.back().get());
+    compared.push_back(c);
+  }
+  FidelityScores scores;
+  {
+    const auto passes = static_cast<int64_t>(candidates.size()) + 1;
+    Progress progress("accuracy of " + m.row->name, passes * grid_.accuracy.windows * window, "tokens");
+    scores = score_fidelity(*base, candidates, text, [&](int64_t tokens) { progress.advance(tokens); });
+  }
+  const double seconds = seconds_since(start) / static_cast<double>(std::max<size_t>(1, cases.size()));
+  const auto record = [&](const Case& c, const TokenScores& candidate, const Executor& ran) {
+    const FidelityResult r = summarize(scores.base, candidate, grid_.accuracy.windows);
+    Record common = common_record(m, c, part(m, c, "accuracy", accuracy_description(m)));
+    common.dataset = text.name;
+    common.workload_sha = text.hash;
+    common.protocol = protocol_of(grid_.accuracy).describe();
+    common.compute_path = to_string(ran.compute_path());
+    common.kernels = ran.kernels();
+    std::vector<Record> rows;
+    const auto add = [&](std::string_view metric, const Interval& interval) {
+      set_interval(rows.emplace_back(measured(common, metric, interval.value)), interval, r.tokens);
+    };
+    add("ppl", r.ppl);
+    add("base_ppl", r.base_ppl);
+    add("ppl_ratio", r.ppl_ratio);
+    add("kld_mean", r.kld_mean);
+    add("top1", r.top1);
+    append(common, std::move(rows), seconds);
+  };
+  for (const Case& c : cases)
+    if (c.is_fp16_baseline()) {
+      TokenScores same = scores.base;
+      same.kld.assign(same.nll.size(), 0.0);
+      same.top1.assign(same.nll.size(), 1.0);
+      record(c, same, *base);
+    }
+  for (size_t i = 0; i < compared.size(); ++i) record(compared[i], scores.candidates[i], *candidates[i]);
+}
+
+void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
+  const CellPart p =
+      part(m, c, w.name, fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds));
+  if (!wanted(p)) return;
+  const auto start = Clock::now();
+  Record common = common_record(m, c, p);
+  const Load load = load_of(w);
+  common.isl = load.isl;
+  common.osl = load.osl;
+  common.batch = load.batch;
+  try {
+    EngineOptions options;
+    options.max_batch = load.batch;
+    options.prefix_reuse = false;
+    Engine engine(executor(m, c, load.batch * (load.isl + load.osl + 32), options.max_rows), options);
+    NativeTarget target(engine);
+    Progress progress(fmt::format("{} {}", c.id(), w.name), total_output_tokens(load), "tokens");
+    const BenchResult r = measure(target, load, [&](int64_t tokens) { progress.advance(tokens); });
+    common.compute_path = r.compute_path;
+    common.kernels = r.kernels;
+    common.rounds = r.rounds;
+    common.num_requests = r.requests;
+    common.num_failed = r.failed;
+    common.batch_achieved = r.batch_achieved;
+    append(common, speed_rows(common, r, load), seconds_since(start));
+  } catch (const Error& e) {
+    if (e.code() == ExitCode::interrupted) throw;
+    append_failure(common, e.what());
+  }
+}
+
+void GridRun::run_memory(Model& m, const Case& c) {
+  const CellPart p = part(m, c, "memory", "");
+  if (!wanted(p)) return;
+  Record common = common_record(m, c, p);
+  const ModelShape& shape = m.base->table().shape;
+  Card card = grid_.card(c.gpu);
+  if (card.is_cpu()) card.memory_bytes = physical_memory_bytes();
+  std::vector<Record> rows;
+  rows.push_back(measured(common, "weights_bytes", static_cast<double>(weights_bytes(shape, c.weights))));
+  rows.push_back(measured(common, "checkpoint_bytes", static_cast<double>(checkpoint_of(m, c)->stored_bytes())));
+  rows.push_back(measured(common, "kv_bytes_per_token", static_cast<double>(kv_bytes_per_token(shape, c.kv))));
+  common.context_len = grid_.gates.context_tokens;
+  rows.push_back(measured(common, "max_batch",
+                          static_cast<double>(max_batch(shape, card, c.weights, c.kv, grid_.gates.context_tokens))));
+  common.context_len.reset();
+  append(common, std::move(rows), 0);
+}
+
+}  // namespace qg

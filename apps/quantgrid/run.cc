@@ -1,0 +1,141 @@
+// quantgrid run: the grid on this machine.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/file.h"
+#include "core/json.h"
+#include "core/log.h"
+#include "grid/filter.h"
+#include "grid_run.h"
+#include "model/open_model.h"
+#include "verb.h"
+
+namespace qg {
+namespace {
+
+struct RunFlags {
+  std::string grid, model_dir, filter, target, engine = "native", backend, profile = "quick", executor = "auto", journal, weights_from;
+  bool rerun = false, json = false;
+};
+
+std::vector<Case> chosen_cases(const Grid& grid, const RunFlags& flags) {
+  const Filter filter = flags.filter.empty() ? Filter() : Filter(flags.filter, grid);
+  std::vector<Case> cases = filtered(grid.cases, filter);
+  if (!flags.target.empty()) std::erase_if(cases, [&](const Case& c) { return c.gpu != flags.target; });
+  if (cases.empty())
+    throw Error("no case is left", flags.filter.empty() ? "--target " + flags.target : "--filter " + flags.filter,
+                "`quantgrid plan` shows the cases of the grid");
+  if (flags.executor == "cpu") return cases;  // asked for in so many words: any card's cases, for their accuracy
+  const auto here = std::stable_partition(cases.begin(), cases.end(), [&](const Case& c) { return grid.card(c.gpu).is_cpu(); });
+  const auto elsewhere = cases.end() - here;
+  if (here == cases.begin())
+    throw Error(fmt::format("none of the {} cases can run here: they are for graphics cards, and this build has no CUDA executor",
+                            elsewhere),
+                flags.grid,
+                "use quantgrid-cuda on a machine with a GPU ('make gpu' builds it), or --executor cpu to measure their "
+                "accuracy on the processor",
+                ExitCode::cannot_here);
+  if (elsewhere > 0) warn("{} cases are for graphics cards and do not run here", elsewhere);
+  cases.erase(here, cases.end());
+  return cases;
+}
+
+std::optional<uint64_t> synth_seed(const std::string& text) {
+  if (text.empty()) return std::nullopt;
+  if (text == "synth") return 1;
+  if (text.starts_with("synth:") && text.size() > 6 && text.size() < 20 &&
+      text.find_first_not_of("0123456789", 6) == std::string::npos)
+    return std::stoull(text.substr(6));
+  throw Error("\"" + text + "\" is not a source of weights", "--weights-from", "use synth or synth:SEED");
+}
+
+std::string shown(const std::map<std::string, Record>& rows, const std::string& key, int digits, double scale = 1) {
+  const auto it = rows.find(key);
+  return it == rows.end() || !it->second.value ? "–" : fmt::format("{:.{}f}", *it->second.value * scale, digits);
+}
+
+void print_table(GridRun& run, const std::vector<Workload>& workloads) {
+  fmt::print("\n{:>3}  {:<44} {:>8} {:>7} {:>8} {:>6} {:>9} {:>8}", "#", "case", "ppl", "ratio", "KL", "top-1", "weights", "KV/token");
+  for (const Workload& w : workloads) fmt::print(" {:>14}", w.name);
+  fmt::print("\n{:>3}  {:<44} {:>8} {:>7} {:>8} {:>6} {:>9} {:>8}", "", "", "", "", "nats", "", "MB", "bytes");
+  for (size_t i = 0; i < workloads.size(); ++i) fmt::print(" {:>14}", "tok/s");
+  fmt::print("\n");
+  for (const Case& c : run.cases()) {
+    const auto rows = run.measured_rows(c);
+    fmt::print("{:>3}  {:<44} {:>8} {:>7} {:>8} {:>6} {:>9} {:>8}", c.number, c.id(), shown(rows, "ppl", 3),
+               shown(rows, "ppl_ratio", 4), shown(rows, "kld_mean", 5), shown(rows, "top1", 3),
+               shown(rows, "weights_bytes", 1, 1e-6), shown(rows, "kv_bytes_per_token", 0));
+    for (const Workload& w : workloads)
+      fmt::print(" {:>14}", shown(rows, w.name + (w.kind == WorkloadKind::prefill ? " prefill_tok_s" : " output_tok_s"), 1));
+    fmt::print("\n");
+  }
+  fmt::print("\n");
+}
+
+Json cases_json(GridRun& run) {
+  Json list = Json::array();
+  for (const Case& c : run.cases()) {
+    Json item{{"number", c.number}, {"id", c.id()}};
+    for (const auto& [name, row] : run.measured_rows(c)) item["metrics"][name] = row.value ? Json(*row.value) : Json();
+    list.push_back(item);
+  }
+  return list;
+}
+
+ExitCode run(const RunFlags& flags) {
+  if (find_engine(flags.engine, flags.backend).id != EngineId::native)
+    throw Error("other engines than the native one cannot be driven yet", "--engine " + flags.engine, "leave it out",
+                ExitCode::cannot_here);
+  if (flags.executor == "cuda")
+    throw Error("this build has no CUDA executor", "--executor cuda", "use quantgrid-cuda ('make gpu' builds it)",
+                ExitCode::cannot_here);
+  Grid grid = load_grid(flags.grid, read_model_shape);
+  if (!flags.model_dir.empty()) {
+    grid.models_dir = flags.model_dir;
+    for (GridModel& m : grid.models) m.folder = grid.models_dir / m.stem;
+  }
+  GridRunOptions options;
+  options.profile = *parse_profile(flags.profile);
+  options.rerun = flags.rerun;
+  options.synth_seed = synth_seed(flags.weights_from);
+  const std::vector<Case> cases = chosen_cases(grid, flags);
+  const std::filesystem::path journal_file =
+      flags.journal.empty() ? std::filesystem::path(flags.grid).stem().string() + ".jsonl" : flags.journal;
+  if (!journal_file.parent_path().empty()) std::filesystem::create_directories(journal_file.parent_path());
+  JournalWriter journal(journal_file, this_environment());
+  info("{} cases, journal {}", cases.size(), journal_file.string());
+  GridRun grid_run(grid, cases, options, journal);
+  grid_run.run();
+  if (flags.json)
+    fmt::print("{}\n", cases_json(grid_run).dump(2));
+  else
+    print_table(grid_run, grid.workloads_of(options.profile));
+  if (grid_run.failed_cases() == 0) return ExitCode::done;
+  warn("{} of {} cases failed; the journal has the reasons, and the same command tries them again", grid_run.failed_cases(),
+       cases.size());
+  return ExitCode::cases_failed;
+}
+
+const RegisterVerb kVerb({100, "run", "the grid on this machine: makes missing checkpoints, measures what is not done yet",
+                          "quantgrid run grids/demo.toml --journal demo/journal.jsonl",
+                          [](CLI::App& command) -> std::function<ExitCode()> {
+                            auto f = std::make_shared<RunFlags>();
+                            command.add_option("grid", f->grid, "grid file")->required();
+                            command.add_option("--model-dir", f->model_dir, "where models are and checkpoints are made (default: the grid's models_dir)");
+                            command.add_option("--filter", f->filter, "only cases that match, e.g. 'weights=fp8 & kv=fp8'");
+                            command.add_option("--target", f->target, "only cases of this card");
+                            command.add_option("--engine", f->engine, "engine to run them on");
+                            command.add_option("--backend", f->backend, "back end of that engine");
+                            command.add_option("--profile", f->profile, "quick or full")->check(CLI::IsMember({"quick", "full"}));
+                            command.add_option("--executor", f->executor, "cpu, cuda or auto; cpu runs any card's cases on the processor")
+                                ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+                            command.add_option("--journal", f->journal, "journal to append to (default: GRID.jsonl here)");
+                            command.add_option("--weights-from", f->weights_from, "synth or synth:SEED: random weights where a model is missing, speed only");
+                            command.add_flag("--rerun", f->rerun, "measure again what is done");
+                            command.add_flag("--json", f->json, "print JSON");
+                            return [f] { return run(*f); };
+                          }});
+
+}  // namespace
+}  // namespace qg

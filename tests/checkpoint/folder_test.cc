@@ -1,0 +1,228 @@
+// Folders that we write: what is in them, what is refused, and that nothing half-written is left.
+#include <cmath>
+
+#include "checkpoint/byte_tokenizer.h"
+#include "checkpoint/inspect.h"
+#include "checkpoint/kv_scales.h"
+#include "checkpoint/synthetic.h"
+#include "checkpoint/trtllm.h"
+#include "model/open_model.h"
+#include "tests/checkpoint/fixtures.h"
+
+namespace qg {
+namespace {
+
+namespace fs = std::filesystem;
+
+WriterOptions writer_options(const fs::path& out, Layout layout) {
+  WriterOptions options;
+  options.out = out;
+  options.layout = layout;
+  options.table = make_model_table(tiny_shape());
+  options.architecture = "LlamaForCausalLM";
+  options.hf_rules = hf_rules_of_family("llama");
+  return options;
+}
+
+void make_synthetic(const fs::path& out, SyntheticOptions options = {}, ModelShape shape = tiny_shape()) {
+  write_synthetic_model(make_model_table(shape), hf_rules_of_family(shape.family), options, out);
+}
+
+TEST(Synthetic, OpensSoundAndIsDeterministic) {
+  const TestFolder out;
+  make_synthetic(out / "a");
+  make_synthetic(out / "b");
+  make_synthetic(out / "c", {.seed = 1});
+  EXPECT_TRUE(read_file(out / "a/model.safetensors") == read_file(out / "b/model.safetensors"));
+  EXPECT_FALSE(read_file(out / "a/model.safetensors") == read_file(out / "c/model.safetensors"));
+  const auto model = open_model(out / "a");
+  EXPECT_EQ(model->table().shape, tiny_shape());
+  const Inspection inspection = inspect_checkpoint(*model);
+  EXPECT_TRUE(inspection.sound());
+  EXPECT_EQ(inspection.tensors, 3 + 2 * 9);
+  EXPECT_EQ(inspection.embedding_bytes, 300 * 32 * 2);
+  EXPECT_EQ(inspection.linear_bytes, tiny_shape().linear_params() * 2);
+  EXPECT_EQ(model->lineage()->recipe["synthetic"], true);
+  EXPECT_NE(model->weights_hash(), open_model(out / "c")->weights_hash());
+}
+
+TEST(Synthetic, WeightsHaveTheirDeviation) {
+  const TestFolder out;
+  make_synthetic(out / "a", {.dtype = DType::f32, .outliers = 2});
+  const auto model = open_model(out / "a");
+  EXPECT_EQ(model->dtype(), DType::f32);
+  const auto deviation = [](const std::vector<float>& x) {
+    double sum = 0, squares = 0;
+    for (float v : x) sum += v, squares += double{v} * v;
+    const double mean = sum / static_cast<double>(x.size());
+    return std::sqrt(squares / static_cast<double>(x.size()) - mean * mean);
+  };
+  EXPECT_NEAR(deviation(to_f32(model->linear(model->table().linear(LinearRole::qkv, 0)).weight)), 1 / std::sqrt(32.0),
+              0.01);
+  EXPECT_NEAR(deviation(to_f32(model->linear(model->table().linear(LinearRole::down, 1)).weight)),
+              1 / std::sqrt(48.0 * 4), 0.01);
+  int outliers = 0;
+  for (float v : to_f32(model->tensor(*model->table().find(TensorRole::mlp_norm, 1)))) outliers += v > 10;
+  EXPECT_EQ(outliers, 2);
+  for (float v : to_f32(model->tensor(*model->table().find(TensorRole::final_norm)))) EXPECT_LT(v, 2);
+}
+
+TEST(Synthetic, RefusesTooManyOutliersAndOldFolders) {
+  const TestFolder out;
+  expect_contains(error_of([&] { make_synthetic(out / "a", {.outliers = 17}); }), "17 outlier channels");
+  EXPECT_TRUE(fs::is_empty(out.path()));
+  make_synthetic(out / "a");
+  expect_contains(error_of([&] { make_synthetic(out / "a"); }), "exists already");
+}
+
+TEST(ByteTokenizer, HasEveryByteOnce) {
+  const auto files = byte_tokenizer_files(300);
+  const Json vocab = Json::parse(files.at("tokenizer.json"))["model"]["vocab"];
+  EXPECT_EQ(vocab.size(), 256u);
+  EXPECT_EQ(vocab["A"], 65);
+  EXPECT_EQ(vocab["\u0120"], 32);  // the space
+  EXPECT_EQ(vocab["\u0100"], 0);
+  EXPECT_EQ(vocab["\u00ff"], 255);
+  EXPECT_TRUE(byte_tokenizer_files(258).empty());
+}
+
+// Every tensor that goes in comes out, split and stacked again.
+TEST(HuggingfaceWriter, RoundTrips) {
+  const TestFolder out;
+  make_synthetic(out / "a");
+  const auto model = open_model(out / "a");
+  const auto writer = create_checkpoint(writer_options(out / "b", Layout::huggingface));
+  for (const LinearSpec& spec : model->table().linears) writer->write(spec, model->linear(spec));
+  for (const TensorSpec& spec : model->table().tensors) writer->write(spec, model->tensor(spec));
+  KvScales scales;
+  scales.fp8 = {{0.5f, 0.25f}, {1, 2}};
+  writer->set_kv_scales(scales);
+  Lineage lineage;
+  lineage.base_model = "a";
+  lineage.base_hash = model->weights_hash();
+  lineage.recipe = {{"z", 1}, {"a", 2}};
+  lineage.seed = 7;
+  writer->set_lineage(lineage);
+  writer->copy_side_files(out / "a");
+  writer->finish();
+
+  const auto copy = open_model(out / "b");
+  EXPECT_EQ(copy->weights_hash(), model->weights_hash());
+  EXPECT_EQ(copy->kv_scales().fp8.at(1).v, 2);
+  EXPECT_TRUE(copy->kv_scales().int8.empty());
+  EXPECT_EQ(copy->lineage()->base_hash, model->weights_hash());
+  EXPECT_EQ(copy->lineage()->seed, 7u);
+  Lineage other = lineage;
+  other.recipe = {{"a", 2}, {"z", 1}};
+  EXPECT_EQ(copy->lineage()->recipe_hash(), other.recipe_hash());  // the order of keys means nothing
+  other.recipe["a"] = 3;
+  EXPECT_NE(lineage.recipe_hash(), other.recipe_hash());
+  EXPECT_EQ(read_file(out / "a/tokenizer.json"), read_file(out / "b/tokenizer.json"));
+}
+
+TEST(Writers, LeaveNothingUnfinished) {
+  const TestFolder out;
+  for (const Layout layout : {Layout::huggingface, Layout::trtllm}) {
+    {
+      const auto writer = create_checkpoint(writer_options(out / "m", layout));
+      expect_contains(error_of([&] { writer->finish(); }), "tensors were not written");
+    }
+    EXPECT_TRUE(fs::is_empty(out.path()));
+  }
+  for (const Layout layout : {Layout::modelopt, Layout::compressed_tensors, Layout::autoawq})
+    expect_contains(error_of([&] { create_checkpoint(writer_options(out / "m", layout)); }), "not written yet");
+  WriterOptions fp8 = writer_options(out / "m", Layout::huggingface);
+  fp8.quant.weights = WeightFormat::fp8;
+  expect_contains(error_of([&] { create_checkpoint(fp8); }), "holds fp16 weights only");
+  EXPECT_TRUE(fs::is_empty(out.path()));
+}
+
+TEST(Writers, RemoveLeftoversOfAnEarlierRun) {
+  const TestFolder out;
+  fs::create_directories(out / "a.partial/old");
+  make_synthetic(out / "a");
+  EXPECT_FALSE(fs::exists(out / "a/old"));
+  EXPECT_FALSE(fs::exists(out / "a.partial"));
+}
+
+TEST(Writers, RefuseOverflow) {
+  const TestFolder out;
+  const auto writer = create_checkpoint(writer_options(out / "m", Layout::trtllm));
+  const ModelTable table = make_model_table(tiny_shape());
+  const TensorSpec& norm = *table.find(TensorRole::final_norm);
+  expect_contains(error_of([&] { writer->write(norm, tensor_from_f32(std::vector<float>(32, 1e6f), {32})); }),
+                  "overflow F16");
+}
+
+TEST(KvScales, RoundTripAndRefusals) {
+  const TestFolder out;
+  EXPECT_TRUE(read_kv_scales(out.path(), 2).fp8.empty());
+  KvScales scales;
+  scales.int8 = {{1, 2}, {3, 4}};
+  write_kv_scales(out.path(), scales, 2);
+  EXPECT_EQ(read_kv_scales(out.path(), 2).int8.at(1).k, 3);
+  EXPECT_EQ(read_kv_scales(out.path(), 2).int8.at(0).v, 2);
+  expect_contains(error_of([&] { read_kv_scales(out.path(), 3); }), "should be F32 [3]");
+  expect_contains(error_of([&] { write_kv_scales(out.path(), scales, 3); }), "the model has 3 layers");
+  for (float bad : {0.0f, -1.0f, NAN, INFINITY}) {
+    scales.int8[0].v = bad;
+    expect_contains(error_of([&] { write_kv_scales(out.path(), scales, 2); }), "finite and above 0");
+  }
+  SafetensorsWriter one(out / kKvScalesFile, {{"fp8.k", DType::f32, {2}}});
+  one.write("fp8.k", tensor_from_f32(std::vector<float>{1, 1}, {2}));
+  one.finish();
+  expect_contains(error_of([&] { read_kv_scales(out.path(), 2); }), "only one of fp8.k and fp8.v");
+}
+
+TEST(FixedKv, CopiesEverythingAndAddsTheScale) {
+  const TestFolder out;
+  fs::copy(kGolden / "trtllm/int4_awq", out / "open");
+  KvScales scales;
+  scales.fp8 = {{0.5f, 0.25f}};
+  write_kv_scales(out / "open", scales, 1);
+  write_fixed_kv(*open_model(out / "open"), KvFormat::fp8, out / "fixed");
+  const auto before = open_model(out / "open"), after = open_model(out / "fixed");
+  EXPECT_EQ(after->quant().fixed_kv, KvFormat::fp8);
+  EXPECT_EQ(after->kv_scales().fp8.at(0).v, 0.5f);
+  EXPECT_FALSE(fs::exists(out / "fixed/kv_scales.safetensors"));
+  EXPECT_EQ(after->stored()->names().size(), before->stored()->names().size() + 1);
+  for (const std::string& name : before->stored()->names())
+    EXPECT_TRUE(bytes_of(before->stored()->get(name)) == bytes_of(after->stored()->get(name))) << name;
+  expect_contains(error_of([&] { write_fixed_kv(*before, KvFormat::int8, out / "x"); }),
+                  "no calibrated int8 KV scales");
+  expect_contains(error_of([&] { write_fixed_kv(*before, KvFormat::fp16, out / "x"); }), "needs no fixed format");
+  expect_contains(error_of([&] { write_fixed_kv(*after, KvFormat::fp8, out / "x"); }), "fixed already");
+  EXPECT_FALSE(fs::exists(out / "x"));
+  EXPECT_FALSE(fs::exists(out / "x.partial"));
+}
+
+TEST(Inspect, FindsBrokenNumbers) {
+  const TestFolder out;
+  fs::copy(kGolden / "trtllm/fp8", out / "m");
+  const auto sound = open_model(kGolden / "trtllm/fp8");
+  const auto rewrite = [&](const std::string& broken, float value) {
+    std::vector<TensorEntry> entries;
+    for (const std::string& name : sound->stored()->names()) entries.push_back(*sound->stored()->find(name));
+    SafetensorsWriter writer(out / "m/rank0.safetensors", entries);
+    for (const std::string& name : sound->stored()->names()) {
+      const Tensor tensor = sound->stored()->get(name);
+      std::vector<float> values = to_f32(tensor);
+      values.back() = value;
+      writer.write(name, name == broken ? tensor_from_f32(values, tensor.shape, tensor.dtype) : tensor);
+    }
+    writer.finish();
+    return inspect_checkpoint(*open_model(out / "m")).problems;
+  };
+  EXPECT_TRUE(inspect_checkpoint(*sound).sound());
+  const std::string scale = "transformer.layers.0.mlp.fc.weights_scaling_factor";
+  EXPECT_EQ(rewrite(scale, 1).size(), 0u);
+  ASSERT_EQ(rewrite(scale, 0).size(), 1u);
+  expect_contains(rewrite(scale, -1).at(0), "mlp.fc.weights_scaling_factor holds the scale -1");
+  expect_contains(rewrite("transformer.vocab_embedding.weight", NAN).at(0), "infinite or not a number");
+  const Json json = to_json(*sound, inspect_checkpoint(*sound));
+  EXPECT_EQ(json["quantization"]["weights"], "fp8");
+  EXPECT_EQ(json["sound"], true);
+}
+
+}  // namespace
+}  // namespace qg
