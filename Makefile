@@ -68,8 +68,7 @@ gpu-speed:  ## grids/h100-speed.toml
 	@scripts/gpu.sh speed $(ARGS)
 
 results:  ## results/summary.json and README's tables, from the journals in results/
-	@test -f scripts/make_results.py || { echo "results: scripts/make_results.py is not there yet" >&2; exit 4; }
-	@python3 scripts/make_results.py
+	@scripts/results.sh
 
 release:  ## bin/quantgrid-static: one file, everything but libc in it
 	@scripts/build.sh release quantgrid

@@ -53,8 +53,10 @@ def main():
     made = {}
     for name, text in TEXTS.items():
         source = Path(text["source"])
+        if not source.is_file():  # scripts/setup.sh unpacks here what an image left out
+            source = root / "third_party" / "extracted" / text["source"].lstrip("/")
         if not source.is_file():
-            sys.exit(f"make_texts: {source} is not there; install the package {text['package']} ('make setup' does)")
+            sys.exit(f"make_texts: {text['source']} is not there; install the package {text['package']} ('make setup' does)")
         lines = gzip.decompress(source.read_bytes()).splitlines(keepends=True)
         content = b"".join(lines[text["first_line"] - 1:])
         digest = hashlib.sha256(content).hexdigest()

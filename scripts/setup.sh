@@ -43,7 +43,21 @@ install_packages() {
   fi
 }
 
-[[ "${1:-}" == --data ]] || install_packages
+# Images for containers often leave out /usr/share/doc, and a text with it: unpack its package here instead.
+unpack_left_out() {
+  local package=$1 file=$2
+  [[ -e "$file" || -e "third_party/extracted$file" ]] && return
+  say "$package is installed without $file; unpacking the package into third_party/extracted"
+  mkdir -p third_party/extracted
+  (cd third_party/extracted && rm -f "$package"_*.deb && apt-get download -q "$package" </dev/null &&
+    dpkg-deb -x "$package"_*.deb . && rm -f "$package"_*.deb)
+}
+
+if [[ "${1:-}" != --data ]]; then
+  install_packages
+  unpack_left_out debian-reference-en /usr/share/debian-reference/debian-reference.en.txt.gz
+  unpack_left_out jargon-text /usr/share/doc/jargon-text/jargon.txt.gz
+fi
 
 requirements=scripts/requirements-model.txt
 stamp=.venv/requirements.sha256

@@ -57,6 +57,7 @@ build_tests() {
     compgen -G "tests/$folder/*_test.cc" >/dev/null && targets+=("test_$folder")
   done
   ((${#targets[@]})) || return 1
+  [[ $preset == cpu ]] && targets+=(quantgrid)
   scripts/build.sh "$preset" "${targets[@]}" && return 0
   failed=$((failed + 1))
   failures+=("build of $preset")
@@ -101,6 +102,9 @@ else
     run_ctest "parsers under AddressSanitizer and UBSan" fuzz -L "$(label_pattern "${parsers[@]}")"
   fi
   step "fuzzers, 10 s each" scripts/fuzz.sh 10
+fi
+if [[ -x build/cpu/quantgrid ]]; then
+  step "results/summary.json and README's tables are current" env QUANTGRID=build/cpu/quantgrid scripts/results.sh --check
 fi
 step "CUDA code compiles" scripts/compile_cuda.sh sm_90a
 

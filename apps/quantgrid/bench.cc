@@ -108,7 +108,7 @@ ExitCode run(const BenchFlags& flags) {
   return result.failed > 0 ? ExitCode::cases_failed : ExitCode::done;
 }
 
-const RegisterVerb kVerb({90, "bench", "one speed measurement of one model",
+const RegisterVerb kVerb({90, "bench", "One speed measurement of one model",
                           "quantgrid bench --model models/smollm2-135m-instruct --isl 128 --osl 64 --batch 4",
                           [](CLI::App& command) -> std::function<ExitCode()> {
                             auto flags = std::make_shared<BenchFlags>();

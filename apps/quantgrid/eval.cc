@@ -125,7 +125,7 @@ ExitCode run(const EvalFlags& flags) {
   return ExitCode::done;
 }
 
-const RegisterVerb kVerb({80, "eval", "perplexity, KL divergence and top-1 agreement against the base model",
+const RegisterVerb kVerb({80, "eval", "Perplexity, KL divergence and top-1 agreement against the base model",
                           "quantgrid eval --model CKPT --base models/smollm2-135m-instruct --text models/texts/evaluation.txt",
                           [](CLI::App& command) -> std::function<ExitCode()> {
                             auto flags = std::make_shared<EvalFlags>();

@@ -231,9 +231,9 @@ std::function<ExitCode()> declare(CLI::App& command) {
   return [flags] { return generate(*flags); };
 }
 
-const RegisterVerb kGenerate({60, "generate", "Text from a model; --chat for a conversation",
-                              "quantgrid generate --model models/smollm2-135m-instruct --chat --prompt 'What is a GPU?'",
-                              declare});
+const RegisterVerb kGenerate(
+    {60, "generate", "Text from a model; --chat for a conversation",
+     "quantgrid generate --model models/smollm2-135m-instruct --chat --prompt 'What is a GPU?'", declare});
 
 }  // namespace
 }  // namespace qg

@@ -137,7 +137,7 @@ void declare(CLI::App& command, QuantizeFlags& f) {
   command.add_flag("--json", f.json, "print JSON");
 }
 
-const RegisterVerb kVerb({50, "quantize", "make a quantized checkpoint, with KV scales beside it",
+const RegisterVerb kVerb({50, "quantize", "Make a quantized checkpoint, with KV scales beside it",
                           "quantgrid quantize --model models/smollm2-135m-instruct --weights fp8 "
                           "--calib models/texts/calibration.txt --out smollm2-135m-instruct-trtllm-ckpt-wq_fp8-kv_fp16",
                           [](CLI::App& command) -> std::function<ExitCode()> {

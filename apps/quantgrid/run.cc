@@ -117,7 +117,7 @@ ExitCode run(const RunFlags& flags) {
   return ExitCode::cases_failed;
 }
 
-const RegisterVerb kVerb({100, "run", "the grid on this machine: makes missing checkpoints, measures what is not done yet",
+const RegisterVerb kVerb({100, "run", "The grid on this machine: makes missing checkpoints, measures what is not done yet",
                           "quantgrid run grids/demo.toml --journal demo/journal.jsonl",
                           [](CLI::App& command) -> std::function<ExitCode()> {
                             auto f = std::make_shared<RunFlags>();

@@ -41,7 +41,7 @@ class Session {
   const ModelShape& shape() const { return checkpoint_->table().shape; }
   KvFormat kv() const { return kv_; }
   const std::string& executor_name() const { return executor_; }  // "cpu" or "cuda"
-  const Tokenizer& tokenizer();  // read on first use; throws Error
+  const Tokenizer& tokenizer();                                   // read on first use; throws Error
 
   // Room for `sequences` times the model's longest sequence, at most a quarter of the machine's memory.
   int64_t default_kv_bytes(int64_t sequences = 16) const;

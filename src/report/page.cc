@@ -18,6 +18,7 @@ std::string coverage(const Study& study, const Speaker& say) {
     others += !cell.in_grid;
   }
   std::string text;
+  if (planned > 0 && with_results == 0 && others > 0) return say("page.only_outside", others, planned);
   if (planned > 0) text = say("page.coverage", with_results, planned);
   if (others > 0) text += (text.empty() ? "" : say("list.semicolon")) + say("page.outside", others);
   return text;

@@ -91,7 +91,7 @@
       type: "bar",
       data: {
         labels: figure.bars.map((bar) => bar.label),
-        datasets: [{ data: figure.bars.map((bar) => bar.value), backgroundColor: figure.bars.map(fill), borderRadius: 3,
+        datasets: [{ data: figure.bars.map((bar) => bar.value), backgroundColor: figure.bars.map(fill), borderRadius: 3, maxBarThickness: 28,
                      barPercentage: 0.8, categoryPercentage: 0.9 }],
       },
       options: {

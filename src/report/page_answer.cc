@@ -72,8 +72,7 @@ std::string interval_html(const Record* row, bool as_percent = false) {
   if (!row) return "–";
   std::string html = element("span", "", as_percent ? percent(*row->value) : figure(*row->value));
   if (row->ci_lo && row->ci_hi)
-    html += element("small", "ci", as_percent ? percent(*row->ci_lo) + " – " + percent(*row->ci_hi)
-                                              : figure(*row->ci_lo) + " – " + figure(*row->ci_hi));
+    html += element("small", "ci", half_interval(*row->value, *row->ci_lo, *row->ci_hi, as_percent));
   return html;
 }
 
@@ -81,7 +80,7 @@ std::string ppl_html(const Cell& cell) {
   const Record* ppl = cell.accuracy("ppl");
   const auto ratio = ppl_ratio_of(cell);
   if (!ppl) return "–";
-  std::string html = element("span", "", figure(*ppl->value));
+  std::string html = element("span", "", ppl_figure(*ppl->value));
   if (ratio && !cell.about.is_fp16_baseline()) html += element("small", "ci", signed_percent(*ratio - 1));
   return html;
 }
@@ -124,17 +123,18 @@ std::string costs_table(const Study& study, const Group& group, const PageOption
   std::string head;
   for (const char* key : {"answer.format", "cost.ppl", "cost.kld", "cost.top1", "cost.weights"})
     head += element("th", head.empty() ? "" : "num", say(key));
-  if (with_cost) head += element("th", "num", say("cost.money"));
+  if (with_cost) head += element("th", "num", say("cost.money", options.prices->currency));
   std::string rows;
   for (const Cell* cell : cells) {
-    std::string row = wrapped("th", "format", format_html(cell->about));
+    std::string row = wrapped("th", "format", dot(cell->about.weights) + element("span", "", weight_format_spec(cell->about.weights).label) +
+                                                  element("small", "ci kv", "+ " + std::string(kv_format_spec(cell->about.kv).label) + " KV"));
     row += wrapped("td", "num", ppl_html(*cell));
     row += wrapped("td", "num", cell->about.is_fp16_baseline() ? "0" : interval_html(cell->accuracy("kld_mean")));
     row += wrapped("td", "num", cell->about.is_fp16_baseline() ? "–" : interval_html(cell->accuracy("top1"), true));
     row += wrapped("td", "num", weights_html(study, group, *cell, say));
     if (with_cost) {
       const auto cost = cost_of(group, *cell, *options.prices);
-      row += element("td", "num", cost ? say("answer.per_million", options.prices->currency + " " + figure(*cost)) : "–");
+      row += element("td", "num", cost ? figure(*cost) : "–");
     }
     rows += wrapped("tr", "", row);
   }
@@ -145,11 +145,18 @@ std::string costs_table(const Study& study, const Group& group, const PageOption
 
 std::string sure_list(const Study& study, const Group& group, const Speaker& say) {
   std::string sure, rest;
+  std::vector<std::pair<std::string, std::string>> left_out;  // sentence, uses: most often one sentence for all uses
   for (Use use : kUses) {
     if (const std::string text = confidence_sentence(group, use, say); !text.empty()) sure += element("li", "", text);
-    if (const std::string text = excluded_sentence(study, group, use, say); !text.empty())
-      rest += element("li", "", say("use." + std::string(to_string(use))) + ". " + text);
+    const std::string text = excluded_sentence(study, group, use, say), name = say("use." + std::string(to_string(use)));
+    if (text.empty()) continue;
+    const auto same = std::find_if(left_out.begin(), left_out.end(), [&](const auto& entry) { return entry.first == text; });
+    if (same == left_out.end())
+      left_out.emplace_back(text, name);
+    else
+      same->second += say("list.comma") + name;
   }
+  for (const auto& [text, uses] : left_out) rest += wrapped("li", "", element("span", "", uses + ": " + text));
   std::string html;
   if (!sure.empty()) html += element("h4", "", say("answer.sure")) + wrapped("ul", "small", sure);
   if (!rest.empty()) html += wrapped("ul", "small muted", rest);
@@ -197,6 +204,9 @@ std::string glance_table(const Study& study, const Speaker& say) {
 }
 
 std::string unmeasured_pairs(const Study& study, const Speaker& say) {
+  const bool plan_begun = std::any_of(study.cells.begin(), study.cells.end(),
+                                      [](const Cell& cell) { return cell.in_grid && cell.has_results(); });
+  if (!plan_begun) return {};
   std::vector<std::string> pairs;
   for (const Cell& cell : study.cells) {
     if (!cell.in_grid) continue;

@@ -36,7 +36,7 @@ std::string charted_workload(const Figure& figure) {
 
 Json bar(const Study& study, const Figure& figure, const Cell& cell, const Record& speed) {
   std::string label = format_label(cell.about);
-  if (!figure.on_cpu) label = study.card_label(cell.about.gpu).substr(0, study.card_label(cell.about.gpu).find(' ')) + " · " + label;
+  if (!figure.on_cpu) label = study.short_card_label(cell.about.gpu) + " · " + label;
   if (cell.engine != "native") label += " · " + cell.engine;
   if (speed.synthetic) label += " °";
   Json out{{"label", label},
@@ -73,8 +73,9 @@ std::string figure_html(const Json& data, size_t index, const Speaker& say) {
            std::to_string(height) + "px\"><canvas role=\"img\" aria-label=\"" + escaped(say("charts.aria", caption)) +
            "\" data-kind=\"" + kind + "\" data-figure=\"" + std::to_string(index) + "\"></canvas></div></figure>";
   };
-  std::string html = canvas("bars", title, 70 + 30 * bars);
-  if (points >= 2) html += canvas("points", data["tradeoff"].get<std::string>(), std::max<size_t>(300, 70 + 30 * bars));
+  if (points < 2) return canvas("bars", title, 70 + 30 * bars);
+  const size_t height = std::max<size_t>(300, 70 + 30 * bars);  // the two stand side by side
+  std::string html = canvas("bars", title, height) + canvas("points", data["tradeoff"].get<std::string>(), height);
   return html;
 }
 

@@ -19,7 +19,7 @@ std::string sign(CellState state) {
 
 std::string measured_elsewhere_on(const Study& study, const Cell& cell) {
   for (const auto& [key, row] : cell.rows)
-    if (row->cross_target) return study.card_label(row->measured_on);
+    if (row->cross_target) return study.short_card_label(row->measured_on);
   return {};
 }
 
@@ -37,7 +37,7 @@ std::string speed_html(const Cell& cell, const std::string& workload, const Spea
   const Record* row = shown_speed(cell, workload);
   if (!row) return wrapped("td", "num none", "–");
   std::string html = element("span", "", figure(*row->value) + (row->synthetic ? "°" : ""));
-  if (row->ci_lo && row->ci_hi) html += element("small", "ci", figure(*row->ci_lo) + " – " + figure(*row->ci_hi));
+  if (row->ci_lo && row->ci_hi) html += element("small", "ci", half_interval(*row->value, *row->ci_lo, *row->ci_hi));
   const Record* share = cell.row(workload, "roofline_share");
   const std::optional<double> roofline = row->roofline_share ? row->roofline_share : share ? share->value : std::nullopt;
   if (roofline) html += element("small", "ci", say("grid.roofline", percent(*roofline, 0)));
@@ -47,16 +47,17 @@ std::string speed_html(const Cell& cell, const std::string& workload, const Spea
 std::string accuracy_html(const Cell& cell, std::string_view metric, bool as_percent) {
   const Record* row = cell.accuracy(metric);
   if (!row) return wrapped("td", "num none", "–");
-  const auto text = [&](double value) { return as_percent ? percent(value) : figure(value); };
-  std::string html = element("span", "", text(*row->value));
-  if (row->ci_lo && row->ci_hi) html += element("small", "ci", text(*row->ci_lo) + " – " + text(*row->ci_hi));
+  const std::string text = as_percent ? percent(*row->value) : metric == "ppl" ? ppl_figure(*row->value) : figure(*row->value);
+  std::string html = element("span", "", text);
+  if (row->ci_lo && row->ci_hi)
+    html += element("small", "ci", half_interval(*row->value, *row->ci_lo, *row->ci_hi, as_percent));
   return wrapped("td", "num", html);
 }
 
 std::string cell_row(const Study& study, const Cell& cell, const std::vector<std::string>& workloads, bool with_engine,
                      bool with_path, const Speaker& say) {
   std::string html = element("td", "num muted", cell.about.number > 0 ? std::to_string(cell.about.number) : "–");
-  html += element("th", "card", study.card_label(cell.about.gpu));
+  html += "<th title=\"" + escaped(study.card_label(cell.about.gpu)) + "\">" + escaped(study.short_card_label(cell.about.gpu)) + "</th>";
   html += wrapped("td", "format", "<i class=\"dot w-" + std::string(to_string(cell.about.weights)) + "\" aria-hidden=\"true\"></i>" +
                                       element("span", "", weight_format_spec(cell.about.weights).label));
   html += element("td", "", kv_format_spec(cell.about.kv).label);

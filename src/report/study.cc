@@ -84,7 +84,8 @@ void take_attempt(Cell& cell, const Attempt& attempt) {
   }
 }
 
-void settle_state(Cell& cell) {
+// `emulated`: the cell's card converts one of its formats in software.
+void settle_state(Cell& cell, bool emulated) {
   bool own = false, elsewhere = false, synthetic = false;
   for (const auto& [key, row] : cell.rows) {
     if (row->suite == "quantize") continue;
@@ -92,7 +93,7 @@ void settle_state(Cell& cell) {
     if (!row->compute_path.empty() && (cell.compute_path.empty() || !row->cross_target)) cell.compute_path = row->compute_path;
   }
   if (own)
-    cell.state = cell.support.status == SupportStatus::emulated ? CellState::emulated : CellState::measured;
+    cell.state = emulated ? CellState::emulated : CellState::measured;
   else if (elsewhere)
     cell.state = CellState::elsewhere;
   else if (synthetic)
@@ -260,6 +261,14 @@ std::string Study::card_label(std::string_view gpu) const {
   return row ? row->label : std::string(gpu);
 }
 
+std::string Study::short_card_label(std::string_view gpu) const {
+  const std::string label = card_label(gpu), word = label.substr(0, label.find(' '));
+  std::set<std::string> boards;  // of the cells, whose label begins with the same word
+  for (const Cell& cell : cells)
+    if (card_label(cell.about.gpu).starts_with(word + " ")) boards.insert(cell.about.gpu);
+  return boards.size() > 1 ? label : word;
+}
+
 const ModelShape* Study::shape(std::string_view model) const {
   if (grid)
     for (const GridModel& row : grid->models)
@@ -279,7 +288,12 @@ Study make_study(Results results, std::optional<Grid> grid, const Gates& gates) 
     for (Cell& cell : study.cells)
       if (cell.engine == attempt->done.subject.engine && cell.about.id() == case_of(attempt->done.subject).id())
         take_attempt(cell, *attempt);
-  for (Cell& cell : study.cells) settle_state(cell);
+  for (Cell& cell : study.cells) {
+    const Card* card = study.card(cell.about.gpu);
+    // The CPU reference converts every format in software: nothing to tell apart there.
+    const bool on_card = !card || !card->is_cpu();
+    settle_state(cell, on_card && cell.support.status == SupportStatus::emulated);
+  }
   make_groups(study);
   return study;
 }

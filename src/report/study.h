@@ -85,6 +85,7 @@ struct Study {
   const Card* card(std::string_view id) const;                 // null when it is not a row
   std::string model_label(std::string_view model) const;       // "Llama-3.1-8B"
   std::string card_label(std::string_view gpu) const;          // "H100 80 GB SXM"
+  std::string short_card_label(std::string_view gpu) const;    // "H100"; boards of one name in full
   const ModelShape* shape(std::string_view model) const;       // null when not known
 };
 

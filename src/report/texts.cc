@@ -10,10 +10,11 @@ const std::vector<Text>& texts() {
   static const std::vector<Text> rows{
       // page
       {"page.title", "Quantgrid report", "Quantgrid 报告"},
-      {"page.question", "Which weight format and which KV-cache format to serve", "部署时该选哪种权重格式和 KV Cache 格式"},
+      {"page.question", "Which weight format and which KV‑cache format to serve", "部署时该选哪种权重格式和 KV Cache 格式"},
       {"page.made", "Made {0} UTC with quantgrid {1}", "生成于 {0} UTC，quantgrid {1}"},
       {"page.coverage", "{0} of {1} planned cases have results", "计划中的 {1} 个 case 已有 {0} 个有结果"},
       {"page.outside", "{0} more cases outside the plan", "另有 {0} 个计划之外的 case"},
+      {"page.only_outside", "{0} cases have results; none of them is one of the {1} planned ones", "{0} 个 case 有结果，均不属于计划中的 {1} 个 case"},
       {"page.nav", "Sections", "章节"},
       {"page.footer", "This page holds everything that it shows and needs no network.", "本页自包含全部内容，无需联网。"},
       // uses
@@ -36,21 +37,16 @@ const std::vector<Text>& texts() {
       {"answer.cpu", "CPU reference", "CPU 参考"},
       {"answer.cpu_note", "Speeds are this CPU's reference executor. They say which format works, not how fast a graphics card would be.",
        "速度为本机 CPU 参考执行器的速度，只能说明格式是否可用，不代表任何 GPU 的速度。"},
-      {"answer.serve", "Serve", "推荐"},
       {"answer.runner_up", "Runner-up", "次选"},
       {"answer.tie", "Tied with", "并列"},
       {"answer.least_bad", "Nothing passes the accuracy gates; the least bad is {0}", "没有格式通过精度门槛；相对最好的是 {0}"},
       {"answer.not_measured", "not measured", "未测"},
-      {"answer.no_rank", "measured, but nothing that may be ranked", "已有测量，但没有可参与排名的结果"},
-      {"answer.lead", "{0}× {1}", "为 {1} 的 {0} 倍"},
+      {"answer.no_rank", "measured, but nothing may be ranked", "已测，但没有可参与排名的结果"},
       {"answer.against_base", "{0}× FP16", "FP16 的 {0} 倍"},
       {"answer.price", "What it costs", "代价"},
       {"answer.sure", "How sure", "可信度"},
       {"answer.format", "Format", "格式"},
-      {"answer.per_million", "{0} per million tokens", "每百万 token {0}"},
-      {"answer.wins", "wins {0}", "胜出：{0}"},
       {"answer.unmeasured_pairs", "Not measured yet: {0}", "尚未测量：{0}"},
-      {"answer.rest", "Left out: {0}", "未参与排名：{0}"},
       // how sure
       {"sure.clear", "{0}: clear. {1}× the runner-up, 95 % interval {2} to {3}.", "{0}：结论明确。为次选的 {1} 倍，95% 区间 {2} 至 {3}。"},
       {"sure.no_interval", "{0}: {1}× the runner-up; measured without an interval.", "{0}：为次选的 {1} 倍；测量未给出区间。"},
@@ -100,14 +96,12 @@ const std::vector<Text>& texts() {
       {"grid.kld", "KL, nats", "KL (nats)"},
       {"grid.top1", "Top-1", "Top-1"},
       {"grid.bytes", "Weights, bytes", "权重字节"},
-      {"grid.batch", "Greatest batch", "最大批量"},
       {"grid.path", "Computed as", "计算路径"},
       {"grid.engine", "Engine", "引擎"},
-      {"grid.scroll", "The table scrolls sideways.", "表格可左右滚动。"},
-      {"grid.note_speed", "Speeds are output tokens per second with the 95 % interval below; prefill counts prompt tokens.",
-       "速度为每秒输出 token 数，下方为 95% 区间；prefill 为每秒提示词 token 数。"},
+      {"grid.note_speed", "Speeds are output tokens per second; prefill counts prompt tokens. Below each figure is half its 95 % interval.",
+       "速度为每秒输出 token 数；prefill 为每秒提示词 token 数。数字下方为 95% 区间的一半。"},
       {"grid.synthetic_mark", "° random weights: speed only, accuracy unmeasured", "° 随机权重：只有速度，精度未测"},
-      {"grid.roofline", "{0} of roofline", "roofline 的 {0}"},
+      {"grid.roofline", "{0} roofline", "roofline {0}"},
       // states
       {"state.measured", "measured", "已测"},
       {"state.emulated", "measured, emulated", "已测（软件模拟）"},
@@ -166,14 +160,14 @@ const std::vector<Text>& texts() {
       {"method.disagree", "Results that disagree", "相互矛盾的结果"},
       {"method.disagree_text", "Older valid results that differ from the one shown by more than chance allows:", "较早的有效结果与所示结果之差超出随机误差："},
       {"method.prices", "Prices an hour", "每小时价格"},
-      {"method.reading", "Tokens per second are rounded to three figures. MB and GB are 10^6 and 10^9 bytes.", "每秒 token 数保留三位有效数字。MB 与 GB 为 10^6 与 10^9 字节。"},
+      {"method.reading", "MB and GB are 10⁶ and 10⁹ bytes.", "MB 与 GB 为 10⁶ 与 10⁹ 字节。"},
       // costs
       {"cost.ppl", "Perplexity", "困惑度"},
       {"cost.kld", "KL", "KL"},
       {"cost.top1", "Top-1 agreement", "Top-1 一致率"},
       {"cost.weights", "Weights", "权重"},
       {"cost.of_fp16", "{0} of FP16", "FP16 的 {0}"},
-      {"cost.money", "Cost", "费用"},
+      {"cost.money", "{0} per million tokens", "{0} / 百万 token"},
   };
   return rows;
 }
@@ -206,6 +200,14 @@ std::string figure(double value) {
   if (size >= 0.9995) return fmt::format("{:.2f}", value);
   if (size >= 0.0001) return fmt::format("{:.{}f}", value, size >= 0.1 ? 3 : size >= 0.01 ? 4 : 5);
   return fmt::format("{:.1e}", value);
+}
+
+std::string ppl_figure(double ppl) { return ppl < 1000 ? fmt::format("{:.2f}", ppl) : figure(ppl); }
+
+std::string half_interval(double value, double low, double high, bool as_points) {
+  const double half = (high - low) / 2;
+  if (as_points) return fmt::format("± {:.1f}", 100 * half);
+  return value > 0 ? fmt::format("± {:.1f} %", 100 * half / value) : std::string();
 }
 
 std::string percent(double share, int decimals) { return fmt::format("{:.{}f} %", 100 * share, decimals); }

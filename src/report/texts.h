@@ -38,5 +38,8 @@ std::string figure(double value);
 std::string percent(double share, int decimals = 1);          // "1.2 %"
 std::string signed_percent(double share, int decimals = 1);   // "+1.2 %"
 std::string bytes_figure(double bytes);
+std::string ppl_figure(double ppl);  // 41.12
+// Half an interval: "± 1.5 %" of the value, or "± 0.7" percentage points for a share.
+std::string half_interval(double value, double low, double high, bool as_points = false);
 
 }  // namespace qg

@@ -14,11 +14,16 @@ namespace qg {
 
 std::string_view to_string(FinishReason reason) {
   switch (reason) {
-    case FinishReason::none: return "none";
-    case FinishReason::stop: return "stop";
-    case FinishReason::length: return "length";
-    case FinishReason::cancelled: return "cancelled";
-    case FinishReason::refused: return "refused";
+    case FinishReason::none:
+      return "none";
+    case FinishReason::stop:
+      return "stop";
+    case FinishReason::length:
+      return "length";
+    case FinishReason::cancelled:
+      return "cancelled";
+    case FinishReason::refused:
+      return "refused";
   }
   return "unknown";
 }
@@ -131,9 +136,13 @@ EngineStats Engine::stats() const {
   return state_->stats;
 }
 
-Executor& Engine::executor() { return *state_->executor; }
+Executor& Engine::executor() {
+  return *state_->executor;
+}
 
-const EngineOptions& Engine::options() const { return state_->scheduler.options(); }
+const EngineOptions& Engine::options() const {
+  return state_->scheduler.options();
+}
 
 bool Engine::step(const std::function<void(const TokenEvent&)>& on_event) {
   State& state = *state_;
@@ -243,8 +252,8 @@ void Engine::State::give_out(const std::vector<PlannedPiece>& planned, const OnE
     event.position = pieces[i].output_position;
     event.logits = {};
     if (wanted != LogitsWanted::none)
-      event.logits = logits_row(input.logits == LogitsWanted::all ? pieces[i].first_row + piece.num_tokens - 1
-                                                                  : sampled_row);
+      event.logits =
+          logits_row(input.logits == LogitsWanted::all ? pieces[i].first_row + piece.num_tokens - 1 : sampled_row);
     ++sampled_row;
     if (finish == FinishReason::none) {
       on_event(event);

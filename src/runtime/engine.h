@@ -36,12 +36,12 @@ struct Request {
 // token and the end come together.
 struct TokenEvent {
   RequestId request = 0;
-  int32_t token = -1;                          // -1: none with this event
-  int64_t position = 0;                        // 0 for the first generated token; < 0 for a prompt row (logits all)
-  EngineClock::time_point time;                // when the step that made it ended
+  int32_t token = -1;            // -1: none with this event
+  int64_t position = 0;          // 0 for the first generated token; < 0 for a prompt row (logits all)
+  EngineClock::time_point time;  // when the step that made it ended
   FinishReason finish = FinishReason::none;
-  std::string reason;                          // why it was refused, for people
-  std::span<const float> logits;               // [vocab] when asked for; valid during the callback only
+  std::string reason;             // why it was refused, for people
+  std::span<const float> logits;  // [vocab] when asked for; valid during the callback only
 };
 
 struct EngineOptions {
@@ -60,8 +60,8 @@ struct EngineStats {
   int64_t steps = 0, prefill_tokens = 0, decode_tokens = 0, reused_tokens = 0, preemptions = 0;
   int64_t recomputed_tokens = 0;  // rows computed again after a preemption
   int64_t running = 0, waiting = 0, pages_used = 0, pages_total = 0;
-  int64_t pages_cached = 0;       // unreferenced, kept for reuse, taken when needed
-  int64_t batch_sum = 0;          // Σ sequences over steps: batch_sum / steps is the achieved batch
+  int64_t pages_cached = 0;                          // unreferenced, kept for reuse, taken when needed
+  int64_t batch_sum = 0;                             // Σ sequences over steps: batch_sum / steps is the achieved batch
   int64_t finished = 0, cancelled = 0, refused = 0;  // requests that ended: by themselves, by cancel(), at once
 };
 

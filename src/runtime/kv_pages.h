@@ -18,7 +18,7 @@ class KvPages {
   int64_t total() const { return static_cast<int64_t>(pages_.size()) - 1; }
   int64_t available() const { return available_; }  // pages that nobody refers to, published ones included
   int64_t used() const { return total() - available_; }
-  int64_t cached() const { return cached_; }        // published pages that nobody refers to
+  int64_t cached() const { return cached_; }  // published pages that nobody refers to
   int32_t references(int32_t page) const { return pages_[page].references; }
 
   // A page with one reference; available() must be > 0. Pages without a use come first, then the published page whose

@@ -51,7 +51,9 @@ class Sip {
 };
 
 // The last word of a SipHash input: its length in bytes, modulo 256, in the top byte.
-uint64_t length_word(uint64_t bytes) { return bytes << 56; }
+uint64_t length_word(uint64_t bytes) {
+  return bytes << 56;
+}
 
 uint64_t random_word() {
   std::random_device source;

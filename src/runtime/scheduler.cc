@@ -248,8 +248,8 @@ FinishReason Scheduler::complete(const PlannedPiece& piece, int32_t token) {
   Sequence& sequence = *piece.sequence;
   for (int64_t i = 0; i < piece.num_tokens; ++i) {
     const int64_t row = sequence.computed_tokens + i;
-    ++(row < sequence.first_time_tokens   ? stats_.recomputed_tokens
-       : row < sequence.prompt_tokens ? stats_.prefill_tokens
+    ++(row < sequence.first_time_tokens ? stats_.recomputed_tokens
+       : row < sequence.prompt_tokens   ? stats_.prefill_tokens
                                         : stats_.decode_tokens);
   }
   sequence.computed_tokens += piece.num_tokens;

@@ -1,6 +1,7 @@
 #pragma once
 // Which tokens of which sequences are computed in the next step, and in which pages: continuous batching with chunked
-// prefill, prefix reuse, and preemption by recompute (docs/engine-design.md). Host only; knows no executor and no clock.
+// prefill, prefix reuse, and preemption by recompute (docs/engine-design.md). Host only; knows no executor and no
+// clock.
 #include <cstdint>
 #include <list>
 #include <string>
@@ -24,14 +25,14 @@ struct SchedulerLimits {
 // A request under way.
 struct Sequence {
   RequestId id = 0;
-  Request request;                 // its prompt moved to `tokens`
-  std::vector<int32_t> tokens;     // the prompt, then what was generated
+  Request request;              // its prompt moved to `tokens`
+  std::vector<int32_t> tokens;  // the prompt, then what was generated
   int64_t prompt_tokens = 0;
-  int64_t computed_tokens = 0;     // the first of them, whose K and V lie in pages
-  int64_t first_time_tokens = 0;   // the most that computed_tokens ever was: rows before it are recomputed ones
-  std::vector<int32_t> pages;      // page i holds tokens [i·page_tokens, (i+1)·page_tokens)
-  std::vector<PageHash> hashes;    // of the first full pages, as far as they were needed yet
-  int64_t published_pages = 0;     // the first of them have been offered for reuse
+  int64_t computed_tokens = 0;    // the first of them, whose K and V lie in pages
+  int64_t first_time_tokens = 0;  // the most that computed_tokens ever was: rows before it are recomputed ones
+  std::vector<int32_t> pages;     // page i holds tokens [i·page_tokens, (i+1)·page_tokens)
+  std::vector<PageHash> hashes;   // of the first full pages, as far as they were needed yet
+  int64_t published_pages = 0;    // the first of them have been offered for reuse
   bool running = false;
 
   int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
@@ -54,8 +55,8 @@ class Scheduler {
   void add(RequestId id, Request request);  // ids rise from call to call
   bool cancel(RequestId id);                // false: not here (any more). Not between plan() and the last complete()
 
-  // The pieces of the next step; their pages are reserved in sequence->pages. Valid until the next call. Pieces that are
-  // not completed are planned again.
+  // The pieces of the next step; their pages are reserved in sequence->pages. Valid until the next call. Pieces that
+  // are not completed are planned again.
   const std::vector<PlannedPiece>& plan();
   // A planned piece has been computed and `token` sampled after it (ignored unless piece.sample). Returns why the
   // sequence has ended, if it has: remove() must follow.

@@ -135,9 +135,8 @@ TEST(SafetensorsWriter, RoundTripsInAnyOrder) {
   const std::vector<TensorEntry> entries{{"b", DType::f16, {2, 1}}, {"z", DType::f32, {3}}, {"a", DType::f16, {2, 1}}};
   for (const bool forwards : {true, false}) {
     SafetensorsWriter writer(folder / (forwards ? "1.safetensors" : "2.safetensors"), entries);
-    for (const char* name : forwards ? std::initializer_list<const char*>{"a", "b", "z"}
-                                     : std::initializer_list<const char*>{"z", "b", "a"})
-      writer.write(name, *name == 'z' ? f : h);
+    for (const char name : std::string(forwards ? "abz" : "zba"))
+      writer.write(std::string(1, name), name == 'z' ? f : h);
     writer.finish();
   }
   EXPECT_EQ(read_file(folder / "1.safetensors"), read_file(folder / "2.safetensors"));

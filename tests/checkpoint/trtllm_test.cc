@@ -103,14 +103,16 @@ TEST_P(TrtllmGolden, WritesTheSameConfig) {
   TrtllmConfig config = parse_trtllm_config(wanted, "config.json");
   const Json made = make_trtllm_config(config);
   for (const auto& [key, value] : wanted.items())
-    if (key != "quantization") EXPECT_EQ(made.at(key), value) << key;
+    if (key != "quantization") {
+      EXPECT_EQ(made.at(key), value) << key;
+    }
   for (const auto& [key, value] : wanted["quantization"].items()) EXPECT_EQ(made["quantization"].at(key), value) << key;
   EXPECT_EQ(parse_trtllm_config(made, "made").quant, config.quant);
   EXPECT_EQ(parse_trtllm_config(made, "made").shape, config.shape);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, TrtllmGolden, testing::ValuesIn(kCases),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& test) { return std::string(test.param); });
 
 TEST(Trtllm, QuantizationOfEachGolden) {
   const auto quant = [](const char* name) { return open_model(kGolden / "trtllm" / name)->quant(); };

@@ -38,6 +38,13 @@ TEST(GridFile, SmallestGridHasDefaults) {
   EXPECT_TRUE(grid.workloads.empty());
 }
 
+TEST(GridFile, OtherLettersMayStandInStringsAndComments) {
+  const char* const accepted[] = {"title = \"45 \xE4\xB8\xAA\" # \xE6\xB5\x8B", "title = '''a\n\xC3\xA9''''' # \xC3\xA9",
+                                  "title = \"\" # \xC3\xA9 \"", "title = \"a\\\"\xC3\xA9\"", "\xEF\xBB\xBFtitle = \"x\"",
+                                  "title = \"\"\"\n\xC3\xA9 \\\"\"\" \"\"\""};
+  for (const char* text : accepted) EXPECT_EQ(parse(std::string(text) + kOneCase).cases.size(), 1u) << text;
+}
+
 TEST(GridFile, ProductNumbersOn) {
   const Grid grid = parse(std::string(kOneCase) + R"(
 [[product]]
@@ -151,6 +158,7 @@ INSTANTIATE_TEST_SUITE_P(
     All, BadGridFile,
     testing::Values(
         BadFile{"", {"no cases"}}, BadFile{"title = \n", {"mine.toml:1", "not valid TOML"}},
+        BadFile{"# caf\xC3\xA9\ntitle = \xE2\x80\x9Cmine\xE2\x80\x9D\n", {"mine.toml:2", "not ASCII", "plain quotes"}},
         BadFile{"a = 1\na = 2\n", {"mine.toml:2"}},
         BadFile{"[case]\nmust = []\n", {"mine.toml:1", "\"case\"", "did you mean \"cases\"", "workloads"}},
         BadFile{"[cases]\nmust = []\n", {"no cases"}},

@@ -28,9 +28,11 @@ Request random_request(uint64_t seed, uint64_t i, const LoadCase& load) {
   Rng rng(seed, i);
   Request request;
   const uint64_t family = rng.next_below(6);
-  request.prompt = random_tokens(family, 1 + static_cast<int64_t>(rng.next_below(static_cast<uint64_t>(load.longest_prompt))), kVocab);
+  request.prompt = random_tokens(
+      family, 1 + static_cast<int64_t>(rng.next_below(static_cast<uint64_t>(load.longest_prompt))), kVocab);
   if (rng.next_below(3) > 0) {
-    const std::vector<int32_t> own = random_tokens(seed * 1000003 + i, static_cast<int64_t>(rng.next_below(12)), kVocab);
+    const std::vector<int32_t> own =
+        random_tokens(seed * 1000003 + i, static_cast<int64_t>(rng.next_below(12)), kVocab);
     request.prompt.insert(request.prompt.end(), own.begin(), own.end());
   }
   request.max_tokens = static_cast<int64_t>(rng.next_below(static_cast<uint64_t>(load.longest_reply) + 1));
@@ -140,7 +142,9 @@ void run_many(uint64_t first_seed, uint64_t cases, uint64_t requests_each) {
   EXPECT_GT(sum.recomputed_tokens, static_cast<int64_t>(cases));
 }
 
-TEST(EngineLoad, RandomRequestsOnRandomEngines) { run_many(1, 60, 60); }
+TEST(EngineLoad, RandomRequestsOnRandomEngines) {
+  run_many(1, 60, 60);
+}
 
 TEST(EngineLoad, TenThousandRequestsInTinyMemory) {
   for (const bool deterministic : {false, true}) {
@@ -155,7 +159,9 @@ TEST(EngineLoad, TenThousandRequestsInTinyMemory) {
   }
 }
 
-TEST(EngineLoadLong, ManyRandomEngines) { run_many(1000, 1500, 80); }
+TEST(EngineLoadLong, ManyRandomEngines) {
+  run_many(1000, 1500, 80);
+}
 
 // Several threads add and cancel while one steps; meant for ThreadSanitizer too.
 void run_threads(uint64_t requests_each) {
@@ -205,9 +211,13 @@ void run_threads(uint64_t requests_each) {
   expect_no_page_leaked(engine.stats());
 }
 
-TEST(EngineThreads, AddAndCancelFromAnyThread) { run_threads(150); }
+TEST(EngineThreads, AddAndCancelFromAnyThread) {
+  run_threads(150);
+}
 
-TEST(EngineThreadsLong, AddAndCancelFromAnyThread) { run_threads(5000); }
+TEST(EngineThreadsLong, AddAndCancelFromAnyThread) {
+  run_threads(5000);
+}
 
 }  // namespace
 }  // namespace qg

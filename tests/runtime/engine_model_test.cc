@@ -2,6 +2,7 @@
 // runs. The CPU executor promises equality to the bit, so tokens and logits are compared exactly.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -19,7 +20,15 @@ struct ModelCase {
   KvFormat kv;
 };
 
-void PrintTo(const ModelCase& c, std::ostream* out) { *out << c.folder << " kv_" << to_string(c.kv); }
+void PrintTo(const ModelCase& c, std::ostream* out) {
+  *out << c.folder << " kv_" << to_string(c.kv);
+}
+
+std::string case_name(const testing::TestParamInfo<ModelCase>& tested) {
+  std::string name = std::string(tested.param.folder) + "_kv_" + std::string(to_string(tested.param.kv));
+  std::ranges::replace(name, '-', '_');
+  return name;
+}
 
 class EngineOnModel : public testing::TestWithParam<ModelCase> {
  protected:
@@ -114,12 +123,7 @@ INSTANTIATE_TEST_SUITE_P(GoldenModels, EngineOnModel,
                                          ModelCase{"llama-gqa3-tied-fp16", KvFormat::fp8},
                                          ModelCase{"llama-gqa4-llama3rope-bf16", KvFormat::fp16},
                                          ModelCase{"mistral-window16-bf16", KvFormat::fp8}),
-                         [](const auto& info) {
-                           std::string name = std::string(info.param.folder) + "_kv_" +
-                                              std::string(to_string(info.param.kv));
-                           for (char& c : name) c = c == '-' ? '_' : c;
-                           return name;
-                         });
+                         case_name);
 
 }  // namespace
 }  // namespace qg

@@ -70,7 +70,8 @@ TEST(Engine, BatchedChunkedAndReusedEqualAlone) {
   options.prefill_chunk = 6;
   options.max_rows = 20;
   Fixture f(options, {.num_pages = 200});
-  for (uint64_t i = 0; i < 20; ++i) f.add(make_request(i % 5, 3 + static_cast<int64_t>(i % 7) * 5, 1 + static_cast<int64_t>(i)));
+  for (uint64_t i = 0; i < 20; ++i)
+    f.add(make_request(i % 5, 3 + static_cast<int64_t>(i % 7) * 5, 1 + static_cast<int64_t>(i)));
   f.run_and_compare();
   EXPECT_GT(f.engine->stats().reused_tokens, 0);
   EXPECT_GT(static_cast<double>(f.engine->stats().batch_sum) / static_cast<double>(f.engine->stats().steps), 3);
@@ -225,7 +226,8 @@ TEST(Engine, AllLogitsComeOnceEachInOrderDespitePreemption) {
       Request prefix;
       prefix.max_tokens = 1;
       prefix.prompt.assign(prompt.begin(), prompt.begin() + std::min<int64_t>(13, 13 + p));
-      const int32_t expected = p < 0 ? expected_reply(prefix, f.vocab).tokens[0] : c.reply.tokens[static_cast<size_t>(p)];
+      const int32_t expected =
+          p < 0 ? expected_reply(prefix, f.vocab).tokens[0] : c.reply.tokens[static_cast<size_t>(p)];
       EXPECT_EQ(hot(c.logits[static_cast<size_t>(p - first)]), expected) << "position " << p;
     }
   }

@@ -13,7 +13,9 @@
 namespace qg {
 namespace {
 
-PageHash hash_of(uint64_t n) { return {mix64(n), n}; }
+PageHash hash_of(uint64_t n) {
+  return {mix64(n), n};
+}
 
 TEST(KvPages, TakesEveryPageOnce) {
   KvPages pages(5);
@@ -154,7 +156,8 @@ TEST(KvPages, AgreesWithPlainModelOnRandomUse) {
         }
       }
       ASSERT_EQ(pages.available(), static_cast<int64_t>(model.available.size()));
-      ASSERT_EQ(pages.cached(), std::ranges::count_if(model.available, [&](int32_t n) { return model.pages[n].published; }));
+      ASSERT_EQ(pages.cached(),
+                std::ranges::count_if(model.available, [&](int32_t n) { return model.pages[n].published; }));
     }
   }
 }

@@ -12,6 +12,9 @@
 namespace qg {
 namespace {
 
+// Without it GCC 12 keeps AVX2's partial sums in memory: 8 instead of 60 GFLOP/s a core.
+#define QG_UNROLL _Pragma("GCC unroll 8")
+
 typedef float Float4 __attribute__((vector_size(16)));
 typedef float Float8 __attribute__((vector_size(32)));
 typedef float Float16 __attribute__((vector_size(64)));
@@ -26,26 +29,25 @@ struct Sums {
 
 template <class V>
 QG_INLINE void load(const float* from, Sums<V>& to) {
-  for (int i = 0; i < Sums<V>::kParts; ++i) std::memcpy(&to.part[i], from + i * Sums<V>::kFloats, sizeof(V));
+  QG_UNROLL for (int i = 0; i < Sums<V>::kParts; ++i) std::memcpy(&to.part[i], from + i * Sums<V>::kFloats, sizeof(V));
 }
 
 template <class V>
 QG_INLINE void multiply_add(const Sums<V>& a, const Sums<V>& b, Sums<V>& sums) {
-  for (int i = 0; i < Sums<V>::kParts; ++i) sums.part[i] += a.part[i] * b.part[i];
+  QG_UNROLL for (int i = 0; i < Sums<V>::kParts; ++i) sums.part[i] += a.part[i] * b.part[i];
 }
 
 // Partial sums of MR rows of x with NR rows of w: sums [MR][NR].
 template <class V, int MR, int NR>
 QG_INLINE void dot_tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t k, Sums<V> (&sums)[MR][NR]) {
-  for (int i = 0; i < MR; ++i)
-    for (int j = 0; j < NR; ++j) sums[i][j] = {};
+  QG_UNROLL for (int i = 0; i < MR; ++i) QG_UNROLL for (int j = 0; j < NR; ++j) sums[i][j] = {};
   for (int64_t p = 0; p < k; p += kGemmLanes) {
     Sums<V> b[NR];
-    for (int j = 0; j < NR; ++j) load(w + j * ldw + p, b[j]);
-    for (int i = 0; i < MR; ++i) {
+    QG_UNROLL for (int j = 0; j < NR; ++j) load(w + j * ldw + p, b[j]);
+    QG_UNROLL for (int i = 0; i < MR; ++i) {
       Sums<V> a;
       load(x + i * ldx + p, a);
-      for (int j = 0; j < NR; ++j) multiply_add(a, b[j], sums[i][j]);
+      QG_UNROLL for (int j = 0; j < NR; ++j) multiply_add(a, b[j], sums[i][j]);
     }
   }
 }
@@ -83,7 +85,7 @@ QG_INLINE void row_strip(const Operands& o, int64_t i, const Store& store) {
   for (int64_t j = 0; j < o.n; j += NR) {
     Sums<V> sums[MR][NR];
     dot_tile(o.x + i * o.ldx, o.ldx, o.w + j * o.ldw, o.ldw, o.k, sums);
-    for (int a = 0; a < MR; ++a) {
+    QG_UNROLL for (int a = 0; a < MR; ++a) {
       for (int b = 0; b < NR && j + b < o.n; ++b) {
         float lanes[kGemmLanes];
         std::memcpy(lanes, &sums[a][b], sizeof lanes);
@@ -97,7 +99,7 @@ template <class V, int MR, int NR, class Store>
 QG_INLINE void walk_tiles(const Operands& o, const Store& store) {
   int64_t i = 0;
   for (; i + MR <= o.m; i += MR) row_strip<V, MR, NR>(o, i, store);
-  for (; i < o.m; ++i) row_strip<V, 1, NR>(o, i, store);
+  for (; i < o.m; ++i) row_strip<V, 1, kGemmRows>(o, i, store);
 }
 
 struct WeightedSum {
@@ -114,14 +116,13 @@ QG_INLINE void weighted_sum_tile(const WeightedSum& o, int64_t i, int64_t c) {
   Sums<V> sums[MR][ND] = {};
   for (int64_t s = 0; s < o.t; ++s) {
     Sums<V> v[ND];
-    for (int b = 0; b < ND; ++b) load(o.v + s * o.d + c + b * kGemmLanes, v[b]);
-    for (int a = 0; a < MR; ++a)
-      for (int b = 0; b < ND; ++b)
-        for (int part = 0; part < Sums<V>::kParts; ++part)
-          sums[a][b].part[part] += o.p[(i + a) * o.ldp + s] * v[b].part[part];
+    QG_UNROLL for (int b = 0; b < ND; ++b) load(o.v + s * o.d + c + b * kGemmLanes, v[b]);
+    QG_UNROLL for (int a = 0; a < MR; ++a) QG_UNROLL for (int b = 0; b < ND; ++b)
+        QG_UNROLL for (int part = 0; part < Sums<V>::kParts; ++part) sums[a][b]
+            .part[part] += o.p[(i + a) * o.ldp + s] * v[b].part[part];
   }
-  for (int a = 0; a < MR; ++a)
-    for (int b = 0; b < ND; ++b) std::memcpy(o.out + (i + a) * o.d + c + b * kGemmLanes, &sums[a][b], sizeof(Sums<V>));
+  QG_UNROLL for (int a = 0; a < MR; ++a) QG_UNROLL for (int b = 0; b < ND; ++b)
+      std::memcpy(o.out + (i + a) * o.d + c + b * kGemmLanes, &sums[a][b], sizeof(Sums<V>));
 }
 
 template <class V, int MR, int ND>
@@ -161,10 +162,10 @@ constexpr Kernels kBase{dot_base, dot_int8_base, weighted_sum_base};
 #define QG_V3 __attribute__((target("arch=x86-64-v3")))
 #define QG_V4 __attribute__((target("arch=x86-64-v4")))
 QG_V3 void dot_v3(const Operands& o, const StoreFloat& store) {
-  walk_tiles<Float8, 3, 2>(o, store);
+  walk_tiles<Float8, 4, 1>(o, store);
 }
 QG_V3 void dot_int8_v3(const Operands& o, const AddInt32& store) {
-  walk_tiles<Float8, 3, 2>(o, store);
+  walk_tiles<Float8, 4, 1>(o, store);
 }
 QG_V3 void weighted_sum_v3(const WeightedSum& o) {
   walk_weighted_sums<Float8, 3, 2>(o);
