@@ -91,7 +91,7 @@ void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases)
   job.calibration = read_calibration(*m.tokenizer, grid_.calibration.text, job.options);
   const int64_t needed = estimate_quantize_bytes(job);
   info("{}: making {} checkpoints, about {:.0f} MB of memory", m.row->name, job.outputs.size(), static_cast<double>(needed) / 1e6);
-  Progress progress("quantize " + m.row->name, m.base->table().shape.layers * static_cast<int64_t>(job.outputs.size()), "layers");
+  Progress progress("quantize " + m.row->name, m.base->table().shape.layers * kQuantizeSteps, "steps");
   const std::vector<QuantizeReport> reports = quantize(job, [&](const std::string& step) {
     progress.note(step);
     progress.advance();

@@ -81,7 +81,7 @@ ExitCode run(const QuantizeFlags& flags) {
 
   std::vector<QuantizeReport> reports;
   {
-    Progress progress("quantize", base->table().shape.layers, "layers");
+    Progress progress("quantize", base->table().shape.layers * kQuantizeSteps, "steps");
     reports = quantize(job, [&](const std::string& step) {
       progress.note(step);
       progress.advance();

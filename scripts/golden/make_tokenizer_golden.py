@@ -29,7 +29,8 @@ FULL_EVERY = 40     # every so many-th string is kept in full
 
 # The split pattern that Llama 3's tokenizer.json names; facts of the format, needed to make a file like it.
 LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
 )
 
 SENTENCES = """
@@ -56,7 +57,8 @@ Příliš žluťoučký kůň úpěl ďábelské ódy. Zażółć gęślą jaź�
 Chú bé đi xe đạp qua cầu, trời mưa to quá. Ang bawat rehistradong kalahok sa patimpalak.
 """.strip().split("\n")
 
-EMOJI = ["😀", "😂", "🤔", "👍🏽", "👩‍👩‍👧‍👦", "🏳️‍🌈", "❤️", "🔥🔥🔥", "🇩🇪", "🇯🇵🇰🇷", "1️⃣", "☃", "✨", "🧑‍💻", "™", "©", "½", "²", "Ⅷ", "①"]
+EMOJI = ["😀", "😂", "🤔", "👍🏽", "👩‍👩‍👧‍👦", "🏳️‍🌈", "❤️", "🔥🔥🔥", "🇩🇪", "🇯🇵🇰🇷", "1️⃣", "☃", "✨",
+         "🧑‍💻", "™", "©", "½", "²", "Ⅷ", "①"]
 SPACES = [" ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", " \n", "\n ", "\u00a0", "\u2003", "\u3000", "\u200b", "\u2028",
           "\u0085", "\u180e", "\x0b", "\x0c", "\u202f", "\ufeff", "\u200d", "\u1680", "\x1c"]
 CONTRACTIONS = ["'s", "'S", "'t", "'re", "'RE", "'ve", "'m", "'ll", "'LL", "'d", "'D", "’s", "'ſ", "'x", "''", "'"]
@@ -111,7 +113,8 @@ def make_llama3():
     begin = tok.token_to_id("<|begin_of_text|>")
     tok.post_processor = processors.Sequence([
         processors.ByteLevel(trim_offsets=True),
-        processors.TemplateProcessing(single="<|begin_of_text|> $A", pair="<|begin_of_text|> $A <|begin_of_text|>:1 $B:1",
+        processors.TemplateProcessing(single="<|begin_of_text|> $A",
+                                      pair="<|begin_of_text|> $A <|begin_of_text|>:1 $B:1",
                                       special_tokens=[("<|begin_of_text|>", begin)])])
     return tok
 
@@ -194,7 +197,8 @@ def make_odd():
         pre_tokenizers.Digits(individual_digits=False)])
     tok.decoder = decoders.Metaspace(replacement="\u2581", prepend_scheme="always", split=True)
     tok.train_from_iterator(training_text(), bpe_trainer(700, ["[UNK]", "[END]"], **commonest(90)))
-    tok.add_tokens([AddedToken("<left>", lstrip=True, normalized=False), AddedToken("<right>", rstrip=True, normalized=False),
+    tok.add_tokens([AddedToken("<left>", lstrip=True, normalized=False),
+                    AddedToken("<right>", rstrip=True, normalized=False),
                     AddedToken("<both>", lstrip=True, rstrip=True, normalized=False),
                     AddedToken("word", single_word=True, normalized=False), AddedToken("Two Words", single_word=True),
                     AddedToken("<norm al>", normalized=True), AddedToken(" hi", normalized=True)])
@@ -263,7 +267,8 @@ def one_string(draw):
         if kind == 8:
             return draw.choice(CODE)
         if kind == 9:
-            return draw.choice(["", " ", "  ", "x", "\n"]) + draw.choice(specials) + draw.choice(["", " ", "  ", "x", "\n"])
+            around = ["", " ", "  ", "x", "\n"]
+            return draw.choice(around) + draw.choice(specials) + draw.choice(around)
         if kind == 10:
             return random_characters(draw, draw.randrange(1, 5))
         if kind == 11:
@@ -279,7 +284,8 @@ def one_string(draw):
 
 def make_strings():
     draw = random.Random(2)
-    strings = ["", " ", "\n", "a", "\u2581", "Hello world", " Hello", "Hello  ", "x" * 200, " " * 100, "\n" * 50, "ab" * 100]
+    strings = ["", " ", "\n", "a", "\u2581", "Hello world", " Hello", "Hello  "]
+    strings += ["x" * 200, " " * 100, "\n" * 50, "ab" * 100]
     strings += SENTENCES + SPACES + EMOJI + CONTRACTIONS + CODE + [t for tokens in SPECIAL.values() for t in tokens]
     seen = set(strings)
     while len(strings) < COUNT:

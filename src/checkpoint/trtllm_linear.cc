@@ -73,7 +73,7 @@ Tensor reciprocals(const Tensor& scales, Shape shape) {
 
 // A per-tensor scale as one per row: the same numbers, so nothing is lost.
 Tensor per_row(const Tensor& scale, int64_t n) {
-  if (scale.elements() != 1) return scale;
+  if (scale.empty() || scale.elements() != 1) return scale;
   return tensor_from_f32(std::vector<float>(static_cast<size_t>(n), to_f32(scale)[0]), {n});
 }
 

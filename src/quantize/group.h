@@ -14,7 +14,7 @@ struct GroupProblem {
   std::vector<float> weight;     // [n, k]: the group's linear layers stacked
   std::vector<int64_t> rows;     // out features of each, Σ = n
   int64_t n = 0, k = 0;
-  ActivationStatistics input;    // as the model quantized so far gives it
+  ActivationStatistics input;    // of the 16-bit model
   // The input comes straight from a norm, which can absorb a scale of it; otherwise a scale has to be stored.
   bool foldable = false;
 };

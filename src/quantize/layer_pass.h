@@ -1,6 +1,5 @@
 #pragma once
-// One layer over the whole calibration set, stage by stage, so that each linear layer can be quantized between seeing
-// its input and being used: what comes after it then sees what the quantized model really computes.
+// One layer over the whole calibration set, stage by stage, so that only one stage's activations are in memory at a time.
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -16,7 +15,7 @@ class LayerPass {
   // rows: a piece of the rows of one activation, [rows, width], in order.
   using Visitor = std::function<void(std::span<const float> values, int64_t rows)>;
 
-  // hidden [sum(lengths), hidden]: the layer's input; becomes its output. `layer` may change between stages.
+  // hidden [sum(lengths), hidden]: the layer's input; becomes its output.
   LayerPass(const ModelShape& shape, const CpuLayer& layer, std::span<const int64_t> lengths, std::vector<float>& hidden);
 
   void visit_attention_in(const Visitor& visitor) const;

@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <numeric>
 
 #include "core/error.h"
-#include "core/float.h"
 #include "core/interrupt.h"
 #include "core/utc.h"
 #include "core/version.h"
@@ -25,12 +23,10 @@ std::vector<int64_t> input_widths(const ModelTable& table) {
   return widths;
 }
 
-// One checkpoint in the making: its own chain of hidden states, since it sees what its own quantized layers compute.
-class OutputChain {
+// One checkpoint in the making.
+class Output {
  public:
-  OutputChain(const QuantizeJob& job, const QuantizeOutput& output, const std::vector<float>& embedded,
-              const std::vector<int64_t>& lengths)
-      : job_(job), output_(output), hidden_(embedded), lengths_(lengths) {
+  Output(const QuantizeJob& job, const QuantizeOutput& output) : job_(job), output_(output) {
     options_.out = output.out;
     options_.layout = output.layout;
     options_.table = job.base->table();
@@ -42,41 +38,48 @@ class OutputChain {
     report_.out = output.out;
   }
 
-  void quantize_layer(const CpuLayer& original, int index) {
-    const auto start = Clock::now();
-    CpuLayer layer = original;
-    const ModelShape& shape = job_.base->table().shape;
-    LayerPass pass(shape, layer, lengths_, hidden_);
-    const auto collect = [&](int64_t k, auto&& visit) {
-      const int64_t rows = std::accumulate(lengths_.begin(), lengths_.end(), int64_t{0});
-      ActivationCollector collector(k, rows, job_.options, output_.recipe.error_feedback);
-      visit([&](std::span<const float> values, int64_t count) { collector.add(values, count); });
-      return collector.finish();
-    };
-    const bool keep = output_.recipe.weights == WeightFormat::fp16;
+  const Recipe& recipe() const { return output_.recipe; }
 
-    if (!keep)
-      quantize_linears(layer, index, {LinearRole::qkv}, collect(shape.hidden, [&](const auto& v) { pass.visit_attention_in(v); }),
-                       &layer.attention_norm);
-    KvCollector keys, values;
-    pass.attend([&](std::span<const float> x, int64_t) { keys.add(x); },
-                [&](std::span<const float> x, int64_t) { values.add(x); });
-    scales_.fp8.push_back({keys.scale(KvFormat::fp8), values.scale(KvFormat::fp8)});
-    scales_.int8.push_back({keys.scale(KvFormat::int8), values.scale(KvFormat::int8)});
-    if (!keep)
-      quantize_linears(layer, index, {LinearRole::attention_output},
-                       collect(shape.q_rows(), [&](const auto& v) { pass.visit_attention_out(v); }), nullptr);
-    pass.add_attention();
-    if (!keep)
-      quantize_linears(layer, index, {LinearRole::gate, LinearRole::up},
-                       collect(shape.hidden, [&](const auto& v) { pass.visit_mlp_in(v); }), &layer.mlp_norm);
-    pass.run_gate();
-    if (!keep)
-      quantize_linears(layer, index, {LinearRole::down}, collect(shape.ffn, [&](const auto& v) { pass.visit_mlp_act(v); }),
-                       nullptr);
-    pass.add_mlp();
-    write_layer(layer, index);
+  void begin_layer(const CpuLayer& original, int index) {
+    layer_ = original;
+    index_ = index;
+  }
+
+  // Quantizes the linear layers that read one activation. norm: the one that made it, or null.
+  void quantize_linears(const std::vector<LinearRole>& roles, ActivationStatistics input, std::vector<float> CpuLayer::*norm) {
+    if (output_.recipe.weights == WeightFormat::fp16) return;
+    const auto start = Clock::now();
+    const ModelTable& table = options_.table;
+    GroupProblem problem;
+    problem.k = input.k;
+    problem.input = std::move(input);
+    problem.foldable = norm != nullptr && table.linear(roles.front(), index_).producer_norm.has_value();
+    for (LinearRole role : roles) {
+      const std::vector<float> w = layer_.linear(role).dequantized();
+      problem.weight.insert(problem.weight.end(), w.begin(), w.end());
+      problem.rows.push_back(table.linear(role, index_).n);
+      problem.n += problem.rows.back();
+    }
+    GroupResult result = quantize_group(std::move(problem), output_.recipe, options_.quant);
+    for (size_t i = 0; i < roles.size(); ++i) layer_.linear(roles[i]).weights = std::move(result.linears[i]);
+    if (norm && !result.norm_multiplier.empty())
+      for (size_t j = 0; j < result.norm_multiplier.size(); ++j) (layer_.*norm)[j] *= result.norm_multiplier[j];
+    ++groups_;
+    report_.mean_relative_error += result.relative_error;
+    if (result.relative_error > report_.worst_relative_error) {
+      report_.worst_relative_error = result.relative_error;
+      report_.worst_layer = table.linear(roles.front(), index_).calibration_group;
+    }
     report_.seconds += std::chrono::duration<double>(Clock::now() - start).count();
+  }
+
+  void end_layer(const KvScale& fp8, const KvScale& int8) {
+    scales_.fp8.push_back(fp8);
+    scales_.int8.push_back(int8);
+    const ModelTable& table = options_.table;
+    for (const LinearSpec* spec : table.layer_linears(index_)) writer_->write(*spec, layer_.linear(spec->role).weights);
+    write_norm(TensorRole::attention_norm, layer_.attention_norm);
+    write_norm(TensorRole::mlp_norm, layer_.mlp_norm);
   }
 
   QuantizeReport finish() {
@@ -91,51 +94,10 @@ class OutputChain {
   }
 
  private:
-  void quantize_linears(CpuLayer& layer, int index, const std::vector<LinearRole>& roles, ActivationStatistics input,
-                        std::vector<float>* norm) {
-    const ModelTable& table = options_.table;
-    GroupProblem problem;
-    problem.k = input.k;
-    problem.input = std::move(input);
-    problem.foldable = norm != nullptr && table.linear(roles.front(), index).producer_norm.has_value();
-    for (LinearRole role : roles) {
-      const std::vector<float> w = layer.linear(role).dequantized();
-      problem.weight.insert(problem.weight.end(), w.begin(), w.end());
-      problem.rows.push_back(table.linear(role, index).n);
-      problem.n += problem.rows.back();
-    }
-    const std::string& name = table.linear(roles.front(), index).calibration_group;
-    GroupResult result = quantize_group(std::move(problem), output_.recipe, options_.quant);
-    for (size_t i = 0; i < roles.size(); ++i) {
-      CpuLinear& linear = layer.linear(roles[i]);
-      linear.weights = std::move(result.linears[i]);
-      linear.activations = options_.quant.activations;
-    }
-    if (norm && !result.norm_multiplier.empty())
-      for (size_t j = 0; j < norm->size(); ++j) (*norm)[j] = storable((*norm)[j] * result.norm_multiplier[j]);
-    ++groups_;
-    report_.mean_relative_error += result.relative_error;
-    if (result.relative_error > report_.worst_relative_error) {
-      report_.worst_relative_error = result.relative_error;
-      report_.worst_layer = name;
-    }
-  }
-
-  // A value as the checkpoint's 16-bit type stores it, so that the chain sees what a loader will see.
-  float storable(float x) const {
-    return options_.dtype == DType::bf16 ? f32_from_bf16(bf16_from_f32(x)) : f32_from_f16(f16_from_f32(x));
-  }
-
-  void write_layer(const CpuLayer& layer, int index) {
-    const ModelTable& table = options_.table;
-    for (const LinearSpec* spec : table.layer_linears(index)) writer_->write(*spec, layer.linear(spec->role).weights);
-    const auto write_norm = [&](TensorRole role, const std::vector<float>& values) {
-      const TensorSpec* spec = table.find(role, index);
-      if (!spec) throw Error("the model table has no " + std::string(to_string(role)), "layer " + std::to_string(index));
-      writer_->write(*spec, tensor_from_f32(values, spec->shape, options_.dtype));
-    };
-    write_norm(TensorRole::attention_norm, layer.attention_norm);
-    write_norm(TensorRole::mlp_norm, layer.mlp_norm);
+  void write_norm(TensorRole role, const std::vector<float>& values) {
+    const TensorSpec* spec = options_.table.find(role, index_);
+    if (!spec) throw Error("the model table has no " + std::string(to_string(role)), "layer " + std::to_string(index_));
+    writer_->write(*spec, tensor_from_f32(values, spec->shape, options_.dtype));
   }
 
   Tensor stored(const TensorSpec& spec) const {
@@ -165,11 +127,76 @@ class OutputChain {
   const QuantizeOutput& output_;
   WriterOptions options_;
   std::unique_ptr<CheckpointWriter> writer_;
-  std::vector<float> hidden_;
-  const std::vector<int64_t>& lengths_;
+  CpuLayer layer_;  // the one being quantized
+  int index_ = 0;
   KvScales scales_;
   QuantizeReport report_;
   int groups_ = 0;
+};
+
+// The 16-bit model's activations, a layer at a time; every output is quantized from the same ones. (Feeding each output
+// what its own quantized layers compute was tried: no gain, and a pass over the text for each.)
+class Calibration {
+ public:
+  Calibration(const QuantizeJob& job, std::vector<Output>& outputs) : job_(job), outputs_(outputs) {
+    std::vector<int32_t> tokens;
+    for (const auto& sequence : job.calibration.sequences) {
+      lengths_.push_back(static_cast<int64_t>(sequence.size()));
+      tokens.insert(tokens.end(), sequence.begin(), sequence.end());
+    }
+    rows_ = static_cast<int64_t>(tokens.size());
+    hidden_.resize(tokens.size() * static_cast<size_t>(job.base->table().shape.hidden));
+    embed_tokens(*job.base, tokens, hidden_.data());
+    for (const Output& output : outputs) {
+      with_gram_ |= output.recipe().error_feedback && output.recipe().weights != WeightFormat::fp16;
+      needed_ |= output.recipe().weights != WeightFormat::fp16;
+    }
+  }
+
+  void run_layer(int index, const std::function<void(const std::string&)>& on_step) {
+    const ModelShape& shape = job_.base->table().shape;
+    const CpuLayer layer = load_cpu_layer(*job_.base, index);
+    for (Output& output : outputs_) output.begin_layer(layer, index);
+    LayerPass pass(shape, layer, lengths_, hidden_);
+    const std::string name = "layer " + std::to_string(index) + ": ";
+
+    on_step(name + "qkv");
+    quantize({LinearRole::qkv}, shape.hidden, &CpuLayer::attention_norm, [&](const auto& v) { pass.visit_attention_in(v); });
+    KvCollector keys, values;
+    pass.attend([&](std::span<const float> x, int64_t) { keys.add(x); },
+                [&](std::span<const float> x, int64_t) { values.add(x); });
+    on_step(name + "attention output");
+    quantize({LinearRole::attention_output}, shape.q_rows(), nullptr, [&](const auto& v) { pass.visit_attention_out(v); });
+    pass.add_attention();
+    on_step(name + "gate and up");
+    quantize({LinearRole::gate, LinearRole::up}, shape.hidden, &CpuLayer::mlp_norm, [&](const auto& v) { pass.visit_mlp_in(v); });
+    pass.run_gate();
+    on_step(name + "down");
+    quantize({LinearRole::down}, shape.ffn, nullptr, [&](const auto& v) { pass.visit_mlp_act(v); });
+    pass.add_mlp();
+    for (Output& output : outputs_)
+      output.end_layer({keys.scale(KvFormat::fp8), values.scale(KvFormat::fp8)},
+                       {keys.scale(KvFormat::int8), values.scale(KvFormat::int8)});
+  }
+
+ private:
+  void quantize(const std::vector<LinearRole>& roles, int64_t k, std::vector<float> CpuLayer::*norm,
+                const std::function<void(const LayerPass::Visitor&)>& visit) {
+    stop_if_interrupted("quantization starts again from the first layer");
+    if (!needed_) return;
+    ActivationCollector collector(k, rows_, job_.options, with_gram_);
+    visit([&](std::span<const float> values, int64_t count) { collector.add(values, count); });
+    ActivationStatistics statistics = collector.finish();
+    for (size_t i = 0; i < outputs_.size(); ++i)
+      outputs_[i].quantize_linears(roles, i + 1 == outputs_.size() ? std::move(statistics) : statistics, norm);
+  }
+
+  const QuantizeJob& job_;
+  std::vector<Output>& outputs_;
+  std::vector<int64_t> lengths_;
+  std::vector<float> hidden_;  // [rows, hidden]
+  int64_t rows_ = 0;
+  bool with_gram_ = false, needed_ = false;
 };
 
 }  // namespace
@@ -180,11 +207,11 @@ int64_t estimate_quantize_bytes(const QuantizeJob& job) {
   const int64_t widest_k = std::max({s.hidden, s.q_rows(), s.ffn});
   const int64_t largest_linear = std::max({2 * s.ffn * s.hidden, s.qkv_rows() * s.hidden, s.hidden * s.ffn});
   const bool feedback = std::any_of(job.outputs.begin(), job.outputs.end(), [](const auto& o) { return o.recipe.error_feedback; });
-  int64_t bytes = static_cast<int64_t>(job.outputs.size()) * rows * s.hidden * f;  // hidden states
+  int64_t bytes = rows * s.hidden * f;                                           // hidden states
   bytes += rows * s.q_rows() * f;                                                // attention, kept for a stage
   bytes += job.options.sample_rows * (widest_k + 2 * s.ffn) * f;                 // sampled inputs, outputs of searches
   bytes += 3 * largest_linear * f;                                               // weights, scaled copy, rounded copy
-  if (feedback) bytes += 2 * widest_k * widest_k * f;
+  if (feedback) bytes += (job.outputs.size() > 1 ? 3 : 2) * widest_k * widest_k * f;
   bytes += s.linear_params() / s.layers * 2;                                     // the layer itself
   return bytes;
 }
@@ -193,30 +220,12 @@ std::vector<QuantizeReport> quantize(const QuantizeJob& job, const std::function
   if (job.base->quant().weights != WeightFormat::fp16)
     throw Error("is quantized already (" + std::string(to_string(job.base->quant().weights)) + ")",
                 job.base->folder().string(), "quantize the original 16-bit model");
-  const ModelShape& shape = job.base->table().shape;
-  std::vector<int64_t> lengths;
-  std::vector<int32_t> tokens;
-  for (const auto& sequence : job.calibration.sequences) {
-    lengths.push_back(static_cast<int64_t>(sequence.size()));
-    tokens.insert(tokens.end(), sequence.begin(), sequence.end());
-  }
-  std::vector<float> embedded(tokens.size() * static_cast<size_t>(shape.hidden));
-  embed_tokens(*job.base, tokens, embedded.data());
-
-  std::vector<std::unique_ptr<OutputChain>> chains;
-  for (const QuantizeOutput& output : job.outputs)
-    chains.push_back(std::make_unique<OutputChain>(job, output, embedded, lengths));
-  embedded = {};
-  for (int i = 0; i < shape.layers; ++i) {
-    const CpuLayer original = load_cpu_layer(*job.base, i);
-    for (size_t c = 0; c < chains.size(); ++c) {
-      stop_if_interrupted("quantization starts again from the first layer");
-      chains[c]->quantize_layer(original, i);
-      on_step("layer " + std::to_string(i) + ", " + std::string(to_string(job.outputs[c].recipe.weights)));
-    }
-  }
+  std::vector<Output> outputs;
+  for (const QuantizeOutput& output : job.outputs) outputs.emplace_back(job, output);
+  Calibration calibration(job, outputs);
+  for (int i = 0; i < job.base->table().shape.layers; ++i) calibration.run_layer(i, on_step);
   std::vector<QuantizeReport> reports;
-  for (auto& chain : chains) reports.push_back(chain->finish());
+  for (Output& output : outputs) reports.push_back(output.finish());
   return reports;
 }
 

@@ -29,7 +29,7 @@ struct QuantizeJob {
 
 struct QuantizeReport {
   std::filesystem::path out;
-  double seconds = 0;             // spent on this output alone
+  double seconds = 0;             // spent on this output's linear layers, without the pass over the text
   double mean_relative_error = 0; // of the linear layers' outputs, on sampled calibration rows
   double worst_relative_error = 0;
   std::string worst_layer;        // "layers.3.mlp_act"
@@ -38,7 +38,9 @@ struct QuantizeReport {
 // Bytes that the job needs at its peak, beside mapped files: printed before work starts.
 int64_t estimate_quantize_bytes(const QuantizeJob& job);
 
-// on_step is called after each (layer, output) with a name; it may throw to stop, then nothing is left half-written.
+// on_step is called kQuantizeSteps times a layer with what comes next; it may throw to stop, then nothing appears under
+// an output's name.
+inline constexpr int64_t kQuantizeSteps = 4;
 std::vector<QuantizeReport> quantize(const QuantizeJob& job, const std::function<void(const std::string&)>& on_step);
 
 }  // namespace qg

@@ -87,10 +87,11 @@ TEST_P(TrtllmGolden, WritesTheSameFile) {
   for (const LinearSpec& spec : model->table().linears)
     writer->write(spec, canonical(golden_, GetParam(), spec, model->quant()));
   if (model->quant().fixed_kv) {
-    KvScales scales;
     const std::string prefix = std::string(GetParam()) + "/kv.";
-    (*model->quant().fixed_kv == KvFormat::fp8 ? scales.fp8 : scales.int8) = {
-        {to_f32(golden_.get(prefix + "k"))[0], to_f32(golden_.get(prefix + "v"))[0]}};
+    const KvScale scale{to_f32(golden_.get(prefix + "k")).at(0), to_f32(golden_.get(prefix + "v")).at(0)};
+    KvScales scales;
+    if (model->quant().fixed_kv == KvFormat::fp8) scales.fp8.push_back(scale);
+    if (model->quant().fixed_kv == KvFormat::int8) scales.int8.push_back(scale);
     writer->set_kv_scales(scales);
   }
   writer->finish();
@@ -188,7 +189,7 @@ TEST(Trtllm, RefusesLayers) {
   refused(
       qkv, [&](LinearWeights& w) { w.format = WeightFormat::fp8; }, "weights are fp8");
   refused(
-      qkv, [&](LinearWeights& w) { w.weight_scale = {}; }, "");
+      qkv, [&](LinearWeights& w) { w.weight_scale = {}; }, "weight scale is missing");
   refused(
       dense, [&](LinearWeights& w) { w.prequant_scale = tensor_from_f32(std::vector<float>(32, 0.0f), {32}); },
       "finite and above 0");

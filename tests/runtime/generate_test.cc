@@ -12,16 +12,16 @@
 namespace qg {
 namespace {
 
-struct Run {
+struct CommandResult {
   int code = -1;
   std::string out;  // standard output; standard error too with "2>&1"
 };
 
 const std::string kModel = std::string(QG_SOURCE_DIR) + "/tests/golden/models/llama-gqa3-tied-fp16";
 
-Run generate(const std::string& arguments, const std::string& model = kModel) {
+CommandResult generate(const std::string& arguments, const std::string& model = kModel) {
   const std::string command = std::string(QG_BINARY) + " generate --model '" + model + "' " + arguments;
-  Run run;
+  CommandResult run;
   FILE* pipe = popen(command.c_str(), "r");
   if (!pipe) return run;
   char buffer[4096];
@@ -32,7 +32,7 @@ Run generate(const std::string& arguments, const std::string& model = kModel) {
 }
 
 TEST(Generate, JsonHoldsTheReplyAndTextIsTheSame) {
-  const Run json = generate("--prompt 'hello there' --max-tokens 7 --ignore-stop --json -q");
+  const CommandResult json = generate("--prompt 'hello there' --max-tokens 7 --ignore-stop --json -q");
   ASSERT_EQ(json.code, 0);
   const Json reply = parse_json(json.out, "generate");
   EXPECT_EQ(reply.at("tokens").size(), 7u);
@@ -40,7 +40,7 @@ TEST(Generate, JsonHoldsTheReplyAndTextIsTheSame) {
   EXPECT_EQ(reply.at("executor"), "cpu");
   EXPECT_EQ(reply.at("kv"), "fp16");
   EXPECT_GT(reply.at("prompt_tokens").get<int>(), 0);
-  const Run text = generate("--prompt 'hello there' --max-tokens 7 --ignore-stop -q");
+  const CommandResult text = generate("--prompt 'hello there' --max-tokens 7 --ignore-stop -q");
   EXPECT_EQ(text.out, reply.at("text").get<std::string>() + "\n");
 }
 
@@ -48,7 +48,7 @@ TEST(Generate, SeedDecidesAndPromptFileIsAPrompt) {
   const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / "qg_generate_prompt.txt";
   std::ofstream(file) << "hello there";
   const auto drawn = [&](const std::string& prompt, int seed) {
-    const Run run =
+    const CommandResult run =
         generate(prompt + " --max-tokens 12 --ignore-stop --temperature 3 --json -q --seed " + std::to_string(seed));
     EXPECT_EQ(run.code, 0);
     return run.code == 0 ? parse_json(run.out, "generate").at("tokens") : Json();
@@ -60,14 +60,14 @@ TEST(Generate, SeedDecidesAndPromptFileIsAPrompt) {
 }
 
 TEST(Generate, SpeedGoesToStandardError) {
-  const Run quiet = generate("--prompt hello --max-tokens 3 2>/dev/null");
+  const CommandResult quiet = generate("--prompt hello --max-tokens 3 2>/dev/null");
   EXPECT_EQ(quiet.out.find("tokens/s"), std::string::npos);
   EXPECT_NE(generate("--prompt hello --max-tokens 3 2>&1").out.find("tokens/s"), std::string::npos);
 }
 
 TEST(Generate, SaysWhatIsWrong) {
   const auto expect = [](const std::string& arguments, int code, const std::string& words) {
-    const Run run = generate(arguments + " 2>&1");
+    const CommandResult run = generate(arguments + " 2>&1");
     EXPECT_EQ(run.code, code) << arguments;
     EXPECT_NE(run.out.find(words), std::string::npos) << arguments << " says: " << run.out;
   };
