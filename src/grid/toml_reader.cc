@@ -72,22 +72,36 @@ class AsciiCheck {
     const std::string three(3, quote);
     if (!text_.substr(at_).starts_with(three)) return skip_short_string(quote);
     at_ += 3;
-    while (at_ < text_.size() && !text_.substr(at_).starts_with(three)) at_ += text_[at_] == '\\' && quote == '"' ? 2 : 1;
+    while (at_ < text_.size() && !text_.substr(at_).starts_with(three)) skip_character(quote);
     at_ = std::min(at_ + 3, text_.size());
     // Up to two more quotes belong to the string.
     for (int i = 0; i < 2 && at_ < text_.size() && text_[at_] == quote; ++i) ++at_;
   }
 
   void skip_short_string(char quote) {
-    for (++at_; at_ < text_.size() && text_[at_] != quote && text_[at_] != '\n';)
-      at_ += text_[at_] == '\\' && quote == '"' ? 2 : 1;
+    for (++at_; at_ < text_.size() && text_[at_] != quote && text_[at_] != '\n';) skip_character(quote);
     at_ = std::min(at_ + 1, text_.size());
+  }
+
+  // One character of a string, or an escape. A backslash may also join lines: toml++ then looks for white space, so the
+  // first character behind it must be ASCII too.
+  void skip_character(char quote) {
+    if (text_[at_] != '\\' || quote != '"') {
+      ++at_;
+      return;
+    }
+    const size_t next = text_.find_first_not_of(" \t\r\n", at_ + 1);
+    if (next != std::string_view::npos && static_cast<unsigned char>(text_[next]) >= 0x80) {
+      at_ = next;
+      refuse();
+    }
+    at_ += 2;
   }
 
   [[noreturn]] void refuse() const {
     const auto line = 1 + std::count(text_.begin(), text_.begin() + static_cast<std::ptrdiff_t>(at_), '\n');
-    throw Error("a character that is not ASCII stands outside strings and comments", fmt::format("{}:{}", file_, line),
-                "use plain quotes (\") and put names with other letters into them");
+    throw Error("a character that is not ASCII stands outside strings and comments, or behind a backslash",
+                fmt::format("{}:{}", file_, line), "use plain quotes (\") and put names with other letters into them");
   }
 
   std::string_view text_;

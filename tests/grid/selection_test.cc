@@ -62,8 +62,10 @@ TEST(Pick, TiesByOverlapAndBySmallDifference) {
   p = pick(Use::latency, {row(1, fp8, 102.9, 0.1, 10, 0), row(2, int8_sq, 100, 0.1, 10, 0)}, Gates{});
   ASSERT_EQ(p.ties.size(), 1u);
   EXPECT_EQ(p.reasons[0].code, ReasonCode::tie_small);
-  // Exactly 3 % with intervals apart is a win.
-  p = pick(Use::latency, {row(1, fp8, 103, 0.1, 10, 0), row(2, int8_sq, 100, 0.1, 10, 0)}, Gates{});
+  // A lead of exactly the share, with intervals apart, is a win. (A quarter: exact in binary.)
+  Gates quarter;
+  quarter.tie_share = 0.25;
+  p = pick(Use::latency, {row(1, fp8, 125, 0.1, 10, 0), row(2, int8_sq, 100, 0.1, 10, 0)}, quarter);
   EXPECT_TRUE(p.ties.empty());
   EXPECT_EQ(p.runner_up->weights, int8_sq);
 }
@@ -84,6 +86,7 @@ TEST(Pick, SyntheticNeverWins) {
   fast.synthetic = true;
   const Pick p = pick(Use::latency, {fast, row(2, fp8, 10, 1, 10, 0)}, Gates{});
   EXPECT_EQ(p.winner->number, 2);
+  ASSERT_EQ(p.excluded.size(), 1u);
   EXPECT_EQ(p.excluded[0].code, ReasonCode::synthetic_weights);
   const Pick alone = pick(Use::latency, {fast}, Gates{});
   EXPECT_FALSE(alone.winner);
@@ -122,7 +125,7 @@ TEST(Pick, NothingAdmissibleShowsTheLeastBad) {
 }
 
 TEST(Pick, DoesNotDependOnTheOrderOfRows) {
-  std::vector<Candidate> rows{row(1, fp16, 100, 1, 10, 0), row(2, fp8, 150, 1, 10, 0), row(3, int8_sq, 150, 1, 10, 0)};
+  std::vector<Candidate> rows{row(1, fp16, 100, 1, 10, 0), row(2, int8_sq, 150, 1, 10, 0), row(3, fp8, 150, 1, 10, 0)};
   const Pick forwards = pick(Use::latency, rows, Gates{});
   std::reverse(rows.begin(), rows.end());
   const Pick backwards = pick(Use::latency, rows, Gates{});

@@ -163,6 +163,10 @@ TEST(Estimate, OrdersOfMagnitude) {
   EXPECT_GT(quantize_seconds(s, h100, WeightFormat::int4_awq, grid.calibration), fp8 - 5);
   const double quick = run_seconds(s, h100, WeightFormat::fp8, KvFormat::fp8, grid, Profile::quick);
   EXPECT_LT(quick, 180);  // three minutes a case
+  Grid speed_only = grid;
+  speed_only.accuracy.text.clear();
+  const double accuracy = quick - run_seconds(s, h100, WeightFormat::fp8, KvFormat::fp8, speed_only, Profile::quick);
+  EXPECT_NEAR(accuracy, 2 * 8192 * 15.0e9 / (0.5 * 0.78 * 989e12), 0.1);  // two passes over 8 windows of 1024
   EXPECT_GT(run_seconds(s, h100, WeightFormat::fp8, KvFormat::fp8, grid, Profile::full), 3 * quick);
 }
 
