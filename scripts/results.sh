@@ -11,7 +11,7 @@ if ((${#journals[@]} == 0)); then
   exit 0
 fi
 readmes=()
-for readme in README.md README.zh-CN.md; do
+for readme in README.md README.zh-CN.md docs/quantization.md; do
   [[ -f "$readme" ]] && grep -q '<!-- results:' "$readme" && readmes+=(--readme "$readme")
 done
 echo "== results: summary and tables from ${#journals[@]} journals"

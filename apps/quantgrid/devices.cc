@@ -18,7 +18,8 @@ Json paths_of(const Card& card) {
   Json paths = Json::object();
   for (WeightFormat w : kWeightFormats) {
     const Support s = support(EngineId::native, card, w, KvFormat::fp16);
-    paths[std::string(to_string(w))] = {{"status", to_string(s.status)}, {"compute_path", to_string(expected_path(card, w))}};
+    paths[std::string(to_string(w))] = {{"status", to_string(s.status)},
+                                        {"compute_path", to_string(expected_path(card, w))}};
   }
   return paths;
 }
@@ -67,8 +68,9 @@ void print_gpu(const Json& gpu) {
   }
   fmt::print("  card {}; {:.0f} GB/s by its data sheet\n", gpu["card"].get<std::string>(),
              gpu["bandwidth_gbps"].get<double>());
-  fmt::print("  weights computed natively: {}; emulated: {}; FP8 KV cache: {}\n", formats_with(gpu["weights"], "native"),
-             formats_with(gpu["weights"], "emulated"), gpu["kv_fp8"].get<std::string>());
+  fmt::print("  weights computed natively: {}; emulated: {}; FP8 KV cache: {}\n",
+             formats_with(gpu["weights"], "native"), formats_with(gpu["weights"], "emulated"),
+             gpu["kv_fp8"].get<std::string>());
 }
 
 ExitCode show(bool json) {

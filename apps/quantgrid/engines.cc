@@ -34,8 +34,9 @@ ExitCode show(bool json) {
   }
   for (size_t i = 0; i < list.size(); ++i) {
     const EngineSpec& engine = engines()[i];
-    fmt::print("{}\n  --engine {}{}{}\n  {}\n  {}\n", engine.label, engine.name, engine.backend.empty() ? "" : " --backend ",
-               engine.backend, list[i]["state"].get<std::string>(), engine.note);
+    fmt::print("{}\n  --engine {}{}{}\n  {}\n  {}\n", engine.label, engine.name,
+               engine.backend.empty() ? "" : " --backend ", engine.backend, list[i]["state"].get<std::string>(),
+               engine.note);
   }
   fmt::print("\n`quantgrid plan GRID --engine E` says what each engine supports, today.\n");
   return ExitCode::done;

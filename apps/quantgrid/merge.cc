@@ -34,8 +34,8 @@ ExitCode merge(const MergeFlags& flags) {
     disagreeing += stored.disagrees;
   }
   if (flags.json) {
-    const Json summary{{"out", flags.out.string()},   {"runs", results.runs.size()},  {"cases", results.attempts.size()},
-                       {"measurements", rows},        {"replaced", replaced},         {"disagreeing", disagreeing}};
+    const Json summary{{"out", flags.out.string()}, {"runs", results.runs.size()}, {"cases", results.attempts.size()},
+                       {"measurements", rows},      {"replaced", replaced},        {"disagreeing", disagreeing}};
     fmt::print("{}\n", summary.dump(2));
     return ExitCode::done;
   }
@@ -50,14 +50,15 @@ ExitCode merge(const MergeFlags& flags) {
   return ExitCode::done;
 }
 
-const RegisterVerb kMerge{{110, "merge", "Join journals of several machines into one store",
-                           "quantgrid merge h100.jsonl l4.jsonl a10.jsonl -o all.db", [](CLI::App& command) {
-                             auto flags = std::make_shared<MergeFlags>();
-                             command.add_option("journals", flags->files, "journals (.jsonl) and stores (.db)")->required();
-                             command.add_option("-o,--out", flags->out, "the store to write (default all.db)");
-                             command.add_flag("--json", flags->json, "print the counts as JSON");
-                             return [flags] { return merge(*flags); };
-                           }}};
+const RegisterVerb kMerge{
+    {110, "merge", "Join journals of several machines into one store",
+     "quantgrid merge h100.jsonl l4.jsonl a10.jsonl -o all.db", [](CLI::App& command) {
+       auto flags = std::make_shared<MergeFlags>();
+       command.add_option("journals", flags->files, "journals (.jsonl) and stores (.db)")->required();
+       command.add_option("-o,--out", flags->out, "the store to write (default all.db)");
+       command.add_flag("--json", flags->json, "print the counts as JSON");
+       return [flags] { return merge(*flags); };
+     }}};
 
 }  // namespace
 }  // namespace qg

@@ -41,8 +41,9 @@ const RegisterVerb kPick{
        auto flags = std::make_shared<PickFlags>();
        command.add_option("journals,--journal", flags->files.results, "journals (.jsonl) and stores (.db)");
        command.add_option("--grid", flags->files.grid, "grid file (default: the plan of 45 cases)");
-       command.add_option("--max-ppl-ratio", flags->files.max_ppl_ratio,
-                          "greatest perplexity over the FP16 baseline's (default 1.02)")
+       command
+           .add_option("--max-ppl-ratio", flags->files.max_ppl_ratio,
+                       "greatest perplexity over the FP16 baseline's (default 1.02)")
            ->check(CLI::Range(1.0, 1000.0));
        command.add_option("--max-kld", flags->files.max_kld_nats, "greatest KL divergence in nats (default 0.05)")
            ->check(CLI::Range(0.0, 1000.0));

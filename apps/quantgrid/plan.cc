@@ -49,7 +49,8 @@ std::vector<Case> chosen_cases(const Grid& grid, const Flags& flags) {
   return cases;
 }
 
-void emit_scripts(const Grid& grid, const std::vector<PlanRow>& rows, const PlanOptions& options, const std::string& dir) {
+void emit_scripts(const Grid& grid, const std::vector<PlanRow>& rows, const PlanOptions& options,
+                  const std::string& dir) {
   AtomicFolder folder(dir);
   for (const PlanRow& row : rows) {
     const std::filesystem::path path = folder.path() / script_name(row.c);
@@ -92,8 +93,11 @@ std::function<ExitCode()> declare(CLI::App& command) {
   command.add_option("--engine", flags->engine, "native (default), tensorrt-llm, vllm or openai");
   command.add_option("--backend", flags->backend, "of tensorrt-llm: tensorrt or pytorch");
   command.add_option("--filter", flags->filter, "only the cases that match, as 'gpu=a100 & weights=int4_awq'");
-  command.add_option("--context", flags->context, "tokens of each request, for the greatest batch (default: the grid's, "
-                     "4096)")->check(CLI::Range(1, 1 << 24));
+  command
+      .add_option("--context", flags->context,
+                  "tokens of each request, for the greatest batch (default: the grid's, "
+                  "4096)")
+      ->check(CLI::Range(1, 1 << 24));
   command.add_option("--profile", flags->profile, "what `run` would measure: quick or full")
       ->check(CLI::IsMember({"quick", "full"}));
   auto* index = command.add_flag("--index", flags->index, "by model and card");

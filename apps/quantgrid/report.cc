@@ -55,8 +55,7 @@ ExitCode report(ReportFlags flags) {
   if (!flags.csv.empty()) write_page(flags.csv, results_as_csv(study.results));
 
   bool current = true;
-  if (!flags.summary.empty())
-    current &= bring_up_to_date(flags.summary, summary_json(study.results), flags.check);
+  if (!flags.summary.empty()) current &= bring_up_to_date(flags.summary, summary_json(study.results), flags.check);
   for (const auto& readme : flags.readmes)
     current &= bring_up_to_date(readme, with_result_tables(read_file(readme), study, readme.string()), flags.check);
   return current ? ExitCode::done : ExitCode::gate_failed;
@@ -71,16 +70,20 @@ const RegisterVerb kReport{
        command.add_option("--md", flags->markdown, "the same as Markdown");
        command.add_option("--csv", flags->csv, "every measurement, one a line");
        command.add_option("--lang", flags->language, "en or zh")->check(CLI::IsMember({"en", "zh"}));
-       command.add_option("--prices", flags->prices, "TOML or JSON: card = currency per hour; shows cost per million tokens");
+       command.add_option("--prices", flags->prices,
+                          "TOML or JSON: card = currency per hour; shows cost per million tokens");
        command.add_option("--grid", flags->files.grid, "grid file (default: the plan of 45 cases)");
-       command.add_option("--max-ppl-ratio", flags->files.max_ppl_ratio,
-                          "greatest perplexity over the FP16 baseline's (default 1.02)")
+       command
+           .add_option("--max-ppl-ratio", flags->files.max_ppl_ratio,
+                       "greatest perplexity over the FP16 baseline's (default 1.02)")
            ->check(CLI::Range(1.0, 1000.0));
        command.add_option("--max-kld", flags->files.max_kld_nats, "greatest KL divergence in nats (default 0.05)")
            ->check(CLI::Range(0.0, 1000.0));
        command.add_option("--summary", flags->summary, "write the list of results (results/summary.json)");
-       command.add_option("--readme", flags->readmes, "write the tables between <!-- results:… --> markers of these files");
-       command.add_flag("--check", flags->check, "change nothing; exit code 3 when --summary or --readme are not current");
+       command.add_option("--readme", flags->readmes,
+                          "write the tables between <!-- results:… --> markers of these files");
+       command.add_flag("--check", flags->check,
+                        "change nothing; exit code 3 when --summary or --readme are not current");
        return [flags] { return report(*flags); };
      }}};
 

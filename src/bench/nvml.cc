@@ -86,8 +86,10 @@ GpuDevice read_device(const Functions& nvml, unsigned index, std::string& proble
     problem = "NVML could not open GPU " + std::to_string(index) + ": " + nvml.error_string(status);
     return device;
   }
-  device.name = read_text(nvml, problem, "a GPU's name", [&](char* t, unsigned n) { return nvml.device_name(handle, t, n); });
-  device.uuid = read_text(nvml, problem, "a GPU's UUID", [&](char* t, unsigned n) { return nvml.device_uuid(handle, t, n); });
+  device.name =
+      read_text(nvml, problem, "a GPU's name", [&](char* t, unsigned n) { return nvml.device_name(handle, t, n); });
+  device.uuid =
+      read_text(nvml, problem, "a GPU's UUID", [&](char* t, unsigned n) { return nvml.device_uuid(handle, t, n); });
   MemoryInfo memory{};
   if (nvml.device_memory(handle, &memory) == kSuccess) device.memory_bytes = static_cast<int64_t>(memory.total_bytes);
   nvml.device_capability(handle, &device.cc_major, &device.cc_minor);
@@ -100,10 +102,11 @@ GpuInventory list_gpus() {
   GpuInventory found;
   const Library library;
   if (!library.is_open()) {
-    found.problem = std::filesystem::exists("/proc/driver/nvidia/version")
-                        ? "the NVIDIA kernel module is loaded, but libnvidia-ml.so.1 is not there: install the driver's "
-                          "user-space package of the same version"
-                        : "no NVIDIA driver was found";
+    found.problem =
+        std::filesystem::exists("/proc/driver/nvidia/version")
+            ? "the NVIDIA kernel module is loaded, but libnvidia-ml.so.1 is not there: install the driver's "
+              "user-space package of the same version"
+            : "no NVIDIA driver was found";
     return found;
   }
   const Functions nvml(library);

@@ -22,7 +22,7 @@ struct Card {
   int64_t memory_bytes = 0;                // visible to programs; 0: not known (the CPU row)
   double bandwidth_gbps = 0;               // 1e9 bytes/s; 0: not known
   double fp16_tflops = 0;
-  double fp8_tflops = 0;                   // 0: the card has no FP8 arithmetic
+  double fp8_tflops = 0;  // 0: the card has no FP8 arithmetic
   double int8_tops = 0;
   int sms = 0;
   int64_t shared_bytes_per_sm = 0;
@@ -30,7 +30,7 @@ struct Card {
 
   int cc() const { return cc_major * 10 + cc_minor; }  // 89
   bool is_cpu() const { return cc_major == 0; }
-  bool has_fp8() const { return cc() >= 89; }          // mma.sync e4m3 and e4m3 conversion
+  bool has_fp8() const { return cc() >= 89; }  // mma.sync e4m3 and e4m3 conversion
 };
 
 // All rows: a100 a10 h100 l4 l40, then the other boards people have, then "cpu".
@@ -46,8 +46,8 @@ struct CardMatch {
 };
 CardMatch identify_card(std::string_view product_name, int cc_major, int cc_minor, int64_t memory_bytes);
 
-// 1e12 operations a second that the card can do on this path with FP16 and 8-bit inputs at data-sheet rate. FP8 weights on
-// a card without FP8 arithmetic are multiplied as FP16.
+// 1e12 operations a second that the card can do on this path with FP16 and 8-bit inputs at data-sheet rate. FP8 weights
+// on a card without FP8 arithmetic are multiplied as FP16.
 double peak_tflops(const Card& card, WeightFormat weights);
 
 }  // namespace qg

@@ -9,7 +9,9 @@ constexpr std::array<std::string_view, 4> kSectionNames{"must", "baseline", "int
 
 }  // namespace
 
-std::string_view to_string(Section section) { return kSectionNames[static_cast<size_t>(section)]; }
+std::string_view to_string(Section section) {
+  return kSectionNames[static_cast<size_t>(section)];
+}
 
 std::optional<Section> parse_section(std::string_view name) {
   for (Section section : kSections)
@@ -17,6 +19,8 @@ std::optional<Section> parse_section(std::string_view name) {
   return std::nullopt;
 }
 
-std::string Case::id() const { return case_id(model, gpu, weights, kv); }
+std::string Case::id() const {
+  return case_id(model, gpu, weights, kv);
+}
 
 }  // namespace qg

@@ -24,16 +24,17 @@ std::string make_commands(const Grid& grid, const PlanRow& row, const PlanOption
                                    ? fmt::format(" --kv {}", to_string(row.c.kv))
                                    : "";
   if (row.origin == CheckpointOrigin::converted)
-    return fmt::format("[ -d {0} ] || quantgrid convert --model {1} --layout {2}{3} --out {0}\n", out, from, engine.layout,
-                       fixed_kv);
+    return fmt::format("[ -d {0} ] || quantgrid convert --model {1} --layout {2}{3} --out {0}\n", out, from,
+                       engine.layout, fixed_kv);
   if (row.origin != CheckpointOrigin::quantized) return {};
   if (grid.calibration.text.empty())
     return comment("the grid names no calibration text, so this folder must be there already: " + row.checkpoint);
   const CalibrationSettings& c = grid.calibration;
-  return fmt::format("[ -d {0} ] || quantgrid quantize --model {1} --weights {2} --layout {3}{4} --calib {5} "
-                     "--calib-sequences {6} --calib-tokens {7} --search-tokens {8} --seed {9} --out {0}\n",
-                     out, from, to_string(row.c.weights), engine.layout, fixed_kv, shell_quoted(c.text.string()), c.samples,
-                     c.sample_tokens, c.search_tokens, c.seed);
+  return fmt::format(
+      "[ -d {0} ] || quantgrid quantize --model {1} --weights {2} --layout {3}{4} --calib {5} "
+      "--calib-sequences {6} --calib-tokens {7} --search-tokens {8} --seed {9} --out {0}\n",
+      out, from, to_string(row.c.weights), engine.layout, fixed_kv, shell_quoted(c.text.string()), c.samples,
+      c.sample_tokens, c.search_tokens, c.seed);
 }
 
 std::string native_commands(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
@@ -75,15 +76,18 @@ std::string shell_quoted(const std::string& text) {
 std::string case_script(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
   const EngineSpec& engine = engine_spec(options.engine);
   std::string text = "#!/bin/sh\n";
-  text += comment(fmt::format("Case {}: {} on {} ({})", row.c.number, row.c.id(), engine.label, to_string(row.c.section)));
+  text +=
+      comment(fmt::format("Case {}: {} on {} ({})", row.c.number, row.c.id(), engine.label, to_string(row.c.section)));
   text += comment(fmt::format("Support: {}: {}", to_string(row.support.status), row.support.reason));
   if (row.support.status == SupportStatus::unsupported)
     return text + fmt::format("echo {} >&2\nexit 4\n", shell_quoted("unsupported: " + row.support.reason));
   if (row.weights_bytes && row.run_seconds)
-    text += comment(fmt::format("Weights {:.2f} GB; about {} to run on {}", static_cast<double>(*row.weights_bytes) / 1e9,
-                                duration_text(*row.run_seconds), row.card_label));
-  text += comment("Paths are relative to the folder in which `quantgrid plan` ran. `quantgrid run` does all of this, in a "
-                  "journal:");
+    text +=
+        comment(fmt::format("Weights {:.2f} GB; about {} to run on {}", static_cast<double>(*row.weights_bytes) / 1e9,
+                            duration_text(*row.run_seconds), row.card_label));
+  text += comment(
+      "Paths are relative to the folder in which `quantgrid plan` ran. `quantgrid run` does all of this, in a "
+      "journal:");
   text += fmt::format("#   quantgrid run {} --filter 'number={}'\n", shell_quoted(grid.file.string()), row.c.number);
   text += "set -e\n\n" + make_commands(grid, row, options);
   if (options.engine == EngineId::native) return text + native_commands(grid, row, options);

@@ -13,8 +13,8 @@ enum class EngineId { native, trtllm_tensorrt, trtllm_pytorch, vllm, openai };
 
 // When the KV format is decided.
 enum class KvRule {
-  at_run_time,             // one checkpoint serves all KV formats; its folder is called -kv_fp16
-  fixed_in_checkpoint,     // a checkpoint (and the engine built from it) for each KV format
+  at_run_time,          // one checkpoint serves all KV formats; its folder is called -kv_fp16
+  fixed_in_checkpoint,  // a checkpoint (and the engine built from it) for each KV format
 };
 
 struct EngineSpec {
@@ -23,10 +23,10 @@ struct EngineSpec {
   std::string_view backend;  // --backend: "tensorrt"; empty when the engine has one only
   std::string_view label;    // "TensorRT-LLM, TensorRT back end"
   KvRule kv_rule;
-  std::string_view layout;   // checkpoint layout that it loads: "trtllm"; empty: none, the server has its own
-  std::string_view note;     // one line for `engines`
+  std::string_view layout;  // checkpoint layout that it loads: "trtllm"; empty: none, the server has its own
+  std::string_view note;    // one line for `engines`
 
-  std::string key() const;   // "native", "tensorrt-llm/tensorrt": as in grids/support.toml
+  std::string key() const;  // "native", "tensorrt-llm/tensorrt": as in grids/support.toml
 };
 
 const std::vector<EngineSpec>& engines();

@@ -1,5 +1,6 @@
 #pragma once
-// Rough times to make and to run a case, so that a person knows whether to wait or to go home. Assumed rates, not promises.
+// Rough times to make and to run a case, so that a person knows whether to wait or to go home. Assumed rates, not
+// promises.
 #include "core/model_shape.h"
 #include "grid/cards.h"
 #include "grid/grid.h"

@@ -11,13 +11,14 @@ namespace qg {
 
 struct Grid;
 
-// A parsed expression. Keys: number section model gpu weights kv id. `=` and `!=` take one value or several with commas;
-// `number` also takes ranges (1-10) and < <= > >=. & before |, ! and parentheses as usual; words compare without case.
+// A parsed expression. Keys: number section model gpu weights kv id. `=` and `!=` take one value or several with
+// commas; `number` also takes ranges (1-10) and < <= > >=. & before |, ! and parentheses as usual; words compare
+// without case.
 class Filter {
  public:
   Filter() = default;  // keeps every case
-  // Throws Error with the expression, a caret under the trouble and the allowed values. `grid` gives the models and cards
-  // that may be named.
+  // Throws Error with the expression, a caret under the trouble and the allowed values. `grid` gives the models and
+  // cards that may be named.
   Filter(std::string_view expression, const Grid& grid);
   bool keeps(const Case& c) const { return !keep_ || keep_(c); }
 

@@ -16,8 +16,8 @@ constexpr std::array kWeightRows{
     WeightFormatSpec{WeightFormat::int4_awq, "W4A16 AWQ",
                      "4-bit integer weights in groups, unpacked to 16 bits for the multiplication", 0.5, 0, 0, 2, 2, 4,
                      false, ComputePath::w4a16},
-    WeightFormatSpec{WeightFormat::int8_sq, "INT8 SmoothQuant", "8-bit integer weights and activations (W8A8)", 1, 0, 4, 0,
-                     4, 0, true, ComputePath::w8a8_int8},
+    WeightFormatSpec{WeightFormat::int8_sq, "INT8 SmoothQuant", "8-bit integer weights and activations (W8A8)", 1, 0, 4,
+                     0, 4, 0, true, ComputePath::w8a8_int8},
 };
 
 constexpr std::array kKvRows{

@@ -10,13 +10,13 @@ namespace qg {
 
 struct WeightFormatSpec {
   WeightFormat format;
-  std::string_view label;         // "W4A16 AWQ"
-  std::string_view description;   // one line for people
-  double weight_bytes;            // bytes of one weight of a linear layer, scales apart
-  double tensor_scale_bytes;      // bytes of scale for each linear layer
-  double channel_scale_bytes;     // bytes of scale for each output channel of a linear layer
-  double group_scale_bytes;       // bytes of scale for each group of inputs of each output channel; 0: no groups
-  double input_scale_bytes;       // bytes of scale for each input channel (AWQ's and SmoothQuant's pre-quantization scale)
+  std::string_view label;        // "W4A16 AWQ"
+  std::string_view description;  // one line for people
+  double weight_bytes;           // bytes of one weight of a linear layer, scales apart
+  double tensor_scale_bytes;     // bytes of scale for each linear layer
+  double channel_scale_bytes;    // bytes of scale for each output channel of a linear layer
+  double group_scale_bytes;      // bytes of scale for each group of inputs of each output channel; 0: no groups
+  double input_scale_bytes;  // bytes of scale for each input channel (AWQ's and SmoothQuant's pre-quantization scale)
   double disk_group_scale_bytes;  // as group_scale_bytes, in the TensorRT-LLM layout (F32 there, FP16 in memory)
   bool eight_bit_activations;     // W8A8
   ComputePath native_path;        // on a card that has the arithmetic

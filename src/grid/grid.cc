@@ -18,8 +18,12 @@ void add_once(std::vector<std::string>& names, const std::string& name) {
 
 }  // namespace
 
-std::string_view to_string(WorkloadKind kind) { return kKindNames[static_cast<size_t>(kind)]; }
-std::string_view to_string(Profile profile) { return kProfileNames[static_cast<size_t>(profile)]; }
+std::string_view to_string(WorkloadKind kind) {
+  return kKindNames[static_cast<size_t>(kind)];
+}
+std::string_view to_string(Profile profile) {
+  return kProfileNames[static_cast<size_t>(profile)];
+}
 
 std::optional<Profile> parse_profile(std::string_view name) {
   for (Profile profile : {Profile::quick, Profile::full})
@@ -57,9 +61,9 @@ const Case* Grid::find_case(std::string_view id) const {
 const ModelShape& Grid::shape(const Case& c) const {
   const GridModel& m = model(c.model);
   if (!m.shape)
-    throw Error(fmt::format("the shape of the model \"{}\" is not known: there is no folder {}", m.name,
-                            m.folder.string()), file.string(),
-                fmt::format("put the model there, or name its folder under [models.{}]", m.name));
+    throw Error(
+        fmt::format("the shape of the model \"{}\" is not known: there is no folder {}", m.name, m.folder.string()),
+        file.string(), fmt::format("put the model there, or name its folder under [models.{}]", m.name));
   return *m.shape;
 }
 

@@ -17,7 +17,7 @@ namespace qg {
 
 struct GridModel {
   std::string name, label, stem;
-  std::filesystem::path folder;  // of the original model; MODELS_DIR/STEM unless the file says otherwise
+  std::filesystem::path folder;     // of the original model; MODELS_DIR/STEM unless the file says otherwise
   std::optional<ModelShape> shape;  // empty: not a model known by name, and its folder is not here
 };
 
@@ -27,14 +27,14 @@ std::string_view to_string(WorkloadKind kind);
 std::string_view to_string(Profile profile);
 std::optional<Profile> parse_profile(std::string_view name);
 
-// decode: `batch` requests of isl tokens start together, osl tokens out each. throughput: `requests` requests are offered
-// at once. prefill: isl tokens in, one out, `batch` at a time.
+// decode: `batch` requests of isl tokens start together, osl tokens out each. throughput: `requests` requests are
+// offered at once. prefill: isl tokens in, one out, `batch` at a time.
 struct Workload {
   std::string name;  // "decode/b8", "1000/1000", "prefill/512"
   WorkloadKind kind = WorkloadKind::decode;
   int64_t isl_tokens = 128, osl_tokens = 256;
-  int64_t batch = 1;      // decode and prefill
-  int64_t requests = 0;   // throughput; 0: as many as give a steady part
+  int64_t batch = 1;     // decode and prefill
+  int64_t requests = 0;  // throughput; 0: as many as give a steady part
   int rounds = 5;
   Profile profile = Profile::quick;
   bool operator==(const Workload&) const = default;
@@ -63,8 +63,8 @@ struct Gates {
 struct Grid {
   std::filesystem::path file;
   std::string title, description;
-  // Where model folders are looked for and checkpoints are made. Relative paths of the file are taken from the file's own
-  // folder and are stored resolved.
+  // Where model folders are looked for and checkpoints are made. Relative paths of the file are taken from the file's
+  // own folder and are stored resolved.
   std::filesystem::path models_dir;
   std::vector<Case> cases;  // by number
   std::vector<GridModel> models;
@@ -77,11 +77,11 @@ struct Grid {
   // Throw Error when the grid has no such model or card (cases that came out of load_grid always find theirs).
   const GridModel& model(std::string_view name) const;
   const Card& card(std::string_view id) const;
-  const Case* find_case(int number) const;            // null when there is none
-  const Case* find_case(std::string_view id) const;   // null when there is none
-  const ModelShape& shape(const Case& c) const;       // throws Error when the model's folder is not here
-  std::vector<std::string> model_names() const;       // in the order of the cases
-  std::vector<std::string> gpu_ids() const;           // in the order of the cases
+  const Case* find_case(int number) const;           // null when there is none
+  const Case* find_case(std::string_view id) const;  // null when there is none
+  const ModelShape& shape(const Case& c) const;      // throws Error when the model's folder is not here
+  std::vector<std::string> model_names() const;      // in the order of the cases
+  std::vector<std::string> gpu_ids() const;          // in the order of the cases
   // The FP16/FP16 case of the same model and card: the grid's own, or an implied one.
   Case baseline_of(const Case& c) const;
   // The implied FP16/FP16 cases, one for each (model, card) that has none in the grid.

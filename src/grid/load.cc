@@ -98,8 +98,8 @@ class Loader {
   }
 
   static Card read_card(const TomlReader& row, const std::string& id) {
-    row.only({"label", "product_names", "compute_capability", "memory_gb", "bandwidth_gbps", "fp16_tflops", "fp8_tflops",
-              "int8_tops", "sms", "shared_kib_per_sm", "bandwidth_efficiency", "fp16_efficiency",
+    row.only({"label", "product_names", "compute_capability", "memory_gb", "bandwidth_gbps", "fp16_tflops",
+              "fp8_tflops", "int8_tops", "sms", "shared_kib_per_sm", "bandwidth_efficiency", "fp16_efficiency",
               "eight_bit_efficiency"});
     Card card;
     card.id = id;
@@ -150,8 +150,8 @@ class Loader {
   void finish_models() {
     std::vector<GridModel> used;
     for (const std::string& name : grid_.model_names()) {
-      const auto row = std::find_if(grid_.models.begin(), grid_.models.end(),
-                                    [&](const GridModel& m) { return m.name == name; });
+      const auto row =
+          std::find_if(grid_.models.begin(), grid_.models.end(), [&](const GridModel& m) { return m.name == name; });
       const KnownModel* known = find_known_model(name);
       GridModel m = row != grid_.models.end()
                         ? *row

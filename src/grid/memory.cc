@@ -40,7 +40,9 @@ int64_t total_bytes(const ModelShape& shape, WeightFormat weights, bool on_disk)
 
 }  // namespace
 
-int64_t weights_bytes(const ModelShape& shape, WeightFormat weights) { return total_bytes(shape, weights, false); }
+int64_t weights_bytes(const ModelShape& shape, WeightFormat weights) {
+  return total_bytes(shape, weights, false);
+}
 
 int64_t checkpoint_disk_bytes(const ModelShape& shape, WeightFormat weights) {
   return total_bytes(shape, weights, true);

@@ -9,7 +9,8 @@
 
 namespace qg {
 
-// Share of a card's memory that weights, KV cache and buffers may take, and what the context, workspaces and graphs need.
+// Share of a card's memory that weights, KV cache and buffers may take, and what the context, workspaces and graphs
+// need.
 inline constexpr double kUsableMemoryShare = 0.92;
 inline constexpr double kReservedBytes = 1.2e9;
 

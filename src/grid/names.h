@@ -30,8 +30,8 @@ struct CheckpointName {
 };
 std::optional<CheckpointName> parse_checkpoint_name(std::string_view name);
 
-// Ids of models, cards and stems: lower-case letters, digits, '.', '_' and '-', starting with a letter or digit, at most
-// 64 characters. They become parts of file names.
+// Ids of models, cards and stems: lower-case letters, digits, '.', '_' and '-', starting with a letter or digit, at
+// most 64 characters. They become parts of file names.
 bool is_valid_name(std::string_view name);
 
 // The candidate nearest to `word` when it is near enough to be a slip of the keyboard; otherwise empty.

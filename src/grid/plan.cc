@@ -39,11 +39,13 @@ Here here_on_cpu(const Grid& grid, const PlanRow& row, const Machine& machine) {
   const double needed = static_cast<double>(*row.weights_bytes);
   const double memory = static_cast<double>(machine.memory_bytes);
   if (needed > kUsableMemoryShare * memory)
-    return {HereStatus::no, fmt::format("its weights take {:.1f} GB, this machine has {:.1f} GB of memory", needed / 1e9,
-                                        memory / 1e9)};
+    return {HereStatus::no, fmt::format("its weights take {:.1f} GB, this machine has {:.1f} GB of memory",
+                                        needed / 1e9, memory / 1e9)};
   if (grid.card(row.c.gpu).is_cpu()) return {HereStatus::yes, "runs on this machine's CPU" + unless_here(model.folder)};
-  return {HereStatus::accuracy_only, "no such card here: the CPU reference can judge the format's accuracy, slowly; speed "
-                                     "needs the card" + unless_here(model.folder)};
+  return {HereStatus::accuracy_only,
+          "no such card here: the CPU reference can judge the format's accuracy, slowly; speed "
+          "needs the card" +
+              unless_here(model.folder)};
 }
 
 Here here(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
@@ -57,8 +59,9 @@ Here here(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
     return {HereStatus::yes, "its card is here" + unless_here(grid.model(row.c.model).folder)};
   for (const std::string& id : machine.cards)
     if (grid.card(id).cc() >= card.cc())
-      return {HereStatus::cross_target, fmt::format("on {} with --target {}: accuracy counts, speed is not shown as the {}'s",
-                                                    grid.card(id).label, card.id, card.label)};
+      return {HereStatus::cross_target,
+              fmt::format("on {} with --target {}: accuracy counts, speed is not shown as the {}'s",
+                          grid.card(id).label, card.id, card.label)};
   return here_on_cpu(grid, row, machine);
 }
 
@@ -73,21 +76,26 @@ void fill_sizes(PlanRow& row, const Grid& grid, const ModelShape& shape, const P
   row.roofline_tok_s = decode_tok_s(shape, card, w, kv, 1, kRooflineContextTokens);
   row.roofline_b64_tok_s = decode_tok_s(shape, card, w, kv, 64, kRooflineContextTokens);
   if (const auto t = serial_throughput(shape, card, w, kv, 1000, 1000)) row.throughput_tok_s = t->output_tok_s;
-  row.quantize_seconds = row.origin == CheckpointOrigin::quantized
-                             ? quantize_seconds(shape, card, w, grid.calibration)
-                             : 0.0;
+  row.quantize_seconds =
+      row.origin == CheckpointOrigin::quantized ? quantize_seconds(shape, card, w, grid.calibration) : 0.0;
   row.run_seconds = run_seconds(shape, card, w, kv, grid, options.profile);
 }
 
-Json number_or_null(const std::optional<int64_t>& value) { return value ? Json(*value) : Json(nullptr); }
+Json number_or_null(const std::optional<int64_t>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
 Json number_or_null(const std::optional<double>& value) {
   return value ? Json(std::round(*value * 100) / 100) : Json(nullptr);
 }
 
 }  // namespace
 
-std::string_view to_string(CheckpointOrigin origin) { return kOriginNames[static_cast<size_t>(origin)]; }
-std::string_view to_string(HereStatus status) { return kHereNames[static_cast<size_t>(status)]; }
+std::string_view to_string(CheckpointOrigin origin) {
+  return kOriginNames[static_cast<size_t>(origin)];
+}
+std::string_view to_string(HereStatus status) {
+  return kHereNames[static_cast<size_t>(status)];
+}
 
 std::vector<PlanRow> make_plan(const Grid& grid, const std::vector<Case>& cases, const PlanOptions& options) {
   const EngineSpec& engine = engine_spec(options.engine);
@@ -112,11 +120,20 @@ std::vector<PlanRow> make_plan(const Grid& grid, const std::vector<Case>& cases,
 std::vector<PlanCheckpoint> plan_checkpoints(const Grid& grid, const std::vector<PlanRow>& rows) {
   std::vector<PlanCheckpoint> found;
   for (const PlanRow& row : rows) {
-    auto it = std::find_if(found.begin(), found.end(), [&](const PlanCheckpoint& f) { return f.name == row.checkpoint; });
+    auto it =
+        std::find_if(found.begin(), found.end(), [&](const PlanCheckpoint& f) { return f.name == row.checkpoint; });
     if (it == found.end()) {
       const GridModel& model = grid.model(row.c.model);
-      found.push_back({row.checkpoint, row.c.model, model.stem, row.c.weights, row.c.kv, row.origin, row.disk_bytes,
-                       row.quantize_seconds, {}, false});
+      found.push_back({row.checkpoint,
+                       row.c.model,
+                       model.stem,
+                       row.c.weights,
+                       row.c.kv,
+                       row.origin,
+                       row.disk_bytes,
+                       row.quantize_seconds,
+                       {},
+                       false});
       it = found.end() - 1;
     }
     it->cases.push_back(row.c.number);
@@ -128,9 +145,8 @@ std::vector<PlanCheckpoint> plan_checkpoints(const Grid& grid, const std::vector
 std::vector<PlanIndexRow> plan_index(const std::vector<PlanRow>& rows) {
   std::vector<PlanIndexRow> index;
   for (const PlanRow& row : rows) {
-    auto it = std::find_if(index.begin(), index.end(), [&](const PlanIndexRow& i) {
-      return i.model == row.c.model && i.gpu == row.c.gpu;
-    });
+    auto it = std::find_if(index.begin(), index.end(),
+                           [&](const PlanIndexRow& i) { return i.model == row.c.model && i.gpu == row.c.gpu; });
     if (it == index.end()) {
       index.push_back({row.c.model, row.model_label, row.c.gpu, {}, {}});
       it = index.end() - 1;
@@ -153,9 +169,8 @@ Json to_json(const std::vector<PlanRow>& rows) {
     j["kv"] = to_string(row.c.kv);
     j["checkpoint"] = row.checkpoint;
     j["checkpoint_origin"] = to_string(row.origin);
-    j["support"] = {{"status", to_string(row.support.status)},
-                    {"reason", row.support.reason},
-                    {"source", row.support.source}};
+    j["support"] = {
+        {"status", to_string(row.support.status)}, {"reason", row.support.reason}, {"source", row.support.source}};
     j["compute_path"] = to_string(row.path);
     j["weights_bytes"] = number_or_null(row.weights_bytes);
     j["kv_bytes_per_token"] = number_or_null(row.kv_bytes_per_token);
@@ -199,7 +214,8 @@ Json to_json(const std::vector<PlanIndexRow>& index) {
                        {"kv", to_string(r->c.kv)}});
       return out;
     };
-    list.push_back({{"model", row.model}, {"gpu", row.gpu}, {"must", numbers(row.must)}, {"others", numbers(row.others)}});
+    list.push_back(
+        {{"model", row.model}, {"gpu", row.gpu}, {"must", numbers(row.must)}, {"others", numbers(row.others)}});
   }
   return list;
 }

@@ -1,6 +1,6 @@
 #pragma once
-// What `plan` knows of each case before anything runs: support, checkpoint, bytes, greatest batch, roofline, time, and what
-// this machine can do with it.
+// What `plan` knows of each case before anything runs: support, checkpoint, bytes, greatest batch, roofline, time, and
+// what this machine can do with it.
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -15,18 +15,18 @@ namespace qg {
 
 // Where the folder that an engine loads comes from.
 enum class CheckpointOrigin {
-  original,  // the model's own folder is loaded as it is
-  converted, // `convert`: another layout, or a fixed KV format, nothing quantized
-  quantized, // `quantize`
-  server,    // an OpenAI-compatible server has its own
+  original,   // the model's own folder is loaded as it is
+  converted,  // `convert`: another layout, or a fixed KV format, nothing quantized
+  quantized,  // `quantize`
+  server,     // an OpenAI-compatible server has its own
 };
 std::string_view to_string(CheckpointOrigin origin);
 
 // This machine, as far as a plan needs it.
 struct Machine {
-  int64_t memory_bytes = 0;         // main memory
-  bool has_cuda_executor = false;   // this build can run kernels
-  std::vector<std::string> cards;   // rows of the GPUs here ("h100"); unknown boards are left out
+  int64_t memory_bytes = 0;        // main memory
+  bool has_cuda_executor = false;  // this build can run kernels
+  std::vector<std::string> cards;  // rows of the GPUs here ("h100"); unknown boards are left out
 };
 
 // What this machine can do with a case, as a code and a sentence.

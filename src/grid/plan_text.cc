@@ -118,7 +118,9 @@ std::string folder_remark(const PlanCheckpoint& f) {
 }
 
 // The folder's own name; for the original model the model's.
-std::string folder_text(const PlanCheckpoint& f) { return f.origin == CheckpointOrigin::original ? f.stem : f.name; }
+std::string folder_text(const PlanCheckpoint& f) {
+  return f.origin == CheckpointOrigin::original ? f.stem : f.name;
+}
 
 std::string here_text(HereStatus status) {
   switch (status) {
@@ -156,10 +158,11 @@ std::string summary(const std::vector<PlanRow>& rows, const std::vector<PlanChec
       fmt::format("{} cases: {} native, {} emulated, {} unsupported.\n", rows.size(), count[SupportStatus::native],
                   count[SupportStatus::emulated], count[SupportStatus::unsupported]);
   if (to_make > 0)
-    text += fmt::format("{} folders to make: {:.1f} GB of disk, about {}.\n", to_make, bytes / 1e9,
-                        duration_text(seconds));
+    text +=
+        fmt::format("{} folders to make: {:.1f} GB of disk, about {}.\n", to_make, bytes / 1e9, duration_text(seconds));
   text += fmt::format("To run (profile {}):", to_string(options.profile));
-  for (const auto& [gpu, s] : hours) text += fmt::format(" {} {}{}", gpu, duration_text(s), gpu == hours.rbegin()->first ? ".\n" : ",");
+  for (const auto& [gpu, s] : hours)
+    text += fmt::format(" {} {}{}", gpu, duration_text(s), gpu == hours.rbegin()->first ? ".\n" : ",");
   if (hours.empty()) text += " nothing.\n";
   return text;
 }
@@ -207,18 +210,33 @@ std::string plan_table(const Grid& grid, const std::vector<PlanRow>& rows, const
                      std::string(to_string(row.c.weights)), std::string(to_string(row.c.kv)),
                      fmt::format("{} [{}]", to_string(row.support.status), notes.number(row.support.reason)),
                      folder_letter(row), gigabytes(row.weights_bytes), count_or_mark(row.kv_bytes_per_token),
-                     count_or_mark(row.max_batch), count_or_mark(row.roofline_tok_s), count_or_mark(row.throughput_tok_s),
-                     seconds_or_mark(row.quantize_seconds), seconds_or_mark(row.run_seconds),
+                     count_or_mark(row.max_batch), count_or_mark(row.roofline_tok_s),
+                     count_or_mark(row.throughput_tok_s), seconds_or_mark(row.quantize_seconds),
+                     seconds_or_mark(row.run_seconds),
                      fmt::format("{} [{}]", here_text(row.here.status), notes.number(row.here.reason))});
   std::string text = fmt::format("{}\nengine: {}; greatest batch at {} tokens each\n\n", grid.title,
                                  engine_spec(options.engine).label, options.context_tokens);
-  text += table_text({{"#", true}, {"section"}, {"model"}, {"card"}, {"weights"}, {"kv"}, {"support"}, {"ckpt"},
-                      {"GB", true}, {"kv B/tok", true}, {"batch", true}, {"roof b1", true}, {"1k/1k", true},
-                      {"make", true}, {"run", true}, {"here"}},
+  text += table_text({{"#", true},
+                      {"section"},
+                      {"model"},
+                      {"card"},
+                      {"weights"},
+                      {"kv"},
+                      {"support"},
+                      {"ckpt"},
+                      {"GB", true},
+                      {"kv B/tok", true},
+                      {"batch", true},
+                      {"roof b1", true},
+                      {"1k/1k", true},
+                      {"make", true},
+                      {"run", true},
+                      {"here"}},
                      cells);
-  text += "\nGB: weights in memory. roof b1: tokens/s that the card's bandwidth allows at batch 1 (512 tokens of context). "
-          "1k/1k: output\ntokens/s of a model of continuous batching at 1000 in, 1000 out. make, run: estimates. ?: not "
-          "known for this model or card.\n\n";
+  text +=
+      "\nGB: weights in memory. roof b1: tokens/s that the card's bandwidth allows at batch 1 (512 tokens of context). "
+      "1k/1k: output\ntokens/s of a model of continuous batching at 1000 in, 1000 out. make, run: estimates. ?: not "
+      "known for this model or card.\n\n";
   text += notes.text() + "\nCheckpoint folders (ckpt):\n";
   for (size_t i = 0; i < folders.size(); ++i)
     text += fmt::format("  {}  {}{}\n", letter(i), folder_text(folders[i]), folder_remark(folders[i]));
@@ -229,8 +247,9 @@ std::string checkpoint_table(const std::vector<PlanCheckpoint>& checkpoints) {
   if (checkpoints.empty()) return "No case is left.\n";
   std::vector<std::vector<std::string>> cells;
   for (const PlanCheckpoint& f : checkpoints)
-    cells.push_back({folder_text(f), f.is_needed ? origin_text(f.origin) : "not needed: unsupported", gigabytes(f.disk_bytes),
-                     f.is_needed ? seconds_or_mark(f.quantize_seconds) : "-", ranges_text(f.cases)});
+    cells.push_back({folder_text(f), f.is_needed ? origin_text(f.origin) : "not needed: unsupported",
+                     gigabytes(f.disk_bytes), f.is_needed ? seconds_or_mark(f.quantize_seconds) : "-",
+                     ranges_text(f.cases)});
   return table_text({{"folder"}, {"made by"}, {"GB on disk", true}, {"make", true}, {"serves cases"}}, cells);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// The tables that `plan` prints. Lines stay within about 150 columns; long reasons stand once, as notes below the table.
+// The tables that `plan` prints. Lines stay within about 150 columns; long reasons stand once, as notes below the
+// table.
 #include <string>
 
 #include "grid/plan.h"

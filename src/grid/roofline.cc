@@ -14,10 +14,16 @@ constexpr double kW4ComputeShare = 0.92;
 constexpr double kW8A16ComputeShare = 0.95;
 constexpr int64_t kMaxModelBatch = 1024;
 
-bool is_known(const Card& card) { return card.bandwidth_gbps > 0 && card.fp16_tflops > 0; }
+bool is_known(const Card& card) {
+  return card.bandwidth_gbps > 0 && card.fp16_tflops > 0;
+}
 
-double linear(const ModelShape& shape) { return static_cast<double>(shape.linear_params()); }
-double head(const ModelShape& shape) { return static_cast<double>(shape.embedding_params()); }
+double linear(const ModelShape& shape) {
+  return static_cast<double>(shape.linear_params());
+}
+double head(const ModelShape& shape) {
+  return static_cast<double>(shape.embedding_params());
+}
 
 double assumed_flops(const Card& card, WeightFormat weights) {
   const double peak = 1e12 * peak_tflops(card, weights);
@@ -64,8 +70,8 @@ std::optional<double> ridge_batch(const ModelShape& shape, const Card& card, Wei
 }
 
 // step(B) = max(weights / BW, 2 x params x B / F) + B x (I + O/2) x kv / BW + (I / O) x B x 2 x linear / F
-std::optional<Throughput> serial_throughput(const ModelShape& shape, const Card& card, WeightFormat weights, KvFormat kv,
-                                            int64_t isl, int64_t osl) {
+std::optional<Throughput> serial_throughput(const ModelShape& shape, const Card& card, WeightFormat weights,
+                                            KvFormat kv, int64_t isl, int64_t osl) {
   if (!is_known(card) || card.memory_bytes <= 0 || isl <= 0 || osl <= 0) return std::nullopt;
   const double bandwidth = 1e9 * card.bandwidth_gbps * card.efficiency.bandwidth;
   const double flops = assumed_flops(card, weights);
@@ -77,8 +83,8 @@ std::optional<Throughput> serial_throughput(const ModelShape& shape, const Card&
   std::vector<double> tok_s;  // tok_s[i]: batch i + 1
   for (int64_t b = 1; b <= fits; ++b) {
     const double batch = static_cast<double>(b);
-    const double gemm = std::max(decode_read_bytes(shape, weights) / bandwidth,
-                                 2 * (linear(shape) + head(shape)) * batch / flops);
+    const double gemm =
+        std::max(decode_read_bytes(shape, weights) / bandwidth, 2 * (linear(shape) + head(shape)) * batch / flops);
     const double prefill = static_cast<double>(isl) / static_cast<double>(osl) * batch * 2 * linear(shape) / flops;
     tok_s.push_back(batch / (gemm + batch * kv_bytes / bandwidth + prefill));
   }

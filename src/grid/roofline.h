@@ -1,7 +1,7 @@
 #pragma once
 // What the data sheet allows: speeds no program can pass (decode_tok_s), and the serial model that published throughput
-// is compared with (throughput). Formulas: docs of `plan`; the serial model takes GEMM, KV reading and prefill one after
-// another, at the card's assumed efficiencies.
+// is compared with (throughput). Formulas: docs of `plan`; the serial model takes GEMM, KV reading and prefill one
+// after another, at the card's assumed efficiencies.
 #include <cstdint>
 #include <optional>
 
@@ -33,7 +33,7 @@ struct Throughput {
   double output_tok_s = 0;
   int64_t batch = 0;  // least batch that gives 95 % of it; 0 when nothing fits
 };
-std::optional<Throughput> serial_throughput(const ModelShape& shape, const Card& card, WeightFormat weights, KvFormat kv,
-                                            int64_t isl, int64_t osl);
+std::optional<Throughput> serial_throughput(const ModelShape& shape, const Card& card, WeightFormat weights,
+                                            KvFormat kv, int64_t isl, int64_t osl);
 
 }  // namespace qg

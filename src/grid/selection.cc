@@ -10,15 +10,21 @@ namespace {
 constexpr std::array<std::string_view, 3> kUseNames{"latency", "throughput", "memory"};
 constexpr std::array<std::string_view, 3> kUseWorkloads{"decode/b1", "1000/1000", "max_batch"};
 constexpr std::array<std::string_view, 12> kReasonNames{
-    "ppl_too_high",     "kld_too_high",          "accuracy_unmeasured", "synthetic_weights",
-    "speed_unmeasured", "speed_of_another_card", "fastest",             "only_admissible",
-    "tie_overlap",      "tie_small",             "nothing_admissible",  "nothing_measured"};
+    "ppl_too_high",          "kld_too_high",    "accuracy_unmeasured", "synthetic_weights", "speed_unmeasured",
+    "speed_of_another_card", "fastest",         "only_admissible",     "tie_overlap",       "tie_small",
+    "nothing_admissible",    "nothing_measured"};
 
-double ppl_ratio(const Candidate& c) { return *c.ppl / *c.base_ppl; }
+double ppl_ratio(const Candidate& c) {
+  return *c.ppl / *c.base_ppl;
+}
 
-bool has_accuracy(const Candidate& c) { return c.ppl && c.base_ppl && *c.base_ppl > 0 && c.kld_nats; }
+bool has_accuracy(const Candidate& c) {
+  return c.ppl && c.base_ppl && *c.base_ppl > 0 && c.kld_nats;
+}
 
-bool is_accuracy_gate(ReasonCode code) { return code == ReasonCode::ppl_too_high || code == ReasonCode::kld_too_high; }
+bool is_accuracy_gate(ReasonCode code) {
+  return code == ReasonCode::ppl_too_high || code == ReasonCode::kld_too_high;
+}
 
 // How far past the gates, as the larger of the two ratios to their limits.
 double excess(const Candidate& c, const Gates& gates) {
@@ -37,17 +43,24 @@ void pick_least_bad(Pick& result, const std::vector<Candidate>& only_gated, cons
   result.reasons.push_back(
       {only_gated.empty() ? ReasonCode::nothing_measured : ReasonCode::nothing_admissible, {}, 0, 0});
   if (only_gated.empty()) return;
-  result.least_bad = *std::min_element(only_gated.begin(), only_gated.end(), [&](const Candidate& a, const Candidate& b) {
-    const double ea = excess(a, gates), eb = excess(b, gates);
-    return ea != eb ? ea < eb : ranks_before(a, b);
-  });
+  result.least_bad =
+      *std::min_element(only_gated.begin(), only_gated.end(), [&](const Candidate& a, const Candidate& b) {
+        const double ea = excess(a, gates), eb = excess(b, gates);
+        return ea != eb ? ea < eb : ranks_before(a, b);
+      });
 }
 
 }  // namespace
 
-std::string_view to_string(Use use) { return kUseNames[static_cast<size_t>(use)]; }
-std::string_view use_workload(Use use) { return kUseWorkloads[static_cast<size_t>(use)]; }
-std::string_view to_string(ReasonCode code) { return kReasonNames[static_cast<size_t>(code)]; }
+std::string_view to_string(Use use) {
+  return kUseNames[static_cast<size_t>(use)];
+}
+std::string_view use_workload(Use use) {
+  return kUseWorkloads[static_cast<size_t>(use)];
+}
+std::string_view to_string(ReasonCode code) {
+  return kReasonNames[static_cast<size_t>(code)];
+}
 
 std::vector<Reason> exclusions(Use use, const Candidate& c, const Gates& gates) {
   std::vector<Reason> out;
@@ -107,9 +120,9 @@ Pick pick(Use use, const std::vector<Candidate>& candidates, const Gates& gates)
   if (ranked.size() == 1)
     result.reasons.insert(result.reasons.begin(), {ReasonCode::only_admissible, ranked[0].case_id, 0, 0});
   else if (result.runner_up)
-    result.reasons.insert(result.reasons.begin(), {ReasonCode::fastest, result.runner_up->case_id,
-                                                   *result.runner_up->value > 0
-                                                       ? *ranked[0].value / *result.runner_up->value : 0, 0});
+    result.reasons.insert(result.reasons.begin(),
+                          {ReasonCode::fastest, result.runner_up->case_id,
+                           *result.runner_up->value > 0 ? *ranked[0].value / *result.runner_up->value : 0, 0});
   return result;
 }
 

@@ -1,9 +1,9 @@
 #pragma once
-// The pick: which format to serve on one (model, card), for one use. Pure functions over plain rows; the reasons are codes
-// and numbers, so that the report can say them in any language.
+// The pick: which format to serve on one (model, card), for one use. Pure functions over plain rows; the reasons are
+// codes and numbers, so that the report can say them in any language.
 //   admissible: perplexity at most max_ppl_ratio times the FP16 baseline's and KL divergence at most max_kld_nats.
-//   winner: the fastest (or, for memory, the greatest batch) among the admissible. KL decides who is admissible, never who
-//   wins. Two tie when their intervals overlap or they differ by less than tie_share.
+//   winner: the fastest (or, for memory, the greatest batch) among the admissible. KL decides who is admissible, never
+//   who wins. Two tie when their intervals overlap or they differ by less than tie_share.
 #include <array>
 #include <optional>
 #include <string>
@@ -27,18 +27,18 @@ struct Candidate {
   int number = 0;
   WeightFormat weights = WeightFormat::fp16;
   KvFormat kv = KvFormat::fp16;
-  std::optional<double> value, ci_lo, ci_hi;  // more is better; empty: not measured
+  std::optional<double> value, ci_lo, ci_hi;      // more is better; empty: not measured
   std::optional<double> ppl, base_ppl, kld_nats;  // empty: not measured
-  bool synthetic = false;     // random weights: speed only, accuracy unmeasured
+  bool synthetic = false;                         // random weights: speed only, accuracy unmeasured
   // Measured on another card than the case's (a CPU counts as another card): accuracy counts, speed is not ranked.
   bool cross_target = false;
 };
 
 enum class ReasonCode {
   // why a candidate is not admissible, or not ranked
-  ppl_too_high,        // value = ratio, limit = max_ppl_ratio
-  kld_too_high,        // value = nats, limit = max_kld_nats
-  accuracy_unmeasured, // no ppl or KL
+  ppl_too_high,         // value = ratio, limit = max_ppl_ratio
+  kld_too_high,         // value = nats, limit = max_kld_nats
+  accuracy_unmeasured,  // no ppl or KL
   synthetic_weights,
   speed_unmeasured,
   speed_of_another_card,
@@ -64,9 +64,10 @@ struct Pick {
   std::optional<Candidate> winner;     // empty when nothing is admissible
   std::optional<Candidate> runner_up;  // next among the admissible that does not tie with the winner
   std::vector<Candidate> ties;         // admissible and not told apart from the winner
-  std::optional<Candidate> least_bad;  // when nothing is admissible: the ranked row with the least excess over the gates
-  std::vector<Reason> excluded;        // one or more for each candidate that is out
-  std::vector<Reason> reasons;         // why the winner won
+  std::optional<Candidate>
+      least_bad;                 // when nothing is admissible: the ranked row with the least excess over the gates
+  std::vector<Reason> excluded;  // one or more for each candidate that is out
+  std::vector<Reason> reasons;   // why the winner won
 };
 
 // Why a candidate is out for this use; empty: it is admissible and ranked.

@@ -64,23 +64,30 @@ Support by_hardware(const Card& card, WeightFormat weights, KvFormat kv, std::st
   const bool soft_kv = kv == KvFormat::fp8 && !card.has_fp8();
   if (soft_weights && soft_kv)
     return emulated(fmt::format("{} has no FP8 arithmetic: weights and KV cache are stored in 8 bits and converted to "
-                                "FP16 in software (W8A16)", card.label), source);
+                                "FP16 in software (W8A16)",
+                                card.label),
+                    source);
   if (soft_weights)
     return emulated(fmt::format("{} has no FP8 arithmetic: weights are stored in 8 bits and multiplied as FP16 (W8A16)",
-                                card.label), source);
+                                card.label),
+                    source);
   if (soft_kv)
-    return emulated(fmt::format("{} has no FP8 conversion: the KV cache is stored in 8 bits and converted in software",
-                                card.label), source);
+    return emulated(
+        fmt::format("{} has no FP8 conversion: the KV cache is stored in 8 bits and converted in software", card.label),
+        source);
   return native(weights_in_words(weights) + "; " + kv_in_words(kv), source);
 }
 
 Support on_native(const Card& card, WeightFormat weights, KvFormat kv) {
   if (card.is_cpu())
-    return emulated("the CPU reference converts every format in software and multiplies in float: accuracy counts, its "
-                    "speed is a CPU's", kOurRule);
+    return emulated(
+        "the CPU reference converts every format in software and multiplies in float: accuracy counts, its "
+        "speed is a CPU's",
+        kOurRule);
   if (card.cc() < 80)
-    return unsupported(fmt::format("kernels need compute capability 8.0 or more; {} has {}.{}", card.label, card.cc_major,
-                                   card.cc_minor), kOurRule);
+    return unsupported(fmt::format("kernels need compute capability 8.0 or more; {} has {}.{}", card.label,
+                                   card.cc_major, card.cc_minor),
+                       kOurRule);
   return by_hardware(card, weights, kv, kOurRule);
 }
 
@@ -89,18 +96,24 @@ Support on_tensorrt(const Card& card, WeightFormat weights, KvFormat kv) {
     return unsupported(fmt::format("TensorRT-LLM runs FP8 weights on Ada and Hopper only; {} is Ampere", card.label),
                        kTrtSupport);
   if (!card.has_fp8() && kv == KvFormat::fp8)
-    return unsupported(fmt::format("the TensorRT back end lists no FP8 of any kind, so no FP8 KV cache, for Ampere ({}); "
-                                   "the PyTorch back end and the native engine convert it in software", card.label),
-                       kTrtSupport);
+    return unsupported(
+        fmt::format("the TensorRT back end lists no FP8 of any kind, so no FP8 KV cache, for Ampere ({}); "
+                    "the PyTorch back end and the native engine convert it in software",
+                    card.label),
+        kTrtSupport);
   if (kv == KvFormat::int8)
     return native(weights_in_words(weights) + "; the INT8 KV cache excludes block reuse and chunked prefill",
                   kTrtBuilder);
   if (kv == KvFormat::fp8 && weights != WeightFormat::fp8)
-    return native(weights_in_words(weights) + "; an FP8 KV cache without FP8 weights excludes block reuse and chunked "
-                  "prefill", kTrtBuilder);
+    return native(weights_in_words(weights) +
+                      "; an FP8 KV cache without FP8 weights excludes block reuse and chunked "
+                      "prefill",
+                  kTrtBuilder);
   if (weights == WeightFormat::int8_sq)
-    return native(weights_in_words(weights) + "; Model Optimizer does not make this checkpoint for Llama 3 and Mistral, "
-                  "`quantgrid quantize --weights int8_sq` does", kTrtSupport);
+    return native(weights_in_words(weights) +
+                      "; Model Optimizer does not make this checkpoint for Llama 3 and Mistral, "
+                      "`quantgrid quantize --weights int8_sq` does",
+                  kTrtSupport);
   return native(weights_in_words(weights) + "; " + kv_in_words(kv), kTrtSupport);
 }
 
@@ -114,11 +127,14 @@ Support on_pytorch(const Card& card, WeightFormat weights, KvFormat kv) {
                        kPytQuantization);
   if (!card.has_fp8() && kv == KvFormat::fp8)
     return emulated(fmt::format("{} has no FP8 conversion: the KV cache is stored in 8 bits and converted in software, "
-                                "only with block reuse and chunked prefill switched off", card.label),
+                                "only with block reuse and chunked prefill switched off",
+                                card.label),
                     kPytQuantization);
   if (kv == KvFormat::fp8 && weights != WeightFormat::fp8)
-    return native(weights_in_words(weights) + "; an FP8 KV cache without FP8 weights needs block reuse and chunked prefill "
-                  "switched off (TensorRT-LLM PR #8862)", kPytQuantization);
+    return native(weights_in_words(weights) +
+                      "; an FP8 KV cache without FP8 weights needs block reuse and chunked prefill "
+                      "switched off (TensorRT-LLM PR #8862)",
+                  kPytQuantization);
   return native(weights_in_words(weights) + "; " + kv_in_words(kv), kPytQuantization);
 }
 
@@ -129,7 +145,8 @@ Support on_vllm(const Card& card, WeightFormat weights, KvFormat kv) {
 }
 
 Support on_openai(const Card& card, WeightFormat weights, KvFormat kv) {
-  if (card.is_cpu()) return emulated("whatever the server runs; on a CPU every format is converted in software", kServer);
+  if (card.is_cpu())
+    return emulated("whatever the server runs; on a CPU every format is converted in software", kServer);
   Support s = by_hardware(card, weights, kv, kServer);
   s.reason = "whatever the server runs; what the card makes of these formats: " + s.reason;
   return s;
@@ -137,7 +154,9 @@ Support on_openai(const Card& card, WeightFormat weights, KvFormat kv) {
 
 }  // namespace
 
-std::string_view to_string(SupportStatus status) { return kStatusNames[static_cast<size_t>(status)]; }
+std::string_view to_string(SupportStatus status) {
+  return kStatusNames[static_cast<size_t>(status)];
+}
 
 std::optional<SupportStatus> parse_support_status(std::string_view name) {
   for (size_t i = 0; i < kStatusNames.size(); ++i)
@@ -153,7 +172,8 @@ Support support(EngineId engine, const Card& card, WeightFormat weights, KvForma
     return unsupported(fmt::format("{} is driven on NVIDIA cards only, not on a CPU", spec.label), kOurRule);
   if (card.cc() < 80)
     return unsupported(fmt::format("Quantgrid drives {} from compute capability 8.0 on; {} has {}.{}", spec.label,
-                                   card.label, card.cc_major, card.cc_minor), kOurRule);
+                                   card.label, card.cc_major, card.cc_minor),
+                       kOurRule);
   switch (engine) {
     case EngineId::trtllm_tensorrt:
       return on_tensorrt(card, weights, kv);

@@ -44,8 +44,9 @@ std::string_view type_name(const toml::node& node) {
   }
 }
 
-// Where the TOML text leaves strings and comments, TOML allows ASCII only. Checked before parsing, because toml++ 3.3 has
-// undefined behaviour there (its test for non-ASCII white space), and because a curly quote deserves a plain message.
+// Where the TOML text leaves strings and comments, TOML allows ASCII only. Checked before parsing, because toml++ 3.3
+// has undefined behaviour there (its test for non-ASCII white space), and because a curly quote deserves a plain
+// message.
 class AsciiCheck {
  public:
   AsciiCheck(std::string_view text, const std::string& file) : text_(text), file_(file) {}
@@ -113,7 +114,8 @@ class AsciiCheck {
 
 toml::table parse_toml(std::string_view text, const std::string& file) {
   if (static_cast<int64_t>(text.size()) > kMaxTomlBytes)
-    throw Error(fmt::format("{} bytes are too many for a grid file; the limit is {}", text.size(), kMaxTomlBytes), file);
+    throw Error(fmt::format("{} bytes are too many for a grid file; the limit is {}", text.size(), kMaxTomlBytes),
+                file);
   AsciiCheck(text, file).run();
   try {
     return toml::parse(text, std::string_view(file));
@@ -180,8 +182,8 @@ double TomlReader::get_double(std::string_view key, std::optional<double> fallba
   if (fallback && !has(key)) return *fallback;
   const toml::node& node = require(key);
   if (!node.is_number()) wrong_type(node, key, "a number");
-  const double value = node.is_integer() ? static_cast<double>(node.as_integer()->get())
-                                         : node.as_floating_point()->get();
+  const double value =
+      node.is_integer() ? static_cast<double>(node.as_integer()->get()) : node.as_floating_point()->get();
   if (!(value >= min && value <= max))
     throw Error(fmt::format("{} is out of range", value), where(node, key),
                 fmt::format("use a value from {} to {}", min, max));

@@ -1,6 +1,6 @@
 #pragma once
-// TOML through toml++, with reads that name file, line, key and the allowed values. Strict: a key that nobody asked about
-// is an error.
+// TOML through toml++, with reads that name file, line, key and the allowed values. Strict: a key that nobody asked
+// about is an error.
 #include <toml++/toml.h>
 
 #include <cstdint>
@@ -28,10 +28,10 @@ class TomlReader {
   double get_double(std::string_view key, std::optional<double> fallback, double min, double max) const;
   bool get_bool(std::string_view key, std::optional<bool> fallback = {}) const;
   std::vector<std::string> get_strings(std::string_view key, bool required = true) const;
-  std::optional<TomlReader> get_table(std::string_view key) const;       // empty when absent
-  std::vector<TomlReader> get_tables(std::string_view key) const;        // [[key]]; empty when absent
-  const toml::array* get_array(std::string_view key) const;              // null when absent
-  std::vector<std::string> keys() const;                                 // in the order of the file
+  std::optional<TomlReader> get_table(std::string_view key) const;  // empty when absent
+  std::vector<TomlReader> get_tables(std::string_view key) const;   // [[key]]; empty when absent
+  const toml::array* get_array(std::string_view key) const;         // null when absent
+  std::vector<std::string> keys() const;                            // in the order of the file
 
   // Throws Error at the first key that is not one of `allowed`.
   void only(const std::vector<std::string>& allowed) const;

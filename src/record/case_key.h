@@ -12,11 +12,12 @@ struct CaseIdentity {
   std::string engine;        // EngineSpec::key()
   std::string engine_build;  // what of the build may change the result: kernels hash, or the engine's version
   std::string engine_flags;
-  std::string target;        // card that the case is for
-  std::string measured_on;   // card that runs it
+  std::string target;       // card that the case is for
+  std::string measured_on;  // card that runs it
 };
 
-// First 16 hexadecimal digits of SHA-256 over the canonical JSON (keys sorted, no spaces) of these and the schema version.
+// First 16 hexadecimal digits of SHA-256 over the canonical JSON (keys sorted, no spaces) of these and the schema
+// version.
 std::string case_key(const CaseIdentity& identity);
 
 }  // namespace qg

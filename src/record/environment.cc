@@ -40,8 +40,12 @@ std::string system_name() {
   return name;
 }
 
-bool may_precede_path(char c) { return c == ' ' || c == '"' || c == '\'' || c == '(' || c == '=' || c == ':' || c == ','; }
-bool ends_path(char c) { return c == ' ' || c == '"' || c == '\'' || c == ')' || c == ',' || c == ';' || c == ':' || c == '\n'; }
+bool may_precede_path(char c) {
+  return c == ' ' || c == '"' || c == '\'' || c == '(' || c == '=' || c == ':' || c == ',';
+}
+bool ends_path(char c) {
+  return c == ' ' || c == '"' || c == '\'' || c == ')' || c == ',' || c == ';' || c == ':' || c == '\n';
+}
 
 }  // namespace
 

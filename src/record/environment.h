@@ -26,8 +26,8 @@ struct Environment {
   bool operator==(const Environment&) const = default;
 };
 
-// This machine's CPU, cores, memory, system and this build; run_id and started_at are new. Whoever drives a GPU adds its
-// fields.
+// This machine's CPU, cores, memory, system and this build; run_id and started_at are new. Whoever drives a GPU adds
+// its fields.
 Environment this_environment();
 
 std::string new_run_id();  // UUIDv7: sorts by time

@@ -81,7 +81,8 @@ std::vector<Field<Record>> make_record_fields() {
       {"energy_j", &R::energy_j, "energy of the window"},
       {"idle_w", &R::idle_w, "power before the window"},
       {"energy_source", &R::energy_source, "counter or sampled power"},
-      {"status", &R::status, "`ok`, `oom`, `timeout`, `crash`, `failed`, `skipped_unsupported`, `skipped_no_memory`, `invalid`"},
+      {"status", &R::status,
+       "`ok`, `oom`, `timeout`, `crash`, `failed`, `skipped_unsupported`, `skipped_no_memory`, `invalid`"},
       {"valid", &R::valid, "false: kept, but not used in a verdict"},
       {"invalid_reasons", &R::invalid_reasons, "codes that say why"},
       {"verdict", &R::verdict, "`FASTER`, `SLOWER`, `SAME`, `UNDECIDED`, `NON_INFERIOR` or `INFERIOR`"},
@@ -127,7 +128,8 @@ inline constexpr bool kIsJson = false;
 template <typename T>
 inline constexpr bool kIsJson<Json T::*> = true;
 
-[[noreturn]] void wrong_type(std::string_view key, std::string_view wanted, const Json& value, const std::string& where) {
+[[noreturn]] void wrong_type(std::string_view key, std::string_view wanted, const Json& value,
+                             const std::string& where) {
   std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
   if (text.size() > 60) text = text.substr(0, 60) + "…";
   throw Error("key \"" + std::string(key) + "\" should be " + std::string(wanted) + ", is " + text, where);
@@ -166,12 +168,16 @@ void read_value(Json& out, std::string_view key, const Json& value, const std::s
 void write_value(Json& out, std::string_view key, const std::string& value) {
   if (!value.empty()) out[std::string(key)] = value;
 }
-void write_value(Json& out, std::string_view key, int64_t value) { out[std::string(key)] = value; }
+void write_value(Json& out, std::string_view key, int64_t value) {
+  out[std::string(key)] = value;
+}
 template <typename V>
 void write_value(Json& out, std::string_view key, const std::optional<V>& value) {
   if (value) out[std::string(key)] = *value;
 }
-void write_flag(Json& out, std::string_view key, bool value) { out[std::string(key)] = value; }
+void write_flag(Json& out, std::string_view key, bool value) {
+  out[std::string(key)] = value;
+}
 void write_list(Json& out, std::string_view key, const Json& value) {
   if (!value.is_null()) out[std::string(key)] = value;
 }
@@ -221,11 +227,13 @@ T fields_from_json(const Json& object, const std::vector<Field<T>>& fields, cons
   T out;
   for (const auto& [key, value] : object.items()) {
     if (std::find(known_elsewhere.begin(), known_elsewhere.end(), key) != known_elsewhere.end()) continue;
-    const auto field = std::find_if(fields.begin(), fields.end(), [&key = key](const Field<T>& f) { return f.name == key; });
+    const auto field =
+        std::find_if(fields.begin(), fields.end(), [&key = key](const Field<T>& f) { return f.name == key; });
     if (field == fields.end()) {
       out.more[key] = value;
     } else if (!value.is_null()) {
-      std::visit([&, &key = key, &value = value](auto member) { read_value(out.*member, key, value, where); }, field->member);
+      std::visit([&, &key = key, &value = value](auto member) { read_value(out.*member, key, value, where); },
+                 field->member);
     }
   }
   return out;

@@ -14,8 +14,8 @@
 namespace qg {
 
 template <typename T>
-using FieldMember = std::variant<std::string T::*, int64_t T::*, std::optional<int64_t> T::*, std::optional<double> T::*,
-                                 bool T::*, Json T::*>;
+using FieldMember = std::variant<std::string T::*, int64_t T::*, std::optional<int64_t> T::*,
+                                 std::optional<double> T::*, bool T::*, Json T::*>;
 
 template <typename T>
 struct Field {

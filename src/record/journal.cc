@@ -92,8 +92,9 @@ class Parser {
 
   void check_place(const Record& record) const {
     if (record.run_id != journal_.runs.back().environment.run_id)
-      throw Error("run_id is \"" + record.run_id + "\", the run's is \"" + journal_.runs.back().environment.run_id + "\"",
-                  where_);
+      throw Error(
+          "run_id is \"" + record.run_id + "\", the run's is \"" + journal_.runs.back().environment.run_id + "\"",
+          where_);
     if (record.case_key.empty()) throw Error("key \"case_key\" is missing", where_);
     if (!parse_case_status(record.status))
       throw Error("key \"status\" has an unknown value, \"" + record.status + "\"", where_);
@@ -118,14 +119,14 @@ class Parser {
     const Record& subject = attempt.done.subject;
     check_place(subject);
     if (attempt.done.rows != static_cast<int64_t>(pending_.size()))
-      throw Error("the case should have " + std::to_string(attempt.done.rows) + " rows, has " +
-                      std::to_string(pending_.size()),
-                  where_, "a line was removed or added; take the journal from where it was written");
+      throw Error(
+          "the case should have " + std::to_string(attempt.done.rows) + " rows, has " + std::to_string(pending_.size()),
+          where_, "a line was removed or added; take the journal from where it was written");
     if (!pending_.empty() && (subject.case_key != pending_[0].case_key || subject.attempt != pending_[0].attempt))
       throw Error("case " + subject.case_key + " ends among the rows of case " + pending_[0].case_key, where_);
     if (!attempts_.insert({subject.run_id, subject.case_key, subject.attempt}).second)
-      throw Error("case " + subject.case_key + " attempt " + std::to_string(subject.attempt) + " stands here twice", where_,
-                  "remove the copy");
+      throw Error("case " + subject.case_key + " attempt " + std::to_string(subject.attempt) + " stands here twice",
+                  where_, "remove the copy");
     attempt.rows = std::move(pending_);
     pending_.clear();
     journal_.runs.back().attempts.push_back(std::move(attempt));
@@ -206,7 +207,9 @@ JournalWriter::JournalWriter(const fs::path& file, Environment environment)
   }
 }
 
-JournalWriter::~JournalWriter() { ::close(fd_); }  // closing drops the lock
+JournalWriter::~JournalWriter() {
+  ::close(fd_);
+}  // closing drops the lock
 
 bool JournalWriter::is_done(const std::string& case_key) const {
   const auto found = done_.find(case_key);
@@ -228,7 +231,8 @@ void JournalWriter::append_case(CaseDone done, std::vector<Record> rows) {
   done.rows = static_cast<int64_t>(rows.size());
 
   std::string batch;
-  if (!environment_written_) batch = line_text("environment", scrubbed(fields_to_json(environment_, environment_fields())));
+  if (!environment_written_)
+    batch = line_text("environment", scrubbed(fields_to_json(environment_, environment_fields())));
   for (Record& row : rows) {
     row.run_id = subject.run_id;
     row.attempt = subject.attempt;

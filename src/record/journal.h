@@ -1,7 +1,7 @@
 #pragma once
-// The journal: append-only JSONL that a kill at any moment leaves sound. A run begins with an environment line; a case is
-// one batch (its measurement lines and a case_done line) written by one call and synced. What follows the last case_done
-// is the case that was running: readers pass over it, and the next writer cuts it.
+// The journal: append-only JSONL that a kill at any moment leaves sound. A run begins with an environment line; a case
+// is one batch (its measurement lines and a case_done line) written by one call and synced. What follows the last
+// case_done is the case that was running: readers pass over it, and the next writer cuts it.
 #include <cstdint>
 #include <filesystem>
 #include <map>

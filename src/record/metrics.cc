@@ -7,7 +7,8 @@ const std::vector<MetricSpec>& metrics() {
   static const std::vector<MetricSpec> rows{
       // speed
       {"output_tok_s", "tok/s", "geomean", "speed", "decode", more,
-       "output tokens per second; decode: Σ (tokens out − 1) ÷ (last token − last first token); throughput: output tokens ÷ "
+       "output tokens per second; decode: Σ (tokens out − 1) ÷ (last token − last first token); throughput: output "
+       "tokens ÷ "
        "(last token − first request)"},
       {"total_tok_s", "tok/s", "geomean", "speed", "e2e", more, "tokens in and out per second, prefill included"},
       {"prefill_tok_s", "tok/s", "geomean", "speed", "prefill", more, "prompt tokens per second"},
@@ -15,7 +16,8 @@ const std::vector<MetricSpec>& metrics() {
       {"ttft_ms_p50", "ms", "p50", "speed", "prefill", less, "time to first token, median over requests"},
       {"ttft_ms_p90", "ms", "p90", "speed", "prefill", less, "time to first token, 90th percentile"},
       {"ttft_ms_p99", "ms", "p99", "speed", "prefill", less, "time to first token, 99th percentile"},
-      {"tpot_ms_p50", "ms", "p50", "speed", "decode", less, "time per output token after the first, median over requests"},
+      {"tpot_ms_p50", "ms", "p50", "speed", "decode", less,
+       "time per output token after the first, median over requests"},
       {"tpot_ms_p99", "ms", "p99", "speed", "decode", less, "time per output token after the first, 99th percentile"},
       {"itl_ms_p50", "ms", "p50", "speed", "decode", less, "gap between two tokens of a request, median over gaps"},
       {"itl_ms_p99", "ms", "p99", "speed", "decode", less, "gap between two tokens of a request, 99th percentile"},
@@ -39,7 +41,8 @@ const std::vector<MetricSpec>& metrics() {
       {"ppl", "1", "geomean", "accuracy", "", less, "perplexity per token under `protocol`"},
       {"base_ppl", "1", "geomean", "accuracy", "", less, "perplexity of the FP16 baseline on the same tokens"},
       {"ppl_ratio", "1", "ratio", "accuracy", "", less, "ppl over base_ppl, paired"},
-      {"kld_mean", "nats", "mean", "accuracy", "", less, "KL divergence of the full distribution from the baseline's, per token"},
+      {"kld_mean", "nats", "mean", "accuracy", "", less,
+       "KL divergence of the full distribution from the baseline's, per token"},
       {"kld_p99", "nats", "p99", "accuracy", "", less, "KL divergence, 99th percentile over tokens"},
       {"kld_max", "nats", "max", "accuracy", "", less, "KL divergence, worst token"},
       {"top1", "1", "ratio", "accuracy", "", more, "share of tokens whose likeliest continuation is the baseline's"},

@@ -8,11 +8,11 @@ namespace qg {
 enum class Better { more, less, neither };
 
 struct MetricSpec {
-  std::string_view name;    // "ttft_ms_p50"
-  std::string_view unit;    // "ms"
-  std::string_view stat;    // "p50"
-  std::string_view suite;   // speed | accuracy | memory | energy | quantize
-  std::string_view phase;   // prefill | decode | e2e | ""
+  std::string_view name;   // "ttft_ms_p50"
+  std::string_view unit;   // "ms"
+  std::string_view stat;   // "p50"
+  std::string_view suite;  // speed | accuracy | memory | energy | quantize
+  std::string_view phase;  // prefill | decode | e2e | ""
   Better better;
   std::string_view meaning;
 };

@@ -21,7 +21,9 @@ void require(bool holds, const char* field, const std::string& problem) {
 
 }  // namespace
 
-std::string_view to_string(CaseStatus status) { return kStatusNames[static_cast<size_t>(status)]; }
+std::string_view to_string(CaseStatus status) {
+  return kStatusNames[static_cast<size_t>(status)];
+}
 
 std::optional<CaseStatus> parse_case_status(std::string_view name) {
   for (size_t i = 0; i < kStatusNames.size(); ++i)
@@ -30,13 +32,13 @@ std::optional<CaseStatus> parse_case_status(std::string_view name) {
 }
 
 bool is_final(CaseStatus status) {
-  return status == CaseStatus::ok || status == CaseStatus::skipped_unsupported || status == CaseStatus::skipped_no_memory;
+  return status == CaseStatus::ok || status == CaseStatus::skipped_unsupported ||
+         status == CaseStatus::skipped_no_memory;
 }
 
 Record measured(const Record& common, std::string_view metric, double value) {
   const MetricSpec* spec = find_metric(metric);
-  if (!spec)
-    throw Error("there is no metric \"" + std::string(metric) + "\"", "", "docs/schema.md lists them");
+  if (!spec) throw Error("there is no metric \"" + std::string(metric) + "\"", "", "docs/schema.md lists them");
   Record row = common;
   row.metric = spec->name;
   row.unit = spec->unit;
@@ -55,7 +57,8 @@ void check_record(const Record& record) {
   require(!record.measured_on.empty(), "measured_on", "it is empty");
   require(record.cross_target == (record.target != record.measured_on), "cross_target",
           "target is \"" + record.target + "\", measured_on \"" + record.measured_on + "\"");
-  require(parse_weight_format(record.weights).has_value(), "weights", "\"" + record.weights + "\" is not a weight format");
+  require(parse_weight_format(record.weights).has_value(), "weights",
+          "\"" + record.weights + "\" is not a weight format");
   require(parse_kv_format(record.kv).has_value(), "kv", "\"" + record.kv + "\" is not a KV format");
   require(record.compute_path.empty() || parse_compute_path(record.compute_path), "compute_path",
           "\"" + record.compute_path + "\" is not a compute path");
@@ -68,6 +71,5 @@ void check_record(const Record& record) {
   for (const std::optional<double>& end : {record.ci_lo, record.ci_hi})
     require(!end || std::isfinite(*end), "ci_lo", record.metric + " has an interval that is not finite");
 }
-
 
 }  // namespace qg

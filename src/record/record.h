@@ -28,17 +28,17 @@ struct Record {
   // Which case. run_id, attempt and case_key are filled by the journal.
   std::string run_id, case_key;
   int64_t attempt = 1;
-  std::string case_id;                  // grid/names.h, case_id()
-  std::optional<int64_t> case_number;   // number in the grid; empty for implied cases and for cases without a grid
-  std::string section;                  // must | baseline | int8 | implied
-  std::string baseline_case_id;         // the case that this one is compared with
-  std::string model, weights, kv;       // words of core/format.h and grid/models.h
-  std::string target;                   // card that the case is for: "a10"
-  std::string measured_on;              // card that ran it: "h100"; "cpu" for the CPU executor
-  bool cross_target = false;            // target and measured_on differ: accuracy counts, speed does not
-  bool synthetic = false;               // random weights: speed only
-  std::string executor;                 // cpu | cuda; empty for other engines
-  std::string engine = "native";        // EngineSpec::key()
+  std::string case_id;                 // grid/names.h, case_id()
+  std::optional<int64_t> case_number;  // number in the grid; empty for implied cases and for cases without a grid
+  std::string section;                 // must | baseline | int8 | implied
+  std::string baseline_case_id;        // the case that this one is compared with
+  std::string model, weights, kv;      // words of core/format.h and grid/models.h
+  std::string target;                  // card that the case is for: "a10"
+  std::string measured_on;             // card that ran it: "h100"; "cpu" for the CPU executor
+  bool cross_target = false;           // target and measured_on differ: accuracy counts, speed does not
+  bool synthetic = false;              // random weights: speed only
+  std::string executor;                // cpu | cuda; empty for other engines
+  std::string engine = "native";       // EngineSpec::key()
   std::string engine_version, engine_flags;
 
   // What was measured.
@@ -50,7 +50,7 @@ struct Record {
   std::string unit;
   std::optional<int64_t> n;  // samples behind the value
   std::optional<double> n_eff, sd, ci_lo, ci_hi, ci_level;
-  std::string ci_method;     // t_log | slices | block_bootstrap | binomial | mcnemar
+  std::string ci_method;              // t_log | slices | block_bootstrap | binomial | mcnemar
   std::optional<int64_t> round, rep;  // empty for aggregates
 
   // The workload.
@@ -81,8 +81,8 @@ struct Record {
   // How it went.
   std::string status = "ok";  // CaseStatus
   bool valid = true;
-  Json invalid_reasons;       // list of codes; null when there are none
-  std::string verdict;        // FASTER | SLOWER | SAME | UNDECIDED | NON_INFERIOR | INFERIOR
+  Json invalid_reasons;  // list of codes; null when there are none
+  std::string verdict;   // FASTER | SLOWER | SAME | UNDECIDED | NON_INFERIOR | INFERIOR
   std::string error_code, error_msg;
   std::string started_at, ended_at;  // UTC, "2026-11-22T16:40:00Z"
 
@@ -93,15 +93,17 @@ struct Record {
 // The end of a case's batch in the journal. `subject` holds the fields about the case, with status, error and times.
 struct CaseDone {
   Record subject;
-  int64_t rows = 0;     // filled by the journal
-  double seconds = 0;   // wall time of the case
+  int64_t rows = 0;    // filled by the journal
+  double seconds = 0;  // wall time of the case
   bool operator==(const CaseDone&) const = default;
 };
 
-// A copy of `common` with the metric, its value, unit, stat, suite and phase. Throws Error when there is no such metric.
+// A copy of `common` with the metric, its value, unit, stat, suite and phase. Throws Error when there is no such
+// metric.
 Record measured(const Record& common, std::string_view metric, double value);
 
-// Throws Error naming the field when a row that is to be written lacks what every row needs or has a word that is not one.
+// Throws Error naming the field when a row that is to be written lacks what every row needs or has a word that is not
+// one.
 void check_record(const Record& record);
 
 }  // namespace qg

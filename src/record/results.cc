@@ -14,7 +14,9 @@ namespace {
 
 using AttemptId = std::tuple<std::string, std::string, int64_t>;  // run_id, case_key, attempt
 
-AttemptId id_of(const Record& subject) { return {subject.run_id, subject.case_key, subject.attempt}; }
+AttemptId id_of(const Record& subject) {
+  return {subject.run_id, subject.case_key, subject.attempt};
+}
 
 bool usable(const Attempt& attempt) {
   const Record& subject = attempt.done.subject;
@@ -52,7 +54,8 @@ void choose(std::vector<StoredAttempt>::iterator first, std::vector<StoredAttemp
     if (usable(it->attempt)) best = it;
   best->chosen = true;
   for (auto it = first; it != last; ++it)
-    if (it != best && usable(it->attempt) && usable(best->attempt)) it->disagrees = disagree(best->attempt, it->attempt);
+    if (it != best && usable(it->attempt) && usable(best->attempt))
+      it->disagrees = disagree(best->attempt, it->attempt);
 }
 
 }  // namespace

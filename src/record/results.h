@@ -23,8 +23,8 @@ struct Results {
   std::vector<const Attempt*> chosen() const;
 };
 
-// Joins, drops exact duplicates, sorts, chooses. Throws Error when two files hold different content for the same run_id,
-// case_key and attempt.
+// Joins, drops exact duplicates, sorts, chooses. Throws Error when two files hold different content for the same
+// run_id, case_key and attempt.
 Results merge_runs(std::vector<JournalRun> runs);
 
 // Journals (.jsonl) and stores (.db), told apart by content, not by name.

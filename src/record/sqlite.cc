@@ -8,12 +8,17 @@
 
 namespace qg {
 
-void Database::Close::operator()(sqlite3* db) const { sqlite3_close_v2(db); }
-void Statement::Finalize::operator()(sqlite3_stmt* statement) const { sqlite3_finalize(statement); }
+void Database::Close::operator()(sqlite3* db) const {
+  sqlite3_close_v2(db);
+}
+void Statement::Finalize::operator()(sqlite3_stmt* statement) const {
+  sqlite3_finalize(statement);
+}
 
 Database::Database(std::string where, std::string_view image) : where_(std::move(where)) {
   sqlite3* db = nullptr;
-  const int code = sqlite3_open_v2(":memory:", &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
+  const int code =
+      sqlite3_open_v2(":memory:", &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
   db_.reset(db);
   if (code != SQLITE_OK) fail("SQLite cannot be set up");
   if (image.empty()) return;
@@ -76,7 +81,9 @@ bool Statement::step() {
   return code == SQLITE_ROW;
 }
 
-void Statement::reset() { sqlite3_reset(statement_.get()); }
+void Statement::reset() {
+  sqlite3_reset(statement_.get());
+}
 
 Json Statement::row() const {
   sqlite3_stmt* s = statement_.get();
@@ -84,14 +91,20 @@ Json Statement::row() const {
   for (int i = 0; i < sqlite3_column_count(s); ++i) {
     Json& value = out[sqlite3_column_name(s, i)];
     switch (sqlite3_column_type(s, i)) {
-      case SQLITE_INTEGER: value = static_cast<int64_t>(sqlite3_column_int64(s, i)); break;
-      case SQLITE_FLOAT: value = sqlite3_column_double(s, i); break;
+      case SQLITE_INTEGER:
+        value = static_cast<int64_t>(sqlite3_column_int64(s, i));
+        break;
+      case SQLITE_FLOAT:
+        value = sqlite3_column_double(s, i);
+        break;
       case SQLITE_TEXT:
         value = std::string(reinterpret_cast<const char*>(sqlite3_column_text(s, i)),
                             static_cast<size_t>(sqlite3_column_bytes(s, i)));
         break;
-      case SQLITE_NULL: break;
-      default: throw Error(std::string("column ") + sqlite3_column_name(s, i) + " holds bytes, not a value", db_->where());
+      case SQLITE_NULL:
+        break;
+      default:
+        throw Error(std::string("column ") + sqlite3_column_name(s, i) + " holds bytes, not a value", db_->where());
     }
   }
   return out;

@@ -14,7 +14,9 @@ namespace {
 constexpr int kApplicationId = 0x51475231;  // "QGR1", in the header of the file
 constexpr int64_t kMaxStoreBytes = int64_t{1} << 31;
 
-std::string quoted(std::string_view name) { return "\"" + std::string(name) + "\""; }  // "commit" is a word of SQL
+std::string quoted(std::string_view name) {
+  return "\"" + std::string(name) + "\"";
+}  // "commit" is a word of SQL
 
 template <typename T>
 std::string column_declarations(const std::vector<Field<T>>& fields) {
@@ -62,7 +64,8 @@ Json as_line(Json row, const std::vector<Field<T>>& fields, const std::string& w
   }
   const auto more = row.find("more");
   if (more != row.end()) {
-    const Json kept = more->is_string() ? parse_json(more->template get_ref<const std::string&>(), where) : Json::object();
+    const Json kept =
+        more->is_string() ? parse_json(more->template get_ref<const std::string&>(), where) : Json::object();
     row.erase("more");
     if (!kept.is_object()) throw Error("column more should hold a JSON object", where);
     for (const auto& [key, element] : kept.items()) row[key] = element;
@@ -72,7 +75,8 @@ Json as_line(Json row, const std::vector<Field<T>>& fields, const std::string& w
 
 constexpr const char* kResultsView =
     "CREATE VIEW results AS SELECT m.model, m.weights, m.kv, m.target, m.measured_on, m.cross_target, m.synthetic, "
-    "m.engine, m.workload, m.metric, m.value, m.unit, m.ci_lo, m.ci_hi, m.compute_path, r.\"commit\", m.ended_at AS date "
+    "m.engine, m.workload, m.metric, m.value, m.unit, m.ci_lo, m.ci_hi, m.compute_path, r.\"commit\", m.ended_at AS "
+    "date "
     "FROM measurements m JOIN cases c USING (run_id, case_key, attempt) JOIN runs r USING (run_id) "
     "WHERE c.chosen = 1 AND m.valid = 1 AND m.round IS NULL AND m.rep IS NULL";
 
@@ -133,13 +137,11 @@ std::vector<JournalRun> read_store(const std::filesystem::path& file) {
     const std::string run_id = run.environment.run_id;
     runs[run_id] = std::move(run);
   }
-  Statement rows(db,
-                 "SELECT * FROM measurements WHERE run_id = ? AND case_key = ? AND attempt = ? ORDER BY place");
+  Statement rows(db, "SELECT * FROM measurements WHERE run_id = ? AND case_key = ? AND attempt = ? ORDER BY place");
   for (Statement s(db, "SELECT * FROM cases ORDER BY run_id, ended_at, case_key, attempt"); s.step();) {
     const Json line = as_line(s.row(), record_fields(), where);
     Attempt attempt;
-    attempt.done.subject =
-        fields_from_json(line, record_fields(), where, {"rows", "seconds", "chosen", "disagrees"});
+    attempt.done.subject = fields_from_json(line, record_fields(), where, {"rows", "seconds", "chosen", "disagrees"});
     const Record& subject = attempt.done.subject;
     const JsonReader reader(line, where);
     attempt.done.rows = reader.get_int("rows", {}, 0);
@@ -149,7 +151,8 @@ std::vector<JournalRun> read_store(const std::filesystem::path& file) {
     rows.bind(2, subject.case_key);
     rows.bind(3, subject.attempt);
     while (rows.step()) {
-      attempt.rows.push_back(fields_from_json(as_line(rows.row(), record_fields(), where), record_fields(), where, {"place"}));
+      attempt.rows.push_back(
+          fields_from_json(as_line(rows.row(), record_fields(), where), record_fields(), where, {"place"}));
       if (!attempt.rows.back().value) throw Error("a measurement of case " + subject.case_key + " has no value", where);
     }
     const auto run = runs.find(subject.run_id);

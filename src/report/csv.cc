@@ -31,7 +31,8 @@ std::string results_as_csv(const Results& results) {
         const auto found = fields.find(std::string(field.name));
         csv += csv_cell(found == fields.end() ? Json() : *found) + ",";
       }
-      csv += std::string(stored.chosen ? "true" : "false") + "," + csv_cell(run.machine) + "," + csv_cell(run.commit) + "\r\n";
+      csv += std::string(stored.chosen ? "true" : "false") + "," + csv_cell(run.machine) + "," + csv_cell(run.commit) +
+             "\r\n";
     }
   }
   return csv;

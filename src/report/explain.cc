@@ -7,7 +7,9 @@
 namespace qg {
 namespace {
 
-std::string use_name(Use use, const Speaker& say) { return say("use." + std::string(to_string(use))); }
+std::string use_name(Use use, const Speaker& say) {
+  return say("use." + std::string(to_string(use)));
+}
 
 std::string joined(const std::vector<std::string>& parts, const std::string& separator) {
   std::string text;
@@ -70,7 +72,10 @@ Json candidate_as_json(const std::optional<Candidate>& candidate) {
 Json reasons_as_json(const std::vector<Reason>& reasons) {
   Json list = Json::array();
   for (const Reason& r : reasons)
-    list.push_back(Json{{"code", to_string(r.code)}, {"case_id", r.case_id}, {"value", r.value}, {"limit", r.limit},
+    list.push_back(Json{{"code", to_string(r.code)},
+                        {"case_id", r.case_id},
+                        {"value", r.value},
+                        {"limit", r.limit},
                         {"text", describe(r)}});
   return list;
 }
@@ -91,19 +96,27 @@ std::string format_label(const Group& group, std::string_view case_id) {
 std::string use_hint(const Study& study, const UsePick& use, const Speaker& say) {
   const std::string context = figure(static_cast<double>(study.gates.context_tokens));
   switch (use.measure.kind) {
-    case MeasureKind::prefill_tok_s: return say("hint.prefill", use.measure.workload);
-    case MeasureKind::max_batch: return say("hint.max_batch", context);
-    case MeasureKind::footprint: return say("hint.footprint", context);
-    case MeasureKind::output_tok_s: break;
+    case MeasureKind::prefill_tok_s:
+      return say("hint.prefill", use.measure.workload);
+    case MeasureKind::max_batch:
+      return say("hint.max_batch", context);
+    case MeasureKind::footprint:
+      return say("hint.footprint", context);
+    case MeasureKind::output_tok_s:
+      break;
   }
   return say(use.pick.use == Use::latency ? "hint.latency" : "hint.throughput");
 }
 
-std::string measure_value(const Study& study, const Cell& cell, const Measure& measure, double value, const Speaker& say) {
+std::string measure_value(const Study& study, const Cell& cell, const Measure& measure, double value,
+                          const Speaker& say) {
   switch (measure.kind) {
-    case MeasureKind::max_batch: return say("unit.sequences", fmt::format("{:.0f}", value));
-    case MeasureKind::footprint: return bytes_figure(footprint_bytes(study, cell).value_or(0));
-    default: return figure(value) + " tok/s";
+    case MeasureKind::max_batch:
+      return say("unit.sequences", fmt::format("{:.0f}", value));
+    case MeasureKind::footprint:
+      return bytes_figure(footprint_bytes(study, cell).value_or(0));
+    default:
+      return figure(value) + " tok/s";
   }
 }
 

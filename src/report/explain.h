@@ -8,10 +8,11 @@
 
 namespace qg {
 
-std::string format_label(const Case& about);                                    // "FP8 + FP8 KV"
+std::string format_label(const Case& about);  // "FP8 + FP8 KV"
 std::string format_label(const Group& group, std::string_view case_id);
-std::string use_hint(const Study& study, const UsePick& use, const Speaker& say);   // "one request at a time"
-std::string measure_value(const Study& study, const Cell& cell, const Measure& measure, double value, const Speaker& say);
+std::string use_hint(const Study& study, const UsePick& use, const Speaker& say);  // "one request at a time"
+std::string measure_value(const Study& study, const Cell& cell, const Measure& measure, double value,
+                          const Speaker& say);
 std::string reason_text(const Reason& reason, const Speaker& say);
 
 // "Latency (one request at a time): serve FP8 weights + FP8 KV, 812 tok/s, 1.62 times …"

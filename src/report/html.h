@@ -7,8 +7,8 @@
 
 namespace qg {
 
-std::string escaped(std::string_view text);         // for text and for attribute values in double quotes
-std::string json_for_script(const Json& value);     // cannot end the <script> that it stands in
+std::string escaped(std::string_view text);      // for text and for attribute values in double quotes
+std::string json_for_script(const Json& value);  // cannot end the <script> that it stands in
 
 // <tag class="classes">text</tag>, the text escaped.
 std::string element(std::string_view tag, std::string_view classes, std::string_view text);

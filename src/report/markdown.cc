@@ -29,7 +29,8 @@ std::string value_text(const Record* row) {
 std::string cells_table(const Study& study, const std::vector<const Cell*>& cells, const Speaker& say) {
   std::vector<std::string> workloads = speed_workloads(cells);
   std::string head = "| " + say("grid.number") + " | " + say("answer.model") + " | " + say("grid.card") + " | " +
-                     say("grid.weights") + " | " + say("grid.kv") + " | " + say("grid.engine") + " | " + say("grid.state");
+                     say("grid.weights") + " | " + say("grid.kv") + " | " + say("grid.engine") + " | " +
+                     say("grid.state");
   std::string line = "|--:|---|---|---|---|---|---";
   for (const std::string& workload : workloads) head += " | " + workload + " " + say("grid.tok_s"), line += "|--:";
   head += " | " + say("grid.ppl") + " | " + say("grid.kld") + " | " + say("grid.top1") + " |\n";
@@ -39,8 +40,9 @@ std::string cells_table(const Study& study, const std::vector<const Cell*>& cell
     for (const auto& [key, row] : cell->rows)
       if (row->cross_target) on = study.card_label(row->measured_on);
     text += "| " + (cell->about.number > 0 ? std::to_string(cell->about.number) : "–") + " | " +
-            markdown_text(study.model_label(cell->about.model)) + " | " + markdown_text(study.card_label(cell->about.gpu)) +
-            " | " + std::string(weight_format_spec(cell->about.weights).label) + " | " +
+            markdown_text(study.model_label(cell->about.model)) + " | " +
+            markdown_text(study.card_label(cell->about.gpu)) + " | " +
+            std::string(weight_format_spec(cell->about.weights).label) + " | " +
             std::string(kv_format_spec(cell->about.kv).label) + " | " + markdown_text(cell->engine) + " | " +
             markdown_text(say("state." + std::string(to_string(cell->state)), on));
     for (const std::string& workload : workloads) text += " | " + value_text(shown_speed(*cell, workload));
@@ -73,8 +75,10 @@ std::string markdown_page(const Study& study, const PageOptions& options) {
   if (!planned.empty())
     text += "\n### " + markdown_text(say("grid.plan", study.grid->title)) + "\n\n" + cells_table(study, planned, say);
   text += "\n## " + say("method.title") + "\n\n" +
-          say("method.rule_admissible", fmt::format("{:g}", study.gates.max_ppl_ratio), fmt::format("{:g}", study.gates.max_kld_nats)) + " " +
-          say("method.rule_fastest", percent(study.gates.tie_share, 0)) + " " + say("method.rule_synthetic") + "\n";
+          say("method.rule_admissible", fmt::format("{:g}", study.gates.max_ppl_ratio),
+              fmt::format("{:g}", study.gates.max_kld_nats)) +
+          " " + say("method.rule_fastest", percent(study.gates.tie_share, 0)) + " " + say("method.rule_synthetic") +
+          "\n";
   std::string time = options.made_at.empty() ? utc_now() : options.made_at;
   return text + "\n" + say("page.made", time.substr(0, 10), version() + " (" + build_commit() + ")") + "\n";
 }

@@ -9,8 +9,8 @@
 namespace qg {
 
 struct StudyFiles {
-  std::vector<std::filesystem::path> results;       // journals and stores
-  std::filesystem::path grid;                       // empty: the plan of 45 cases
+  std::vector<std::filesystem::path> results;         // journals and stores
+  std::filesystem::path grid;                         // empty: the plan of 45 cases
   std::optional<double> max_ppl_ratio, max_kld_nats;  // over the grid's gates
 };
 

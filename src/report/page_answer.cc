@@ -24,7 +24,8 @@ const Candidate* shown_candidate(const Pick& pick) {
 }
 
 std::string against_baseline(const Group& group, const UsePick& use, const Candidate& shown, const Speaker& say) {
-  if (!group.baseline || shown.case_id == group.baseline->about.id() || use.measure.kind == MeasureKind::footprint) return {};
+  if (!group.baseline || shown.case_id == group.baseline->about.id() || use.measure.kind == MeasureKind::footprint)
+    return {};
   for (const char* metric : {"output_tok_s", "prefill_tok_s", "max_batch"}) {
     const Record* base = group.baseline->row(use.measure.workload, metric);
     if (base && !base->cross_target && *base->value > 0)
@@ -60,11 +61,11 @@ std::string use_item(const Study& study, const Group& group, Use which, const Sp
   }
   const Cell& cell = *group.cell(shown->case_id);
   std::string pick_html;
-  if (!use.pick.winner)
-    pick_html += element("p", "warning", say("answer.least_bad", format_label(cell.about)));
-  pick_html += wrapped("div", "winner", wrapped("strong", "format", format_html(cell.about)) +
-                                            element("span", "value num", measure_value(study, cell, use.measure, *shown->value, say)) +
-                                            against_baseline(group, use, *shown, say));
+  if (!use.pick.winner) pick_html += element("p", "warning", say("answer.least_bad", format_label(cell.about)));
+  pick_html += wrapped("div", "winner",
+                       wrapped("strong", "format", format_html(cell.about)) +
+                           element("span", "value num", measure_value(study, cell, use.measure, *shown->value, say)) +
+                           against_baseline(group, use, *shown, say));
   return wrapped("li", "use", html + wrapped("div", "use-pick", pick_html + rest_of_use(study, group, use, say)));
 }
 
@@ -126,8 +127,10 @@ std::string costs_table(const Study& study, const Group& group, const PageOption
   if (with_cost) head += element("th", "num", say("cost.money", options.prices->currency));
   std::string rows;
   for (const Cell* cell : cells) {
-    std::string row = wrapped("th", "format", dot(cell->about.weights) + element("span", "", weight_format_spec(cell->about.weights).label) +
-                                                  element("small", "ci kv", "+ " + std::string(kv_format_spec(cell->about.kv).label) + " KV"));
+    std::string row =
+        wrapped("th", "format",
+                dot(cell->about.weights) + element("span", "", weight_format_spec(cell->about.weights).label) +
+                    element("small", "ci kv", "+ " + std::string(kv_format_spec(cell->about.kv).label) + " KV"));
     row += wrapped("td", "num", ppl_html(*cell));
     row += wrapped("td", "num", cell->about.is_fp16_baseline() ? "0" : interval_html(cell->accuracy("kld_mean")));
     row += wrapped("td", "num", cell->about.is_fp16_baseline() ? "–" : interval_html(cell->accuracy("top1"), true));
@@ -138,9 +141,8 @@ std::string costs_table(const Study& study, const Group& group, const PageOption
     }
     rows += wrapped("tr", "", row);
   }
-  return element("h4", "", say("answer.price")) +
-         "<div class=\"scroll\" tabindex=\"0\"><table class=\"costs\">" + wrapped("thead", "", wrapped("tr", "", head)) +
-         wrapped("tbody", "", rows) + "</table></div>";
+  return element("h4", "", say("answer.price")) + "<div class=\"scroll\" tabindex=\"0\"><table class=\"costs\">" +
+         wrapped("thead", "", wrapped("tr", "", head)) + wrapped("tbody", "", rows) + "</table></div>";
 }
 
 std::string sure_list(const Study& study, const Group& group, const Speaker& say) {
@@ -148,9 +150,11 @@ std::string sure_list(const Study& study, const Group& group, const Speaker& say
   std::vector<std::pair<std::string, std::string>> left_out;  // sentence, uses: most often one sentence for all uses
   for (Use use : kUses) {
     if (const std::string text = confidence_sentence(group, use, say); !text.empty()) sure += element("li", "", text);
-    const std::string text = excluded_sentence(study, group, use, say), name = say("use." + std::string(to_string(use)));
+    const std::string text = excluded_sentence(study, group, use, say),
+                      name = say("use." + std::string(to_string(use)));
     if (text.empty()) continue;
-    const auto same = std::find_if(left_out.begin(), left_out.end(), [&](const auto& entry) { return entry.first == text; });
+    const auto same =
+        std::find_if(left_out.begin(), left_out.end(), [&](const auto& entry) { return entry.first == text; });
     if (same == left_out.end())
       left_out.emplace_back(text, name);
     else
@@ -166,8 +170,8 @@ std::string sure_list(const Study& study, const Group& group, const Speaker& say
 std::string group_card(const Study& study, const Group& group, const PageOptions& options, const Speaker& say) {
   std::string eyebrow = element("span", "", group.on_cpu ? say("answer.cpu") : study.card_label(group.gpu));
   if (group.engine != "native") eyebrow += element("span", "badge", group.engine);
-  std::string html = wrapped("header", "", wrapped("p", "eyebrow", eyebrow) +
-                                               element("h3", "", study.model_label(group.model)));
+  std::string html =
+      wrapped("header", "", wrapped("p", "eyebrow", eyebrow) + element("h3", "", study.model_label(group.model)));
   if (group.on_cpu) html += element("p", "note", say("answer.cpu_note"));
   std::string uses;
   for (Use use : kUses) uses += use_item(study, group, use, say);
@@ -182,14 +186,16 @@ std::string glance_table(const Study& study, const Speaker& say) {
   std::string rows;
   for (const Group& group : study.groups) {
     std::string row = element("th", "", study.model_label(group.model)) +
-                      element("td", "", (group.on_cpu ? say("answer.cpu") : study.card_label(group.gpu)) +
-                                            (group.engine == "native" ? "" : " · " + group.engine));
+                      element("td", "",
+                              (group.on_cpu ? say("answer.cpu") : study.card_label(group.gpu)) +
+                                  (group.engine == "native" ? "" : " · " + group.engine));
     for (Use which : kUses) {
       const UsePick& use = group.for_use(which);
       if (use.pick.winner) {
         const Cell& cell = *group.cell(use.pick.winner->case_id);
-        std::string cell_html = wrapped("span", "format", format_html(cell.about)) +
-                                element("small", "ci num", measure_value(study, cell, use.measure, *use.pick.winner->value, say));
+        std::string cell_html =
+            wrapped("span", "format", format_html(cell.about)) +
+            element("small", "ci num", measure_value(study, cell, use.measure, *use.pick.winner->value, say));
         for (const Candidate& tie : use.pick.ties)
           cell_html += element("small", "ci", say("answer.tie") + " " + format_label(group, tie.case_id));
         row += wrapped("td", "", cell_html);

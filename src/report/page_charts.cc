@@ -18,9 +18,8 @@ struct Figure {
 std::vector<Figure> figures_of(const Study& study) {
   std::vector<Figure> figures;
   for (const Group& group : study.groups) {
-    auto found = std::find_if(figures.begin(), figures.end(), [&](const Figure& f) {
-      return f.model == group.model && f.on_cpu == group.on_cpu;
-    });
+    auto found = std::find_if(figures.begin(), figures.end(),
+                              [&](const Figure& f) { return f.model == group.model && f.on_cpu == group.on_cpu; });
     if (found == figures.end()) found = figures.insert(figures.end(), {group.model, group.on_cpu, {}});
     found->cells.insert(found->cells.end(), group.cells.begin(), group.cells.end());
   }
@@ -67,11 +66,13 @@ Json figure_data(const Study& study, const Figure& figure, const Speaker& say) {
 std::string figure_html(const Json& data, size_t index, const Speaker& say) {
   const std::string title = data["title"].get<std::string>();
   const size_t bars = data["bars"].size();
-  const auto points = std::count_if(data["bars"].begin(), data["bars"].end(), [](const Json& b) { return b.contains("kld"); });
+  const auto points =
+      std::count_if(data["bars"].begin(), data["bars"].end(), [](const Json& b) { return b.contains("kld"); });
   const auto canvas = [&](const char* kind, const std::string& caption, size_t height) {
-    return "<figure><figcaption>" + escaped(caption) + "</figcaption><div class=\"chart\" style=\"height:" +
-           std::to_string(height) + "px\"><canvas role=\"img\" aria-label=\"" + escaped(say("charts.aria", caption)) +
-           "\" data-kind=\"" + kind + "\" data-figure=\"" + std::to_string(index) + "\"></canvas></div></figure>";
+    return "<figure><figcaption>" + escaped(caption) +
+           "</figcaption><div class=\"chart\" style=\"height:" + std::to_string(height) +
+           "px\"><canvas role=\"img\" aria-label=\"" + escaped(say("charts.aria", caption)) + "\" data-kind=\"" + kind +
+           "\" data-figure=\"" + std::to_string(index) + "\"></canvas></div></figure>";
   };
   if (points < 2) return canvas("bars", title, 70 + 30 * bars);
   const size_t height = std::max<size_t>(300, 70 + 30 * bars);  // the two stand side by side

@@ -39,7 +39,9 @@ std::string speed_html(const Cell& cell, const std::string& workload, const Spea
   std::string html = element("span", "", figure(*row->value) + (row->synthetic ? "°" : ""));
   if (row->ci_lo && row->ci_hi) html += element("small", "ci", half_interval(*row->value, *row->ci_lo, *row->ci_hi));
   const Record* share = cell.row(workload, "roofline_share");
-  const std::optional<double> roofline = row->roofline_share ? row->roofline_share : share ? share->value : std::nullopt;
+  const std::optional<double> roofline = row->roofline_share ? row->roofline_share
+                                         : share             ? share->value
+                                                             : std::nullopt;
   if (roofline) html += element("small", "ci", say("grid.roofline", percent(*roofline, 0)));
   return wrapped("td", "num", html);
 }
@@ -47,7 +49,9 @@ std::string speed_html(const Cell& cell, const std::string& workload, const Spea
 std::string accuracy_html(const Cell& cell, std::string_view metric, bool as_percent) {
   const Record* row = cell.accuracy(metric);
   if (!row) return wrapped("td", "num none", "–");
-  const std::string text = as_percent ? percent(*row->value) : metric == "ppl" ? ppl_figure(*row->value) : figure(*row->value);
+  const std::string text = as_percent        ? percent(*row->value)
+                           : metric == "ppl" ? ppl_figure(*row->value)
+                                             : figure(*row->value);
   std::string html = element("span", "", text);
   if (row->ci_lo && row->ci_hi)
     html += element("small", "ci", half_interval(*row->value, *row->ci_lo, *row->ci_hi, as_percent));
@@ -57,14 +61,17 @@ std::string accuracy_html(const Cell& cell, std::string_view metric, bool as_per
 std::string cell_row(const Study& study, const Cell& cell, const std::vector<std::string>& workloads, bool with_engine,
                      bool with_path, const Speaker& say) {
   std::string html = element("td", "num muted", cell.about.number > 0 ? std::to_string(cell.about.number) : "–");
-  html += "<th title=\"" + escaped(study.card_label(cell.about.gpu)) + "\">" + escaped(study.short_card_label(cell.about.gpu)) + "</th>";
-  html += wrapped("td", "format", "<i class=\"dot w-" + std::string(to_string(cell.about.weights)) + "\" aria-hidden=\"true\"></i>" +
-                                      element("span", "", weight_format_spec(cell.about.weights).label));
+  html += "<th title=\"" + escaped(study.card_label(cell.about.gpu)) + "\">" +
+          escaped(study.short_card_label(cell.about.gpu)) + "</th>";
+  html += wrapped("td", "format",
+                  "<i class=\"dot w-" + std::string(to_string(cell.about.weights)) + "\" aria-hidden=\"true\"></i>" +
+                      element("span", "", weight_format_spec(cell.about.weights).label));
   html += element("td", "", kv_format_spec(cell.about.kv).label);
   if (with_engine) html += element("td", "", cell.engine);
   html += state_html(study, cell, say);
   for (const std::string& workload : workloads) html += speed_html(cell, workload, say);
-  html += accuracy_html(cell, "ppl", false) + accuracy_html(cell, "kld_mean", false) + accuracy_html(cell, "top1", true);
+  html +=
+      accuracy_html(cell, "ppl", false) + accuracy_html(cell, "kld_mean", false) + accuracy_html(cell, "top1", true);
   const auto bytes = weights_bytes_of(study, cell);
   html += element("td", "num", bytes ? bytes_figure(*bytes) : "–");
   if (with_path) html += element("td", "path", cell.compute_path.empty() ? "–" : cell.compute_path);
@@ -89,8 +96,8 @@ std::string model_table(const Study& study, const std::vector<const Cell*>& cell
   std::string rows;
   for (const Cell* cell : cells) rows += cell_row(study, *cell, workloads, with_engine, with_path, say);
   return "<div class=\"scroll\" tabindex=\"0\"><table class=\"cells\"><caption>" +
-         escaped(study.model_label(cells[0]->about.model)) + "</caption>" + wrapped("thead", "", wrapped("tr", "", head)) +
-         wrapped("tbody", "", rows) + "</table></div>";
+         escaped(study.model_label(cells[0]->about.model)) + "</caption>" +
+         wrapped("thead", "", wrapped("tr", "", head)) + wrapped("tbody", "", rows) + "</table></div>";
 }
 
 std::string tables(const Study& study, const std::vector<const Cell*>& cells, const Speaker& say) {
@@ -110,12 +117,15 @@ std::string tables(const Study& study, const std::vector<const Cell*>& cells, co
 std::string legend(const Study& study, const Speaker& say) {
   std::string items;
   for (CellState state : kStates) {
-    const auto count = std::count_if(study.cells.begin(), study.cells.end(), [&](const Cell& c) { return c.state == state; });
+    const auto count =
+        std::count_if(study.cells.begin(), study.cells.end(), [&](const Cell& c) { return c.state == state; });
     const std::string key(to_string(state));
-    const std::string name = state == CellState::elsewhere ? say("state.elsewhere_plain") : say("state." + key, std::string());
-    items += wrapped("li", count == 0 ? "empty" : "",
-                     sign(state) + element("strong", "", name) + " " + element("span", "count num", std::to_string(count)) +
-                         element("span", "muted", say("legend." + key)));
+    const std::string name =
+        state == CellState::elsewhere ? say("state.elsewhere_plain") : say("state." + key, std::string());
+    items +=
+        wrapped("li", count == 0 ? "empty" : "",
+                sign(state) + element("strong", "", name) + " " + element("span", "count num", std::to_string(count)) +
+                    element("span", "muted", say("legend." + key)));
   }
   return "<ul class=\"legend\" aria-label=\"" + escaped(say("grid.legend")) + "\">" + items + "</ul>";
 }

@@ -10,7 +10,9 @@ namespace {
 
 std::string rules(const Study& study, const Speaker& say) {
   return element("h3", "", say("method.rules")) +
-         element("p", "", say("method.rule_admissible", fmt::format("{:g}", study.gates.max_ppl_ratio), fmt::format("{:g}", study.gates.max_kld_nats))) +
+         element("p", "",
+                 say("method.rule_admissible", fmt::format("{:g}", study.gates.max_ppl_ratio),
+                     fmt::format("{:g}", study.gates.max_kld_nats))) +
          element("p", "", say("method.rule_fastest", percent(study.gates.tie_share, 0))) +
          element("p", "", say("method.rule_synthetic"));
 }
@@ -41,19 +43,22 @@ std::string accuracy_rules(const Study& study, const Speaker& say) {
 std::string machine_table(const Study& study, const Speaker& say) {
   if (study.results.runs.empty()) return {};
   std::string head;
-  for (const char* key : {"method.run", "method.machine", "method.driver", "method.build"}) head += element("th", "", say(key));
+  for (const char* key : {"method.run", "method.machine", "method.driver", "method.build"})
+    head += element("th", "", say(key));
   std::string rows;
   for (const Environment& run : study.results.runs) {
     std::string machine = run.gpu.empty() ? run.machine : run.gpu;
     std::string details = run.cpu;
-    if (run.memory_bytes) details += (details.empty() ? "" : ", ") + bytes_figure(static_cast<double>(*run.memory_bytes));
+    if (run.memory_bytes)
+      details += (details.empty() ? "" : ", ") + bytes_figure(static_cast<double>(*run.memory_bytes));
     if (!run.os.empty()) details += (details.empty() ? "" : ", ") + run.os;
     std::string driver = run.driver;
     if (!run.cuda.empty()) driver += (driver.empty() ? "" : ", CUDA ") + run.cuda;
-    rows += wrapped("tr", "", element("td", "num", run.started_at.substr(0, 10)) +
-                                  wrapped("td", "", element("span", "", machine) + element("small", "ci", details)) +
-                                  element("td", "", driver.empty() ? "–" : driver) +
-                                  wrapped("td", "", element("span", "", run.commit) + element("small", "ci", run.build)));
+    rows += wrapped("tr", "",
+                    element("td", "num", run.started_at.substr(0, 10)) +
+                        wrapped("td", "", element("span", "", machine) + element("small", "ci", details)) +
+                        element("td", "", driver.empty() ? "–" : driver) +
+                        wrapped("td", "", element("span", "", run.commit) + element("small", "ci", run.build)));
   }
   return element("h3", "", say("method.machines")) + "<div class=\"scroll\" tabindex=\"0\"><table>" +
          wrapped("thead", "", wrapped("tr", "", head)) + wrapped("tbody", "", rows) + "</table></div>";
@@ -72,11 +77,13 @@ std::string disagreements(const Study& study, const Speaker& say) {
   for (const StoredAttempt& stored : study.results.attempts) {
     const Record& subject = stored.attempt.done.subject;
     if (stored.disagrees)
-      items += wrapped("li", "", element("code", "", subject.case_id) + " " +
-                                     element("span", "", subject.workload + ", " + subject.ended_at));
+      items += wrapped(
+          "li", "",
+          element("code", "", subject.case_id) + " " + element("span", "", subject.workload + ", " + subject.ended_at));
   }
   if (items.empty()) return items;
-  return element("h3", "", say("method.disagree")) + element("p", "", say("method.disagree_text")) + wrapped("ul", "small", items);
+  return element("h3", "", say("method.disagree")) + element("p", "", say("method.disagree_text")) +
+         wrapped("ul", "small", items);
 }
 
 std::string price_list(const Study& study, const PageOptions& options, const Speaker& say) {
@@ -91,9 +98,10 @@ std::string price_list(const Study& study, const PageOptions& options, const Spe
 
 std::string method_section(const Study& study, const PageOptions& options) {
   const Speaker say(options.language);
-  return "<section id=\"method\">" + element("h2", "", say("method.title")) + "<div class=\"prose\">" + rules(study, say) +
-         speed_rules(study, say) + accuracy_rules(study, say) + "</div>" + price_list(study, options, say) +
-         failures(study, say) + disagreements(study, say) + machine_table(study, say) + "</section>";
+  return "<section id=\"method\">" + element("h2", "", say("method.title")) + "<div class=\"prose\">" +
+         rules(study, say) + speed_rules(study, say) + accuracy_rules(study, say) + "</div>" +
+         price_list(study, options, say) + failures(study, say) + disagreements(study, say) +
+         machine_table(study, say) + "</section>";
 }
 
 }  // namespace qg

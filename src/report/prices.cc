@@ -1,8 +1,8 @@
 #include "report/prices.h"
 
+#include <toml++/toml.h>
 #include <cmath>
 #include <sstream>
-#include <toml++/toml.h>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -15,9 +15,11 @@ namespace {
 constexpr int64_t kMaxPriceBytes = 1 << 20;
 
 void add_price(Prices& prices, const std::string& card, std::optional<double> price, const std::string& where) {
-  if (!is_valid_name(card)) throw Error("\"" + card + "\" is not the id of a card", where, "write cards as in grids: h100, l4");
+  if (!is_valid_name(card))
+    throw Error("\"" + card + "\" is not the id of a card", where, "write cards as in grids: h100, l4");
   if (!price || !std::isfinite(*price) || *price < 0)
-    throw Error("the price of " + card + " should be a number that is not negative", where, "for example: " + card + " = 2.5");
+    throw Error("the price of " + card + " should be a number that is not negative", where,
+                "for example: " + card + " = 2.5");
   prices.per_hour[card] = *price;
 }
 

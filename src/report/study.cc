@@ -15,10 +15,14 @@ namespace {
 constexpr std::array<std::string_view, 7> kStateNames{"measured", "emulated",    "elsewhere", "speed_only",
                                                       "failed",   "unsupported", "not_run"};
 
-bool is_accuracy(const Record& row) { return row.suite == "accuracy"; }
+bool is_accuracy(const Record& row) {
+  return row.suite == "accuracy";
+}
 
 // Smaller is better; rows with random weights say nothing about accuracy.
-int distance(const Record& row) { return (row.cross_target ? 2 : 0) + (row.synthetic ? 1 : 0); }
+int distance(const Record& row) {
+  return (row.cross_target ? 2 : 0) + (row.synthetic ? 1 : 0);
+}
 
 bool replaces(const Record& row, const Record* old) {
   if (!old) return true;
@@ -31,8 +35,12 @@ Case case_of(const Record& subject) {
   if (!weights || !kv)
     throw Error("case " + subject.case_key + " has weights \"" + subject.weights + "\" and kv \"" + subject.kv + "\"",
                 "run " + subject.run_id, "the journal was written by something else; leave it out");
-  return {static_cast<int>(subject.case_number.value_or(0)), parse_section(subject.section).value_or(Section::implied),
-          subject.model, subject.target, *weights, *kv};
+  return {static_cast<int>(subject.case_number.value_or(0)),
+          parse_section(subject.section).value_or(Section::implied),
+          subject.model,
+          subject.target,
+          *weights,
+          *kv};
 }
 
 // Which cells there are: every case of the grid for each engine that ran it (native when none did), then the rest.
@@ -59,7 +67,9 @@ std::vector<Cell> make_cells(const Results& results, const std::optional<Grid>& 
   for (const Attempt* attempt : results.chosen()) others.push_back(case_of(attempt->done.subject));
   std::sort(others.begin(), others.end(), [](const Case& a, const Case& b) {
     // Numbers of another grid order its own cases; implied cases have none and come last.
-    const auto order = [](const Case& c) { return std::tuple(c.number == 0, c.number, c.model, c.gpu, c.weights, c.kv); };
+    const auto order = [](const Case& c) {
+      return std::tuple(c.number == 0, c.number, c.model, c.gpu, c.weights, c.kv);
+    };
     return order(a) < order(b);
   });
   for (const Case& about : others)
@@ -72,7 +82,8 @@ void take_attempt(Cell& cell, const Attempt& attempt) {
   if (!subject.valid || subject.status != "ok") {
     if (cell.problem.empty())
       cell.problem = subject.status + (subject.error_msg.empty() ? "" : ": " + subject.error_msg);
-    if (subject.status == "skipped_unsupported" && cell.state == CellState::not_run) cell.state = CellState::unsupported;
+    if (subject.status == "skipped_unsupported" && cell.state == CellState::not_run)
+      cell.state = CellState::unsupported;
     if (subject.status != "skipped_unsupported" && cell.state >= CellState::unsupported) cell.state = CellState::failed;
     return;
   }
@@ -90,7 +101,8 @@ void settle_state(Cell& cell, bool emulated) {
   for (const auto& [key, row] : cell.rows) {
     if (row->suite == "quantize") continue;
     (row->cross_target ? elsewhere : row->synthetic ? synthetic : own) = true;
-    if (!row->compute_path.empty() && (cell.compute_path.empty() || !row->cross_target)) cell.compute_path = row->compute_path;
+    if (!row->compute_path.empty() && (cell.compute_path.empty() || !row->cross_target))
+      cell.compute_path = row->compute_path;
   }
   if (own)
     cell.state = emulated ? CellState::emulated : CellState::measured;
@@ -113,8 +125,10 @@ Support support_of(const Study& study, const Cell& cell) {
 std::optional<double> value_of(const Study& study, const Cell& cell, const Measure& measure) {
   const auto from = [](const Record* row) { return row ? row->value : std::nullopt; };
   switch (measure.kind) {
-    case MeasureKind::output_tok_s: return from(cell.row(measure.workload, "output_tok_s"));
-    case MeasureKind::prefill_tok_s: return from(cell.row(measure.workload, "prefill_tok_s"));
+    case MeasureKind::output_tok_s:
+      return from(cell.row(measure.workload, "output_tok_s"));
+    case MeasureKind::prefill_tok_s:
+      return from(cell.row(measure.workload, "prefill_tok_s"));
     case MeasureKind::max_batch: {
       if (const Record* row = cell.row("max_batch")) return row->value;
       const Card* card = study.card(cell.about.gpu);
@@ -195,7 +209,8 @@ void judge(const Study& study, Group& group) {
     std::vector<Candidate> candidates;
     for (const Cell* cell : group.cells) {
       candidates.push_back(candidate_of(study, *cell, result.measure));
-      result.any_value |= candidates.back().value.has_value() && (use == Use::memory || !candidates.back().cross_target);
+      result.any_value |=
+          candidates.back().value.has_value() && (use == Use::memory || !candidates.back().cross_target);
     }
     result.pick = pick(use, candidates, study.gates);
   }
@@ -221,7 +236,9 @@ void make_groups(Study& study) {
 
 }  // namespace
 
-std::string_view to_string(CellState state) { return kStateNames[static_cast<size_t>(state)]; }
+std::string_view to_string(CellState state) {
+  return kStateNames[static_cast<size_t>(state)];
+}
 
 const Record* Cell::row(std::string_view workload, std::string_view metric) const {
   const auto found = rows.find({std::string(workload), std::string(metric)});

@@ -17,12 +17,12 @@
 namespace qg {
 
 enum class CellState {
-  measured,       // on the case's own card, every format in hardware
-  emulated,       // on the case's own card, a format converted in software
-  elsewhere,      // only on another card: its accuracy counts
-  speed_only,     // only with random weights
-  failed,         // out of memory, crash, timeout
-  unsupported,    // the engine or the card refuses it
+  measured,     // on the case's own card, every format in hardware
+  emulated,     // on the case's own card, a format converted in software
+  elsewhere,    // only on another card: its accuracy counts
+  speed_only,   // only with random weights
+  failed,       // out of memory, crash, timeout
+  unsupported,  // the engine or the card refuses it
   not_run
 };
 std::string_view to_string(CellState state);
@@ -82,11 +82,11 @@ struct Study {
   Study(Study&&) = default;
   Study& operator=(Study&&) = default;
 
-  const Card* card(std::string_view id) const;                 // null when it is not a row
-  std::string model_label(std::string_view model) const;       // "Llama-3.1-8B"
-  std::string card_label(std::string_view gpu) const;          // "H100 80 GB SXM"
-  std::string short_card_label(std::string_view gpu) const;    // "H100"; boards of one name in full
-  const ModelShape* shape(std::string_view model) const;       // null when not known
+  const Card* card(std::string_view id) const;               // null when it is not a row
+  std::string model_label(std::string_view model) const;     // "Llama-3.1-8B"
+  std::string card_label(std::string_view gpu) const;        // "H100 80 GB SXM"
+  std::string short_card_label(std::string_view gpu) const;  // "H100"; boards of one name in full
+  const ModelShape* shape(std::string_view model) const;     // null when not known
 };
 
 Study make_study(Results results, std::optional<Grid> grid, const Gates& gates);

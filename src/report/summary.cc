@@ -12,11 +12,10 @@ namespace qg {
 namespace {
 
 Json summary_row(const Record& row, const Environment& run) {
-  Json out{{"model", row.model},     {"weights", row.weights},
-           {"kv", row.kv},           {"target", row.target},
-           {"measured_on", row.measured_on}, {"cross_target", row.cross_target},
-           {"workload", row.workload},       {"metric", row.metric},
-           {"value", *row.value},    {"unit", row.unit}};
+  Json out{{"model", row.model},       {"weights", row.weights},         {"kv", row.kv},
+           {"target", row.target},     {"measured_on", row.measured_on}, {"cross_target", row.cross_target},
+           {"workload", row.workload}, {"metric", row.metric},           {"value", *row.value},
+           {"unit", row.unit}};
   if (row.ci_lo) out["ci_lo"] = *row.ci_lo;
   if (row.ci_hi) out["ci_hi"] = *row.ci_hi;
   if (!row.compute_path.empty()) out["compute_path"] = row.compute_path;
@@ -91,9 +90,11 @@ std::string table_head(const std::string& table, const Study& study) {
     return "| model | card | weights | KV | workload | tok/s [95 %] | computed as | of roofline | date |\n"
            "|---|---|---|---|---|--:|---|--:|---|\n";
   if (table == "accuracy")
-    return "| model | card | weights | KV | perplexity [95 %] | KL, nats [95 %] | top-1 [95 %] | computed as | measured on "
+    return "| model | card | weights | KV | perplexity [95 %] | KL, nats [95 %] | top-1 [95 %] | computed as | "
+           "measured on "
            "| date |\n|---|---|---|---|--:|--:|--:|---|---|---|\n";
-  return "| model | card | weights | KV | weights, bytes | with " + context + " tokens of KV | greatest batch | peak |\n"
+  return "| model | card | weights | KV | weights, bytes | with " + context +
+         " tokens of KV | greatest batch | peak |\n"
          "|---|---|---|---|--:|--:|--:|--:|\n";
 }
 
@@ -152,8 +153,8 @@ std::string summary_json(const Results& results) {
       if (row.valid && row.status == "ok" && !row.round && !row.rep) rows.push_back(&row);
   }
   const auto order = [](const Record* r) {
-    return std::tie(r->model, r->target, r->weights, r->kv, r->workload, r->metric, r->measured_on, r->engine, r->ended_at,
-                    r->case_key);
+    return std::tie(r->model, r->target, r->weights, r->kv, r->workload, r->metric, r->measured_on, r->engine,
+                    r->ended_at, r->case_key);
   };
   std::stable_sort(rows.begin(), rows.end(), [&](const Record* a, const Record* b) { return order(a) < order(b); });
   std::string text = "[";

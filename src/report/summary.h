@@ -14,8 +14,8 @@ namespace qg {
 std::string summary_json(const Results& results);
 
 // `page` with the text between each pair of markers <!-- results:TABLE MODEL CARD --> and <!-- /results --> made anew.
-// TABLE is speed, accuracy or memory; MODEL and CARD may be left out, which takes all. Throws Error naming `where` and the
-// marker when a marker is not closed or its table is not known.
+// TABLE is speed, accuracy or memory; MODEL and CARD may be left out, which takes all. Throws Error naming `where` and
+// the marker when a marker is not closed or its table is not known.
 std::string with_result_tables(std::string_view page, const Study& study, const std::string& where);
 
 }  // namespace qg

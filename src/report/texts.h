@@ -35,8 +35,8 @@ class Speaker {
 
 // Figures for people: 12,345 · 812 · 81.2 · 8.12 · 0.0312; bytes as MB or GB (10^6, 10^9).
 std::string figure(double value);
-std::string percent(double share, int decimals = 1);          // "1.2 %"
-std::string signed_percent(double share, int decimals = 1);   // "+1.2 %"
+std::string percent(double share, int decimals = 1);         // "1.2 %"
+std::string signed_percent(double share, int decimals = 1);  // "+1.2 %"
 std::string bytes_figure(double bytes);
 std::string ppl_figure(double ppl);  // 41.12
 // Half an interval: "± 1.5 %" of the value, or "± 0.7" percentage points for a share.

@@ -61,17 +61,19 @@ TEST_P(BadFilter, PointsAtThePlace) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, BadFilter,
-    testing::Values(Bad{"", 0, "empty"}, Bad{"   ", 3, "empty"}, Bad{"gpu", 3, "operator"}, Bad{"gpu=", 4, "a value for gpu"},
-                    Bad{"card=a100", 0, "not a key"}, Bad{"weight=fp8", 0, "did you mean \"weights\""},
-                    Bad{"gpu=a100 & weights=awq", 19, "did you mean \"int4_awq\""},
-                    Bad{"gpu=h200", 4, "no case of this grid"}, Bad{"gpu=a1", 4, "a100"},
-                    Bad{"gpu<a100", 3, "does not go with gpu"}, Bad{"(gpu=a100", 0, "not closed"},
-                    Bad{"gpu=a100)", 8, "no opening"}, Bad{"gpu=a100 weights=fp8", 9, "\"&\" or \"|\""},
-                    Bad{"gpu=a100 &", 10, "a condition"}, Bad{"number=x", 7, "not a number"},
-                    Bad{"number=9-1", 7, "backwards"}, Bad{"number<1-2", 7, "not a number"},
-                    Bad{"number=99999999999", 7, "not a number"}, Bad{"kv=fp8,", 7, "a value for kv"}));
+INSTANTIATE_TEST_SUITE_P(All, BadFilter,
+                         testing::Values(Bad{"", 0, "empty"}, Bad{"   ", 3, "empty"}, Bad{"gpu", 3, "operator"},
+                                         Bad{"gpu=", 4, "a value for gpu"}, Bad{"card=a100", 0, "not a key"},
+                                         Bad{"weight=fp8", 0, "did you mean \"weights\""},
+                                         Bad{"gpu=a100 & weights=awq", 19, "did you mean \"int4_awq\""},
+                                         Bad{"gpu=h200", 4, "no case of this grid"}, Bad{"gpu=a1", 4, "a100"},
+                                         Bad{"gpu<a100", 3, "does not go with gpu"}, Bad{"(gpu=a100", 0, "not closed"},
+                                         Bad{"gpu=a100)", 8, "no opening"},
+                                         Bad{"gpu=a100 weights=fp8", 9, "\"&\" or \"|\""},
+                                         Bad{"gpu=a100 &", 10, "a condition"}, Bad{"number=x", 7, "not a number"},
+                                         Bad{"number=9-1", 7, "backwards"}, Bad{"number<1-2", 7, "not a number"},
+                                         Bad{"number=99999999999", 7, "not a number"},
+                                         Bad{"kv=fp8,", 7, "a value for kv"}));
 
 TEST(Filter, DeepNestingIsRefused) {
   EXPECT_THROW(Filter(std::string(1000, '('), grid()), Error);

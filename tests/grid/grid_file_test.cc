@@ -39,8 +39,11 @@ TEST(GridFile, SmallestGridHasDefaults) {
 }
 
 TEST(GridFile, OtherLettersMayStandInStringsAndComments) {
-  const char* const accepted[] = {"title = \"45 \xE4\xB8\xAA\" # \xE6\xB5\x8B", "title = '''a\n\xC3\xA9''''' # \xC3\xA9",
-                                  "title = \"\" # \xC3\xA9 \"", "title = \"a\\\"\xC3\xA9\"", "\xEF\xBB\xBFtitle = \"x\"",
+  const char* const accepted[] = {"title = \"45 \xE4\xB8\xAA\" # \xE6\xB5\x8B",
+                                  "title = '''a\n\xC3\xA9''''' # \xC3\xA9",
+                                  "title = \"\" # \xC3\xA9 \"",
+                                  "title = \"a\\\"\xC3\xA9\"",
+                                  "\xEF\xBB\xBFtitle = \"x\"",
                                   "title = \"\"\"\n\xC3\xA9 \\\"\"\" \"\"\""};
   for (const char* text : accepted) EXPECT_EQ(parse(std::string(text) + kOneCase).cases.size(), 1u) << text;
 }
@@ -107,8 +110,10 @@ TEST(GridFile, ShapeOfAFolderIsAskedFor) {
     shape.layers = 7;
     return shape;
   };
-  const Grid grid = parse("[models.mine]\nfolder = \"" + folder + "\"\n[cases]\nmust = [[1, \"mine\", \"a10\", \"fp16\", "
-                          "\"fp16\"]]\n", read);
+  const Grid grid = parse("[models.mine]\nfolder = \"" + folder +
+                              "\"\n[cases]\nmust = [[1, \"mine\", \"a10\", \"fp16\", "
+                              "\"fp16\"]]\n",
+                          read);
   EXPECT_EQ(grid.shape(grid.cases[0]).layers, 7);
 }
 
@@ -165,50 +170,64 @@ INSTANTIATE_TEST_SUITE_P(
         BadFile{"[cases]\nmust = []\n", {"no cases"}},
         BadFile{"[cases]\nmust = 3\n", {"mine.toml:2: cases.must", "a list"}},
         BadFile{"[cases]\nmay = []\n", {"mine.toml:2: cases.may", "must, baseline, int8"}},
-        BadFile{"[cases]\nmust = [[1, \"llama-3.1-8b\", \"a100\", \"fp8\"]]", {"mine.toml:2: cases.must[1]", "four strings"}},
+        BadFile{"[cases]\nmust = [[1, \"llama-3.1-8b\", \"a100\", \"fp8\"]]",
+                {"mine.toml:2: cases.must[1]", "four strings"}},
         BadFile{"[cases]\nmust = [\n[1, \"llama-3.1-8b\", \"a100\", \"awq\", \"fp16\"]]",
                 {"mine.toml:3", "\"awq\"", "did you mean \"int4_awq\"", "fp16, fp8, int4_awq, int8_sq"}},
-        BadFile{"[cases]\nmust = [[1, \"llama-3.1-8b\", \"a100\", \"fp8\", \"e4m3\"]]", {"\"e4m3\"", "fp16, fp8, int8"}},
+        BadFile{"[cases]\nmust = [[1, \"llama-3.1-8b\", \"a100\", \"fp8\", \"e4m3\"]]",
+                {"\"e4m3\"", "fp16, fp8, int8"}},
         BadFile{"[cases]\nmust = [[1, \"llama-3-8b\", \"a100\", \"fp8\", \"fp8\"]]",
                 {"\"llama-3-8b\"", "did you mean \"llama-3.1-8b\"", "mistral-7b"}},
         BadFile{"[cases]\nmust = [[1, \"llama-3.1-8b\", \"A100\", \"fp8\", \"fp8\"]]", {"did you mean \"a100\""}},
-        BadFile{"[cases]\nmust = [[0, \"llama-3.1-8b\", \"a100\", \"fp8\", \"fp8\"]]", {"0 cannot be the number", "999999"}},
-        BadFile{"[cases]\nmust = [[1, \"llama-3.1-8b\", \"a100\", \"fp8\", \"fp8\"],\n[1, \"llama-3.1-8b\", \"a10\", \"fp8\", "
-                "\"fp8\"]]", {"mine.toml:3", "two cases have the number 1"}},
-        BadFile{"[cases]\nmust = [[1, \"llama-3.1-8b\", \"a100\", \"fp8\", \"fp8\"],\n[2, \"llama-3.1-8b\", \"a100\", \"fp8\", "
-                "\"fp8\"]]", {"mine.toml:3", "twice"}},
+        BadFile{"[cases]\nmust = [[0, \"llama-3.1-8b\", \"a100\", \"fp8\", \"fp8\"]]",
+                {"0 cannot be the number", "999999"}},
+        BadFile{"[cases]\nmust = [[1, \"llama-3.1-8b\", \"a100\", \"fp8\", \"fp8\"],\n[1, \"llama-3.1-8b\", \"a10\", "
+                "\"fp8\", "
+                "\"fp8\"]]",
+                {"mine.toml:3", "two cases have the number 1"}},
+        BadFile{"[cases]\nmust = [[1, \"llama-3.1-8b\", \"a100\", \"fp8\", \"fp8\"],\n[2, \"llama-3.1-8b\", \"a100\", "
+                "\"fp8\", "
+                "\"fp8\"]]",
+                {"mine.toml:3", "twice"}},
         BadFile{"[[product]]\nmodels = []\n", {"mine.toml:2", "empty"}},
         BadFile{"[[product]]\nmodels = [\"mistral-7b\"]\ngpus = [\"h300\"]\nweights = [\"fp8\"]\nkv = [\"fp8\"]\n",
                 {"mine.toml:3: product[1].gpus", "\"h300\"", "h100"}},
-        BadFile{"[[product]]\nsection = \"implied\"\nmodels = [\"mistral-7b\"]\n", {"mine.toml:2", "must, baseline, int8"}},
+        BadFile{"[[product]]\nsection = \"implied\"\nmodels = [\"mistral-7b\"]\n",
+                {"mine.toml:2", "must, baseline, int8"}},
         BadFile{"[[product]]\nmodels = [\"mistral-7b\"]\n", {"\"gpus\" is missing", "product[1]"}},
         BadFile{"[models.\"../x\"]\nfolder = \"x\"\n", {"mine.toml:1", "cannot be part of a file name"}},
         BadFile{"[models.x]\nfolders = \"x\"\n", {"mine.toml:2: models.x.folders", "did you mean \"folder\""}},
         BadFile{"[models.llama-3.1-8b]\nfolder = \"x\"\n", {"mine.toml:1", "[models.\"llama-3.1-8b\"]"}},
         BadFile{"[cards.a100]\nsms = 1\n", {"mine.toml:1", "knows already"}},
         BadFile{"[cards.x]\ncompute_capability = \"8.9\"\n", {"mine.toml:2", "a number", "a string"}},
-        BadFile{"[cards.x]\ncompute_capability = 8.9\nmemory_gb = 1e12\n", {"mine.toml:3: cards.x.memory_gb", "out of range"}},
+        BadFile{"[cards.x]\ncompute_capability = 8.9\nmemory_gb = 1e12\n",
+                {"mine.toml:3: cards.x.memory_gb", "out of range"}},
         BadFile{"[cards.x]\ncompute_capability = 8.9\nmemory_gb = 24\nbandwidth_gbps = 300\nfp16_tflops = 120\n",
                 {"fp8_tflops"}}));
 
 INSTANTIATE_TEST_SUITE_P(
     Settings, BadGridFile,
     testing::Values(
-        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = \"decod\"\n",
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
+                "\"decod\"\n",
                 {"mine.toml:4: workloads[1].kind", "did you mean \"decode\"", "throughput"}},
         BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
-                "\"decode\"\nisl = 0\n", {"mine.toml:5: workloads[1].isl", "0 is out of range"}},
+                "\"decode\"\nisl = 0\n",
+                {"mine.toml:5: workloads[1].isl", "0 is out of range"}},
         BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
-                "\"throughput\"\nisl = 1\nosl = 1\nbatch = 2\n", {"mine.toml:7", "requests"}},
+                "\"throughput\"\nisl = 1\nosl = 1\nbatch = 2\n",
+                {"mine.toml:7", "requests"}},
         BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"a b\"\n",
                 {"mine.toml:3", "letters, digits"}},
         BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[accuracy]\nwindows = 3\n",
                 {"\"text\" is missing", "accuracy"}},
-        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[calibration]\ntext = \"a\"\nseed = -1\n",
-                {"mine.toml:4: calibration.seed", "-1 is out of range"}},
+        BadFile{
+            "cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[calibration]\ntext = \"a\"\nseed = -1\n",
+            {"mine.toml:4: calibration.seed", "-1 is out of range"}},
         BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[gates]\nmax_ppl_ratio = 0.9\n",
                 {"mine.toml:3: gates.max_ppl_ratio", "from 1"}},
-        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[gates]\nmax_ppl_ratio = nan\n", {"out of range"}},
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[gates]\nmax_ppl_ratio = nan\n",
+                {"out of range"}},
         BadFile{"title = \"a\\u001bb\"\n", {"mine.toml:1: title", "control characters"}}));
 
 TEST(GridFile, TooManyCasesAreRefused) {
@@ -223,7 +242,9 @@ TEST(GridFile, TooManyCasesAreRefused) {
   EXPECT_NE(error_of(text).find("more than 10000 cases"), std::string::npos);
 }
 
-TEST(GridFile, MissingFileIsAnError) { EXPECT_THROW(load_grid("/nowhere/grid.toml"), Error); }
+TEST(GridFile, MissingFileIsAnError) {
+  EXPECT_THROW(load_grid("/nowhere/grid.toml"), Error);
+}
 
 }  // namespace
 }  // namespace qg

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "grid/cards.h"
 #include "grid/models.h"
 
@@ -29,8 +31,7 @@ TEST(Names, CaseIdRoundTripOfAll) {
           const std::string id = case_id(m.name, card.id, w, kv);
           EXPECT_EQ(parse_case_id(id), (CaseId{m.name, card.id, w, kv})) << id;
         }
-  EXPECT_EQ(case_id("llama-3.2-3b", "a10", WeightFormat::int4_awq, KvFormat::fp8),
-            "llama-3.2-3b/a10/int4_awq/kv_fp8");
+  EXPECT_EQ(case_id("llama-3.2-3b", "a10", WeightFormat::int4_awq, KvFormat::fp8), "llama-3.2-3b/a10/int4_awq/kv_fp8");
 }
 
 TEST(Names, OthersAreNotParsed) {
@@ -38,14 +39,15 @@ TEST(Names, OthersAreNotParsed) {
                            "x-trtllm-ckpt-wq_fp8-kv_fp32", "x-trtllm-ckpt-wq_fp8", "x/y-trtllm-ckpt-wq_fp8-kv_fp16",
                            "X-trtllm-ckpt-wq_fp8-kv_fp16", "x-trtllm-ckpt-wq_fp8-kv_fp16/"})
     EXPECT_FALSE(parse_checkpoint_name(name)) << name;
-  for (const char* id : {"", "a/b/fp8", "a/b/fp8/fp8", "a/b/fp8/kv_fp8/c", "/b/fp8/kv_fp8", "a/b/FP8/kv_fp8",
-                         "../b/fp8/kv_fp8"})
+  for (const char* id :
+       {"", "a/b/fp8", "a/b/fp8/fp8", "a/b/fp8/kv_fp8/c", "/b/fp8/kv_fp8", "a/b/FP8/kv_fp8", "../b/fp8/kv_fp8"})
     EXPECT_FALSE(parse_case_id(id)) << id;
 }
 
 TEST(Names, NamesThatMayBecomeFileNames) {
   EXPECT_TRUE(is_valid_name("mistral-7b-instruct-v0.3"));
-  for (const char* name : {"", ".hidden", "-x", "a b", "a/b", "A", "..", "a\n"}) EXPECT_FALSE(is_valid_name(name)) << name;
+  for (const char* name : {"", ".hidden", "-x", "a b", "a/b", "A", "..", "a\n"})
+    EXPECT_FALSE(is_valid_name(name)) << name;
   EXPECT_FALSE(is_valid_name(std::string(65, 'a')));
 }
 
@@ -97,8 +99,10 @@ TEST(Cards, NearlyTheSameNameIsAnotherBoard) {
   EXPECT_NE(reason("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 9, 0, 9856).find("MIG"), std::string::npos);
 }
 
-TEST(Cards, OnlyAdaAndHopperHaveFp8) {
+TEST(Cards, RowsAreSound) {
+  std::set<std::string> names;
   for (const Card& card : cards()) {
+    for (const std::string& name : card.product_names) EXPECT_TRUE(names.insert(name).second) << name << " twice";
     EXPECT_EQ(card.has_fp8(), card.fp8_tflops > 0) << card.id;
     EXPECT_TRUE(is_valid_name(card.id));
     EXPECT_EQ(find_card(card.id), &card);

@@ -23,7 +23,9 @@ PlanOptions options(EngineId engine = EngineId::native) {
   return o;
 }
 
-std::vector<PlanRow> plan(EngineId engine = EngineId::native) { return make_plan(grid(), grid().cases, options(engine)); }
+std::vector<PlanRow> plan(EngineId engine = EngineId::native) {
+  return make_plan(grid(), grid().cases, options(engine));
+}
 
 std::vector<std::string> lines(const std::string& text) {
   std::vector<std::string> out;
@@ -87,9 +89,7 @@ TEST(Plan, CheckpointsOfTheTensorRtBackEnd) {
 
 TEST(Plan, WhatThisMachineCanDo) {
   PlanOptions o = options();
-  const auto status = [&](int number) {
-    return make_plan(grid(), {*grid().find_case(number)}, o).front().here.status;
-  };
+  const auto status = [&](int number) { return make_plan(grid(), {*grid().find_case(number)}, o).front().here.status; };
   EXPECT_EQ(status(1), HereStatus::accuracy_only);  // 2.2 GB of weights in 8 GB
   EXPECT_EQ(status(32), HereStatus::no);            // 16 GB
   o.machine.has_cuda_executor = true;
@@ -144,8 +144,10 @@ TEST(PlanText, Numbers) {
 }
 
 TEST(Plan, UnknownShapesAreNullNotZero) {
-  const Grid mine = parse_grid("[models.other]\nfolder = \"/nowhere\"\n[cases]\nmust = [[1, \"other\", \"a10\", \"fp8\", "
-                               "\"fp8\"]]\n", "g.toml");
+  const Grid mine = parse_grid(
+      "[models.other]\nfolder = \"/nowhere\"\n[cases]\nmust = [[1, \"other\", \"a10\", \"fp8\", "
+      "\"fp8\"]]\n",
+      "g.toml");
   const auto rows = make_plan(mine, mine.cases, options());
   const Json j = to_json(rows)[0];
   EXPECT_TRUE(j["weights_bytes"].is_null());
@@ -161,7 +163,8 @@ TEST(Commands, ScriptOfACase) {
   EXPECT_NE(text.find("quantgrid quantize"), std::string::npos);
   EXPECT_NE(text.find("--kv fp8 --isl 128 --osl 256 --batch 64"), std::string::npos);
   EXPECT_NE(text.find("quantgrid eval"), std::string::npos);
-  EXPECT_EQ(case_script(grid(), rows[30], options()).find("quantize --model"), std::string::npos);  // FP16: nothing to make
+  EXPECT_EQ(case_script(grid(), rows[30], options()).find("quantize --model"),
+            std::string::npos);  // FP16: nothing to make
   const auto tensorrt = plan(EngineId::trtllm_tensorrt);
   EXPECT_NE(case_script(grid(), tensorrt[1], options(EngineId::trtllm_tensorrt)).find("exit 4"), std::string::npos);
   EXPECT_NE(case_script(grid(), tensorrt[5], options(EngineId::trtllm_tensorrt)).find("--kv fp8"), std::string::npos);

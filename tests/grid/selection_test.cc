@@ -25,8 +25,9 @@ Candidate row(int number, WeightFormat weights, double value, double half_width,
 using enum WeightFormat;
 
 TEST(Pick, FastestAmongTheAdmissibleWins) {
-  const Pick p = pick(Use::latency, {row(1, fp16, 100, 1, 10.0, 0), row(2, fp8, 180, 1, 10.1, 0.01),
-                                     row(3, int4_awq, 300, 1, 10.4, 0.04)}, Gates{});
+  const Pick p = pick(
+      Use::latency,
+      {row(1, fp16, 100, 1, 10.0, 0), row(2, fp8, 180, 1, 10.1, 0.01), row(3, int4_awq, 300, 1, 10.4, 0.04)}, Gates{});
   ASSERT_TRUE(p.winner && p.runner_up);
   EXPECT_EQ(p.winner->weights, fp8);
   EXPECT_EQ(p.runner_up->weights, fp16);
@@ -71,8 +72,8 @@ TEST(Pick, TiesByOverlapAndBySmallDifference) {
 }
 
 TEST(Pick, RunnerUpIsTheNextThatDoesNotTie) {
-  const Pick p = pick(Use::throughput, {row(1, fp16, 50, 1, 10, 0), row(2, fp8, 100, 1, 10, 0),
-                                        row(3, int8_sq, 99, 1, 10, 0)}, Gates{});
+  const Pick p = pick(Use::throughput,
+                      {row(1, fp16, 50, 1, 10, 0), row(2, fp8, 100, 1, 10, 0), row(3, int8_sq, 99, 1, 10, 0)}, Gates{});
   EXPECT_EQ(p.winner->number, 2);
   ASSERT_EQ(p.ties.size(), 1u);
   EXPECT_EQ(p.ties[0].number, 3);
@@ -116,7 +117,8 @@ TEST(Pick, UnmeasuredIsOutWithAReason) {
 }
 
 TEST(Pick, NothingAdmissibleShowsTheLeastBad) {
-  const Pick p = pick(Use::latency, {row(1, int4_awq, 300, 1, 13.0, 0.25), row(2, int4_awq, 200, 1, 12.0, 0.20)}, Gates{});
+  const Pick p =
+      pick(Use::latency, {row(1, int4_awq, 300, 1, 13.0, 0.25), row(2, int4_awq, 200, 1, 12.0, 0.20)}, Gates{});
   EXPECT_FALSE(p.winner);
   ASSERT_TRUE(p.least_bad);
   EXPECT_EQ(p.least_bad->number, 2);
@@ -138,9 +140,10 @@ TEST(Pick, FlagsMoveTheGates) {
   Gates loose;
   loose.max_ppl_ratio = 1.5;
   loose.max_kld_nats = 1;
-  EXPECT_EQ(pick(Use::latency, {row(1, int4_awq, 300, 1, 13, 0.25), row(2, fp16, 100, 1, 10, 0)}, loose).winner->number, 1);
-  EXPECT_EQ(pick(Use::latency, {row(1, int4_awq, 300, 1, 13, 0.25), row(2, fp16, 100, 1, 10, 0)}, Gates{}).winner->number,
-            2);
+  EXPECT_EQ(pick(Use::latency, {row(1, int4_awq, 300, 1, 13, 0.25), row(2, fp16, 100, 1, 10, 0)}, loose).winner->number,
+            1);
+  EXPECT_EQ(
+      pick(Use::latency, {row(1, int4_awq, 300, 1, 13, 0.25), row(2, fp16, 100, 1, 10, 0)}, Gates{}).winner->number, 2);
 }
 
 TEST(Pick, ReasonsSpeak) {

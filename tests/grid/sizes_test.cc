@@ -12,7 +12,9 @@
 namespace qg {
 namespace {
 
-const ModelShape& shape(const char* model) { return find_known_model(model)->shape; }
+const ModelShape& shape(const char* model) {
+  return find_known_model(model)->shape;
+}
 
 void expect_near_share(double actual, double expected, double share, const std::string& what) {
   EXPECT_NEAR(actual, expected, share * expected) << what;
@@ -30,7 +32,8 @@ TEST(Memory, WeightsOfTheModels) {
   const struct {
     const char* model;
     double fp16, eight_bit, int4;
-  } rows[] = {{"llama-3.2-3b", 6.43, 3.61, 2.25}, {"llama-3.1-8b", 16.06, 9.08, 5.73}, {"mistral-7b", 14.50, 7.52, 4.16}};
+  } rows[] = {
+      {"llama-3.2-3b", 6.43, 3.61, 2.25}, {"llama-3.1-8b", 16.06, 9.08, 5.73}, {"mistral-7b", 14.50, 7.52, 4.16}};
   for (const auto& row : rows) {
     const auto gb = [&](WeightFormat w) { return static_cast<double>(weights_bytes(shape(row.model), w)) / 1e9; };
     expect_near_share(gb(WeightFormat::fp16), row.fp16, 0.002, row.model);
@@ -43,8 +46,17 @@ TEST(Memory, WeightsOfTheModels) {
 
 // Hand count for a model small enough: 1 layer, hidden 64, 2 heads of 32, 1 KV head, ffn 128, vocabulary 100.
 TEST(Memory, WeightsCountedByHand) {
-  ModelShape s{.family = "llama", .layers = 1, .hidden = 64, .heads = 2, .kv_heads = 1, .head_dim = 32, .ffn = 128,
-               .vocab = 100, .tied_embeddings = true, .rope_scaling = {}, .sliding_window = {}};
+  ModelShape s{.family = "llama",
+               .layers = 1,
+               .hidden = 64,
+               .heads = 2,
+               .kv_heads = 1,
+               .head_dim = 32,
+               .ffn = 128,
+               .vocab = 100,
+               .tied_embeddings = true,
+               .rope_scaling = {},
+               .sliding_window = {}};
   const int64_t linear = 128 * 64 + 64 * 64 + 2 * 128 * 64 + 64 * 128;  // 36,864
   const int64_t rest = 2 * 100 * 64 + 2 * 3 * 64;
   EXPECT_EQ(weights_bytes(s, WeightFormat::fp16), 2 * linear + rest);
@@ -76,8 +88,9 @@ TEST(Memory, GreatestBatchIsTheLastThatFits) {
   EXPECT_THROW(max_batch(s, *find_card("cpu"), WeightFormat::fp16, KvFormat::fp16, 4096), Error);
 }
 
-// docs/grid.md, table of rooflines: tokens/s at batch 1 with 512 tokens of KV (16-bit beside FP16 weights, else 8-bit),
-// ridge, spec prefill, and the serial model at 128/128, 1000/1000 and 2048/128 with the batch that reaches 95 % of it.
+// Planning figures computed apart from this program from the formulas in docs/grid.md: tokens/s at batch 1 with 512
+// tokens of KV (16-bit beside FP16 weights, else 8-bit), ridge, data-sheet prefill, and the serial model at 128/128,
+// 1000/1000 and 2048/128 with the batch that reaches 95 % of it.
 struct PublishedRow {
   const char* model;
   const char* card;
@@ -121,7 +134,8 @@ TEST(Roofline, PublishedTable) {
 TEST(Roofline, VariantsOfBoards) {
   const ModelShape& s = shape("llama-3.1-8b");
   const auto t = [&](const char* card, WeightFormat w) {
-    return serial_throughput(s, *find_card(card), w, w == WeightFormat::fp16 ? KvFormat::fp16 : KvFormat::fp8, 1000, 1000)
+    return serial_throughput(s, *find_card(card), w, w == WeightFormat::fp16 ? KvFormat::fp16 : KvFormat::fp8, 1000,
+                             1000)
         ->output_tok_s;
   };
   expect_near_share(t("a100-40g", WeightFormat::fp16), 3423, 0.006, "a100-40g");
@@ -158,7 +172,7 @@ TEST(Estimate, OrdersOfMagnitude) {
   const Card& h100 = *find_card("h100");
   EXPECT_EQ(quantize_seconds(s, h100, WeightFormat::fp16, grid.calibration), 0);
   const double fp8 = quantize_seconds(s, h100, WeightFormat::fp8, grid.calibration);
-  EXPECT_GT(fp8, 20);   // 25 GB of files alone
+  EXPECT_GT(fp8, 20);  // 25 GB of files alone
   EXPECT_LT(fp8, 300);
   EXPECT_GT(quantize_seconds(s, h100, WeightFormat::int4_awq, grid.calibration), fp8 - 5);
   const double quick = run_seconds(s, h100, WeightFormat::fp8, KvFormat::fp8, grid, Profile::quick);

@@ -152,8 +152,8 @@ TEST(Support, AgreesWithTheTable) {
     for (size_t i = 0; i < columns.size(); ++i) {
       const auto& cell = *row.get(2 + i)->as_array();
       const auto slash = columns[i].find('/');
-      const EngineSpec& engine = find_engine(columns[i].substr(0, slash),
-                                             slash == std::string::npos ? "" : columns[i].substr(slash + 1));
+      const EngineSpec& engine =
+          find_engine(columns[i].substr(0, slash), slash == std::string::npos ? "" : columns[i].substr(slash + 1));
       const Support s = support(plan_grid(), *c, engine.id);
       EXPECT_EQ(to_string(s.status), *cell.get(0)->value<std::string>()) << c->id() << " on " << columns[i];
       EXPECT_EQ(s.source, sources.get_string(*cell.get(1)->value<std::string>())) << c->id() << " on " << columns[i];

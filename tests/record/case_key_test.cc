@@ -5,15 +5,25 @@
 namespace qg {
 namespace {
 
-const CaseIdentity kIdentity{.model_sha = "11", .recipe_sha = "22", .weights = "int4_awq", .kv = "fp8",
-                             .workload = "decode/b8 isl=128 osl=256", .engine = "native", .engine_build = "33",
-                             .engine_flags = "--deterministic", .target = "a10", .measured_on = "h100"};
+const CaseIdentity kIdentity{.model_sha = "11",
+                             .recipe_sha = "22",
+                             .weights = "int4_awq",
+                             .kv = "fp8",
+                             .workload = "decode/b8 isl=128 osl=256",
+                             .engine = "native",
+                             .engine_build = "33",
+                             .engine_flags = "--deterministic",
+                             .target = "a10",
+                             .measured_on = "h100"};
 
-// python3 -c 'import json,hashlib;print(hashlib.sha256(json.dumps({"engine":"native","engine_build":"33","engine_flags":
+// python3 -c 'import
+// json,hashlib;print(hashlib.sha256(json.dumps({"engine":"native","engine_build":"33","engine_flags":
 // "--deterministic","kv":"fp8","measured_on":"h100","model_sha":"11","recipe_sha":"22","schema_version":1,"target":"a10",
 // "weights":"int4_awq","workload":"decode/b8 isl=128 osl=256"},sort_keys=True,separators=(",",":")).encode())
 // .hexdigest()[:16])'
-TEST(CaseKey, IsTheHashOfCanonicalJson) { EXPECT_EQ(case_key(kIdentity), "4ce8c1f930fd8f0a"); }
+TEST(CaseKey, IsTheHashOfCanonicalJson) {
+  EXPECT_EQ(case_key(kIdentity), "4ce8c1f930fd8f0a");
+}
 
 TEST(CaseKey, EveryPartMatters) {
   const auto differs = [](auto member) {

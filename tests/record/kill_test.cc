@@ -1,5 +1,5 @@
-// A writer is killed with SIGKILL at random moments and started again, until all cases are done. Nothing that the writer
-// had reported as written may be lost, nothing may stand twice, and every case must be whole.
+// A writer is killed with SIGKILL at random moments and started again, until all cases are done. Nothing that the
+// writer had reported as written may be lost, nothing may stand twice, and every case must be whole.
 #include <signal.h>
 #include <sys/wait.h>
 

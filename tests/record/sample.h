@@ -55,8 +55,15 @@ inline Record common(const std::string& workload = "decode/b1", const std::strin
   r.case_id = r.model + "/cpu/" + weights + "/kv_fp16";
   r.workload = workload;
   r.executor = "cpu";
-  r.case_key = case_key({.model_sha = "aa", .recipe_sha = "bb", .weights = weights, .kv = "fp16", .workload = workload,
-                         .engine = "native", .engine_build = "cc", .engine_flags = "", .target = "cpu",
+  r.case_key = case_key({.model_sha = "aa",
+                         .recipe_sha = "bb",
+                         .weights = weights,
+                         .kv = "fp16",
+                         .workload = workload,
+                         .engine = "native",
+                         .engine_build = "cc",
+                         .engine_flags = "",
+                         .target = "cpu",
                          .measured_on = "cpu"});
   return r;
 }

@@ -1,4 +1,5 @@
-// docs/schema.md and the tables in code say the same: every row of the page's tables is one of the code's, in its order.
+// docs/schema.md and the tables in code say the same: every row of the page's tables is one of the code's, in its
+// order.
 #include <gtest/gtest.h>
 
 #include "core/file.h"
@@ -12,8 +13,8 @@ template <typename T>
 std::string table_of(const std::vector<Field<T>>& fields) {
   std::string text = "| field | type | meaning |\n|---|---|---|\n";
   for (const auto& field : fields)
-    text += "| `" + std::string(field.name) + "` | " + std::string(type_name(field)) + " | " + std::string(field.meaning) +
-            " |\n";
+    text += "| `" + std::string(field.name) + "` | " + std::string(type_name(field)) + " | " +
+            std::string(field.meaning) + " |\n";
   return text;
 }
 
@@ -22,8 +23,10 @@ std::string table_of_metrics() {
   for (const MetricSpec& m : metrics())
     text += "| `" + std::string(m.name) + "` | " + std::string(m.unit) + " | " + std::string(m.suite) + " | " +
             std::string(m.stat) + " | " +
-            (m.better == Better::more ? "more" : m.better == Better::less ? "less" : "–") + " | " + std::string(m.meaning) +
-            " |\n";
+            (m.better == Better::more   ? "more"
+             : m.better == Better::less ? "less"
+                                        : "–") +
+            " | " + std::string(m.meaning) + " |\n";
   return text;
 }
 

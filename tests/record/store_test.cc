@@ -70,9 +70,9 @@ TEST(Store, RoundTrip) {
 
 TEST(Store, NewestValidAttemptWins) {
   Folder folder;
-  const Results results =
-      load_results({journal(folder, "old", 20, "2026-11-20T00:00:00Z"), journal(folder, "new", 20.1, "2026-11-21T00:00:00Z"),
-                    journal(folder, "bad", 50, "2026-11-22T00:00:00Z", false)});
+  const Results results = load_results({journal(folder, "old", 20, "2026-11-20T00:00:00Z"),
+                                        journal(folder, "new", 20.1, "2026-11-21T00:00:00Z"),
+                                        journal(folder, "bad", 50, "2026-11-22T00:00:00Z", false)});
   ASSERT_EQ(results.attempts.size(), 6u) << "all are kept";
   const auto chosen = results.chosen();
   ASSERT_EQ(chosen.size(), 2u);
@@ -82,12 +82,14 @@ TEST(Store, NewestValidAttemptWins) {
 
 TEST(Store, DisagreeingDuplicatesAreFlagged) {
   Folder folder;
-  const Results results =
-      load_results({journal(folder, "old", 20, "2026-11-20T00:00:00Z"), journal(folder, "new", 24, "2026-11-21T00:00:00Z")});
+  const Results results = load_results(
+      {journal(folder, "old", 20, "2026-11-20T00:00:00Z"), journal(folder, "new", 24, "2026-11-21T00:00:00Z")});
   int flagged = 0;
   for (const StoredAttempt& stored : results.attempts) {
     flagged += stored.disagrees;
-    if (stored.disagrees) { EXPECT_EQ(stored.attempt.done.subject.run_id, "run-old"); }
+    if (stored.disagrees) {
+      EXPECT_EQ(stored.attempt.done.subject.run_id, "run-old");
+    }
   }
   EXPECT_EQ(flagged, 2);
 }

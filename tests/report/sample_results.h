@@ -1,6 +1,6 @@
 #pragma once
-// Made-up results that look like real ones: the demo's eight cases on a CPU, and journals of the plan of 45 cases from an
-// H100 box, an L4 box and a box with random weights. The figures are invented.
+// Made-up results that look like real ones: the demo's eight cases on a CPU, and journals of the plan of 45 cases from
+// an H100 box, an L4 box and a box with random weights. The figures are invented.
 #include <cmath>
 #include <string>
 #include <vector>
@@ -47,8 +47,15 @@ inline Record about_case(const Case& c, const std::string& measured_on, const st
   r.cross_target = c.gpu != measured_on;
   r.executor = measured_on == "cpu" ? "cpu" : "cuda";
   r.workload = workload;
-  r.case_key = case_key({.model_sha = c.model, .recipe_sha = "r", .weights = r.weights, .kv = r.kv, .workload = workload,
-                         .engine = "native", .engine_build = "k", .engine_flags = "", .target = c.gpu,
+  r.case_key = case_key({.model_sha = c.model,
+                         .recipe_sha = "r",
+                         .weights = r.weights,
+                         .kv = r.kv,
+                         .workload = workload,
+                         .engine = "native",
+                         .engine_build = "k",
+                         .engine_flags = "",
+                         .target = c.gpu,
                          .measured_on = measured_on});
   return r;
 }
@@ -77,9 +84,9 @@ inline void add_accuracy(JournalWriter& journal, const Case& c, const std::strin
   journal.append_case(done, rows);
 }
 
-inline void add_speed(JournalWriter& journal, const Case& c, const std::string& measured_on, const std::string& workload,
-                      double tok_s, const std::string& path, double roofline = 0, bool synthetic = false,
-                      double relative = 0.008) {
+inline void add_speed(JournalWriter& journal, const Case& c, const std::string& measured_on,
+                      const std::string& workload, double tok_s, const std::string& path, double roofline = 0,
+                      bool synthetic = false, double relative = 0.008) {
   Record r = about_case(c, measured_on, workload);
   r.compute_path = path;
   r.synthetic = synthetic;
@@ -122,18 +129,23 @@ inline void write_demo(const std::filesystem::path& file) {
   }
 }
 
-inline double scale_of(const std::string& model) { return model == "llama-3.2-3b" ? 2.4 : model == "mistral-7b" ? 1.08 : 1; }
+inline double scale_of(const std::string& model) {
+  return model == "llama-3.2-3b" ? 2.4 : model == "mistral-7b" ? 1.08 : 1;
+}
 
 // The H100 box: its own cases, accuracy of the A10's cases by --target a10, and one case that ran out of memory.
 inline void write_h100(const std::filesystem::path& file, const Grid& grid) {
   JournalWriter journal(file, box("0194-h100", "NVIDIA H100 80GB HBM3", "2026-11-21T09:30:00Z"));
   for (const Case& c : grid.cases) {
-    const double scale = scale_of(c.model), base_ppl = c.model == "llama-3.2-3b" ? 11.32 : c.model == "mistral-7b" ? 7.91 : 8.64;
+    const double scale = scale_of(c.model), base_ppl = c.model == "llama-3.2-3b" ? 11.32
+                                                       : c.model == "mistral-7b" ? 7.91
+                                                                                 : 8.64;
     const bool kv8 = c.kv == KvFormat::fp8;
     if (c.gpu == "h100") {
       const bool fp8 = c.weights == WeightFormat::fp8;
       const std::string path = fp8 ? "w8a8_fp8" : "w16a16";
-      add_accuracy(journal, c, "h100", base_ppl, {fp8 ? (kv8 ? 1.0091 : 1.0064) : 1, kv8 ? 0.0131 : 0.0102, kv8 ? 0.961 : 0.967}, path);
+      add_accuracy(journal, c, "h100", base_ppl,
+                   {fp8 ? (kv8 ? 1.0091 : 1.0064) : 1, kv8 ? 0.0131 : 0.0102, kv8 ? 0.961 : 0.967}, path);
       add_speed(journal, c, "h100", "decode/b1", scale * (fp8 ? (kv8 ? 246 : 243) : 151), path, fp8 ? 0.74 : 0.78);
       add_speed(journal, c, "h100", "decode/b8", scale * (fp8 ? 1840 : 1130), path, 0.7);
       add_speed(journal, c, "h100", "decode/b64", scale * (fp8 ? (kv8 ? 11900 : 11050) : 7300), path, 0.61);
@@ -142,8 +154,9 @@ inline void write_h100(const std::filesystem::path& file, const Grid& grid) {
     if (c.gpu == "a10") {
       const bool int4 = c.weights == WeightFormat::int4_awq;
       const std::string path = int4 ? "w4a16" : "w8a8_int8";
-      add_accuracy(journal, c, "h100", base_ppl, {int4 ? 1.031 : 1.007, int4 ? 0.041 : 0.012, int4 ? 0.921 : 0.963}, path);
-      add_speed(journal, c, "h100", "decode/b1", 999 * scale, path);  // an H100's, never to be shown as the A10's
+      add_accuracy(journal, c, "h100", base_ppl, {int4 ? 1.031 : 1.007, int4 ? 0.041 : 0.012, int4 ? 0.921 : 0.963},
+                   path);
+      add_speed(journal, c, "h100", "decode/b1", 54321 * scale, path);  // an H100's, never to be shown as the A10's
     }
   }
 }

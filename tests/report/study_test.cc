@@ -13,7 +13,9 @@
 namespace qg {
 namespace {
 
-Grid plan() { return parse_grid(kDefaultGrid, "trt-llm-45.toml"); }
+Grid plan() {
+  return parse_grid(kDefaultGrid, "trt-llm-45.toml");
+}
 
 Study demo_study(const Gates& gates = {}) {
   sample::Folder folder;
@@ -27,7 +29,8 @@ Study plan_study() {
   sample::write_h100(folder / "h100.jsonl", grid);
   sample::write_l4(folder / "l4.jsonl", grid);
   sample::write_synthetic(folder / "a100.jsonl", grid);
-  return make_study(load_results({folder / "h100.jsonl", folder / "l4.jsonl", folder / "a100.jsonl"}), grid, grid.gates);
+  return make_study(load_results({folder / "h100.jsonl", folder / "l4.jsonl", folder / "a100.jsonl"}), grid,
+                    grid.gates);
 }
 
 const Group& group_of(const Study& study, std::string_view model, std::string_view gpu) {
@@ -143,7 +146,8 @@ TEST(Explain, SentencesNameThePickAndWhy) {
   const std::string latency = pick_sentence(study, study.groups[0], Use::latency, en);
   for (const char* part : {"serve INT8 SmoothQuant + FP16 KV", "25.3 tok/s", "ties with", "+1.6 %", "0.0172 nats"})
     EXPECT_NE(latency.find(part), std::string::npos) << latency;
-  EXPECT_NE(pick_sentence(study, study.groups[0], Use::latency, zh).find("选 INT8 SmoothQuant + FP16 KV"), std::string::npos);
+  EXPECT_NE(pick_sentence(study, study.groups[0], Use::latency, zh).find("选 INT8 SmoothQuant + FP16 KV"),
+            std::string::npos);
   EXPECT_NE(group_title(study, study.groups[0], en).find("not a graphics card's speed"), std::string::npos);
   const Json json = picks_as_json(study);
   ASSERT_EQ(json.size(), 3u);
@@ -157,7 +161,8 @@ TEST(Prices, TomlAndJson) {
   EXPECT_NEAR(*toml.per_million_tokens("h100", 1000), 1.0, 1e-12);  // 3.6 an hour = 0.001 a second = 1000 tokens
   EXPECT_FALSE(toml.per_million_tokens("l4", 1000));
   EXPECT_EQ(parse_prices("{\"per_hour\": {\"l4\": 0.5}}", "p.json").per_hour.at("l4"), 0.5);
-  for (const char* wrong : {"", "h100 = \"much\"", "h100 = -1", "{\"h100\": null}", "= 3", "[1]", "\"../x\" = 1", "h100 = nan"})
+  for (const char* wrong :
+       {"", "h100 = \"much\"", "h100 = -1", "{\"h100\": null}", "= 3", "[1]", "\"../x\" = 1", "h100 = nan"})
     EXPECT_THROW(parse_prices(wrong, "p"), Error) << wrong;
 }
 

@@ -42,13 +42,15 @@ TEST(Texts, CodeAndTableAgree) {
     EXPECT_NO_THROW(text_of(Language::en, (*it)[1].str())) << (*it)[1].str();
   for (const Text& text : texts()) {
     const std::string key(text.key), family = key.substr(0, key.find('.') + 1);
-    const bool used = code.find("\"" + key + "\"") != std::string::npos || code.find("\"" + family + "\"") != std::string::npos ||
-                      key.ends_with(".title");
+    const bool used = code.find("\"" + key + "\"") != std::string::npos ||
+                      code.find("\"" + family + "\"") != std::string::npos || key.ends_with(".title");
     EXPECT_TRUE(used) << key << " is in the table and nobody says it";
   }
 }
 
-TEST(Texts, UnknownKeyIsAnError) { EXPECT_THROW(text_of(Language::en, "no.such"), Error); }
+TEST(Texts, UnknownKeyIsAnError) {
+  EXPECT_THROW(text_of(Language::en, "no.such"), Error);
+}
 
 TEST(Texts, Figures) {
   EXPECT_EQ(figure(12345.6), "12,346");
