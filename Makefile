@@ -50,7 +50,7 @@ check:  ## include rules, tests reached, style, format; every header compiled al
 
 format:  ## clang-format-14 on every source
 	@command -v clang-format-14 >/dev/null || { echo "clang-format-14 is not installed; run 'make setup'" >&2; exit 4; }
-	@find src apps tests bench -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs clang-format-14 -i
+	@find src apps tests bench -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null | xargs clang-format-14 -i
 
 tidy:  ## clang-tidy on every source (needs build/cpu, from make build)
 	@scripts/tidy.sh

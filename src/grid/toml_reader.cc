@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstddef>
 #include <tuple>
 #include <utility>
 
@@ -44,85 +43,18 @@ std::string_view type_name(const toml::node& node) {
   }
 }
 
-// Where the TOML text leaves strings and comments, TOML allows ASCII only. Checked before parsing, because toml++ 3.3
-// has undefined behaviour there (its test for non-ASCII white space), and because a curly quote deserves a plain
-// message.
-class AsciiCheck {
- public:
-  AsciiCheck(std::string_view text, const std::string& file) : text_(text), file_(file) {}
-
-  void run() {
-    if (text_.starts_with("\xEF\xBB\xBF")) at_ = 3;  // byte-order mark
-    while (at_ < text_.size()) {
-      const char c = text_[at_];
-      if (c == '#')
-        skip_line();
-      else if (c == '"' || c == '\'')
-        skip_string(c);
-      else if (static_cast<unsigned char>(c) >= 0x80)
-        refuse();
-      else
-        ++at_;
-    }
-  }
-
- private:
-  void skip_line() { at_ = std::min(text_.find('\n', at_), text_.size()); }
-
-  void skip_string(char quote) {
-    const std::string three(3, quote);
-    if (!text_.substr(at_).starts_with(three)) return skip_short_string(quote);
-    at_ += 3;
-    while (at_ < text_.size() && !text_.substr(at_).starts_with(three)) skip_character(quote);
-    at_ = std::min(at_ + 3, text_.size());
-    // Up to two more quotes belong to the string.
-    for (int i = 0; i < 2 && at_ < text_.size() && text_[at_] == quote; ++i) ++at_;
-  }
-
-  void skip_short_string(char quote) {
-    for (++at_; at_ < text_.size() && text_[at_] != quote && text_[at_] != '\n';) skip_character(quote);
-    at_ = std::min(at_ + 1, text_.size());
-  }
-
-  // One character of a string, or an escape. A backslash may also join lines: toml++ then looks for white space, so the
-  // first character behind it must be ASCII too.
-  void skip_character(char quote) {
-    if (text_[at_] != '\\' || quote != '"') {
-      ++at_;
-      return;
-    }
-    const size_t next = text_.find_first_not_of(" \t\r\n", at_ + 1);
-    if (next != std::string_view::npos && static_cast<unsigned char>(text_[next]) >= 0x80) {
-      at_ = next;
-      refuse();
-    }
-    at_ += 2;
-  }
-
-  [[noreturn]] void refuse() const {
-    const auto line = 1 + std::count(text_.begin(), text_.begin() + static_cast<std::ptrdiff_t>(at_), '\n');
-    throw Error("a character that is not ASCII stands outside strings and comments, or behind a backslash",
-                fmt::format("{}:{}", file_, line), "use plain quotes (\") and put names with other letters into them");
-  }
-
-  std::string_view text_;
-  const std::string& file_;
-  size_t at_ = 0;
-};
-
 }  // namespace
 
 toml::table parse_toml(std::string_view text, const std::string& file) {
   if (static_cast<int64_t>(text.size()) > kMaxTomlBytes)
     throw Error(fmt::format("{} bytes are too many for a grid file; the limit is {}", text.size(), kMaxTomlBytes),
                 file);
-  AsciiCheck(text, file).run();
   try {
     return toml::parse(text, std::string_view(file));
   } catch (const toml::parse_error& e) {
     throw Error(fmt::format("not valid TOML: {}", shown(e.description())),
                 fmt::format("{}:{}", file, e.source().begin.line),
-                "strings stand in double quotes, lists in [ ], tables begin with [name]");
+                "strings stand in plain double quotes (\"), lists in [ ], tables begin with [name]");
   }
 }
 

@@ -1,13 +1,13 @@
 #pragma once
 // TOML through toml++, with reads that name file, line, key and the allowed values. Strict: a key that nobody asked
 // about is an error.
-#include <toml++/toml.h>
-
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "grid/tomlplusplus.h"
 
 namespace qg {
 

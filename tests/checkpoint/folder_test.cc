@@ -83,6 +83,7 @@ TEST(ByteTokenizer, HasEveryByteOnce) {
   EXPECT_EQ(vocab["\u0120"], 32);  // the space
   EXPECT_EQ(vocab["\u0100"], 0);
   EXPECT_EQ(vocab["\u00ff"], 255);
+  EXPECT_EQ(vocab["\u0143"], 173);  // the soft hyphen does not print
   EXPECT_TRUE(byte_tokenizer_files(258).empty());
 }
 
@@ -118,6 +119,19 @@ TEST(HuggingfaceWriter, RoundTrips) {
   other.recipe["a"] = 3;
   EXPECT_NE(lineage.recipe_hash(), other.recipe_hash());
   EXPECT_EQ(read_file(out / "a/tokenizer.json"), read_file(out / "b/tokenizer.json"));
+}
+
+// A folder of another writer: the parts of a stacked layer go back to their own names.
+TEST(HuggingfaceWriter, SplitsWhatItStacked) {
+  const TestFolder out;
+  const auto model = open_model(kGolden / "models/llama-gqa3-tied-fp16");
+  WriterOptions options = writer_options(out / "copy", Layout::huggingface);
+  options.table = model->table();
+  const auto writer = create_checkpoint(options);
+  for (const LinearSpec& spec : model->table().linears) writer->write(spec, model->linear(spec));
+  for (const TensorSpec& spec : model->table().tensors) writer->write(spec, model->tensor(spec));
+  writer->finish();
+  EXPECT_EQ(open_model(out / "copy")->weights_hash(), model->weights_hash());
 }
 
 TEST(Writers, LeaveNothingUnfinished) {

@@ -44,7 +44,7 @@ TEST(GridFile, OtherLettersMayStandInStringsAndComments) {
                                   "title = \"\" # \xC3\xA9 \"",
                                   "title = \"a\\\"\xC3\xA9\"",
                                   "\xEF\xBB\xBFtitle = \"x\"",
-                                  "title = \"\"\"\n\xC3\xA9 \\\"\"\" \"\"\""};
+                                  "title = \"\"\"a \\\n\xC3\xA9 \\\"\"\" \"\"\""};
   for (const char* text : accepted) EXPECT_EQ(parse(std::string(text) + kOneCase).cases.size(), 1u) << text;
 }
 
@@ -163,8 +163,8 @@ INSTANTIATE_TEST_SUITE_P(
     All, BadGridFile,
     testing::Values(
         BadFile{"", {"no cases"}}, BadFile{"title = \n", {"mine.toml:1", "not valid TOML"}},
-        BadFile{"# caf\xC3\xA9\ntitle = \xE2\x80\x9Cmine\xE2\x80\x9D\n", {"mine.toml:2", "not ASCII", "plain quotes"}},
-        BadFile{"title = \"\"\"a\\\n\xC3\xA9\"\"\"\n", {"mine.toml:2", "behind a backslash"}},
+        BadFile{"# caf\xC3\xA9\ntitle = \xE2\x80\x9Cmine\xE2\x80\x9D\n",
+                {"mine.toml:2", "not valid TOML", "plain double quotes"}},
         BadFile{"a = 1\na = 2\n", {"mine.toml:2"}},
         BadFile{"[case]\nmust = []\n", {"mine.toml:1", "\"case\"", "did you mean \"cases\"", "workloads"}},
         BadFile{"[cases]\nmust = []\n", {"no cases"}},

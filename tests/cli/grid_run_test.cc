@@ -1,0 +1,157 @@
+// A whole grid through the command line on a tiny model: made, measured, resumed after kill -9, picked, reported.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <thread>
+
+#include "core/json.h"
+#include "tests/cli/program.h"
+
+namespace qg {
+namespace {
+
+namespace fs = std::filesystem;
+
+const char* const kGrid = R"(title = "tiny"
+models_dir = "models"
+
+[models.tiny]
+folder = "models/tiny"
+
+[[product]]
+section = "baseline"
+models = ["tiny"]
+gpus = ["cpu"]
+weights = ["fp16"]
+kv = ["fp16"]
+
+[[product]]
+section = "must"
+models = ["tiny"]
+gpus = ["cpu"]
+weights = ["fp8", "int4_awq"]
+kv = ["fp16", "fp8"]
+
+[[workloads]]
+name = "decode/b2"
+kind = "decode"
+isl = 8
+osl = 8
+batch = 2
+rounds = 2
+
+[accuracy]
+text = "text.txt"
+windows = 1
+window_tokens = 64
+
+[calibration]
+text = "text.txt"
+samples = 4
+sample_tokens = 48
+search_tokens = 64
+)";
+
+class GridRunTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fresh_folder("grid-run");
+    write_text(folder_ / "grid.toml", kGrid);
+    std::string text;
+    for (int i = 0; i < 300; ++i) text += "line " + std::to_string(i * 7919) + " of a text; ";
+    write_text(folder_ / "text.txt", text);
+    const Outcome made = run_program("synth llama-3.2-3b models/tiny --layers 2 --hidden 128 --heads 4 --kv-heads 2 --head-dim 32 --ffn 256 --vocab 320 --seed 4", folder_);
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  Json results() {
+    const Outcome run = run_program("run grid.toml --journal j.jsonl --json", folder_);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    return run.exit_code == 0 ? parse_json(run.out, "run --json") : Json();
+  }
+  fs::path folder_;
+};
+
+void expect_complete(const Json& cases) {
+  ASSERT_EQ(cases.size(), 5u);
+  for (const Json& c : cases) {
+    for (const char* metric : {"ppl", "kld_mean", "top1", "weights_bytes", "max_batch", "decode/b2 output_tok_s"})
+      EXPECT_TRUE(c["metrics"].contains(metric)) << c.dump() << " lacks " << metric;
+  }
+  EXPECT_EQ(cases[0]["metrics"]["kld_mean"], 0.0);
+  EXPECT_GT(cases[1]["metrics"]["kld_mean"].get<double>(), 0);
+}
+
+TEST_F(GridRunTest, MakesMeasuresAndDoesNothingTwice) {
+  expect_complete(results());
+  EXPECT_TRUE(fs::exists(folder_ / "models/tiny-trtllm-ckpt-wq_fp8-kv_fp16/rank0.safetensors"));
+  const std::string journal = read_text(folder_ / "j.jsonl");
+  expect_complete(results());
+  EXPECT_EQ(read_text(folder_ / "j.jsonl"), journal) << "a finished grid was measured again";
+
+  const Outcome pick = run_program("pick j.jsonl", folder_);
+  EXPECT_EQ(pick.exit_code, 0) << pick.err;
+  EXPECT_NE(pick.out.find("tiny"), std::string::npos) << pick.out;
+  const Outcome report = run_program("report j.jsonl -o report.html", folder_);
+  EXPECT_EQ(report.exit_code, 0) << report.err;
+  const std::string page = read_text(folder_ / "report.html");
+  EXPECT_NE(page.find("int4_awq"), std::string::npos);
+  EXPECT_EQ(page.find("http://"), std::string::npos) << "the page must open without a network";
+}
+
+TEST_F(GridRunTest, GoesOnAfterAKillAtAnyMoment) {
+  for (int attempt = 0; attempt < 12; ++attempt) {
+    const pid_t child = fork();
+    if (child == 0) {
+      if (chdir(folder_.c_str()) != 0 || !freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr)) _exit(99);
+      execl(QG_BINARY, QG_BINARY, "run", "grid.toml", "--journal", "j.jsonl", static_cast<char*>(nullptr));
+      _exit(99);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(60 + 90 * attempt));
+    kill(child, SIGKILL);
+    int status = 0;
+    waitpid(child, &status, 0);
+    ASSERT_FALSE(WIFEXITED(status) && WEXITSTATUS(status) == 99) << "the program could not be started";
+  }
+  expect_complete(results());
+  // No finished measurement stands in the journal twice.
+  std::map<std::string, int> done;
+  const std::string journal = read_text(folder_ / "j.jsonl");
+  for (size_t at = 0; (at = journal.find("\"case_done\"", at)) != std::string::npos; ++at) {
+    const size_t begin = journal.rfind('\n', at) + 1, end = journal.find('\n', at);
+    const Json line = parse_json(journal.substr(begin, end - begin), "journal");
+    if (line.value("workload", "") != "quantize") ++done[line["case_key"].get<std::string>()];
+  }
+  for (const auto& [key, count] : done) EXPECT_EQ(count, 1) << key;
+}
+
+TEST_F(GridRunTest, SaysWhatCannotRunHere) {
+  std::string other = kGrid;
+  for (size_t at; (at = other.find("\"cpu\"")) != std::string::npos;) other.replace(at, 5, "\"a10\"");
+  write_text(folder_ / "a10.toml", other);
+  const Outcome run = run_program("run a10.toml --journal j.jsonl", folder_);
+  EXPECT_EQ(run.exit_code, 4);
+  EXPECT_NE(run.err.find("--executor cpu"), std::string::npos) << run.err;
+  EXPECT_FALSE(fs::exists(folder_ / "j.jsonl") && fs::file_size(folder_ / "j.jsonl") > 0);
+
+  const Outcome asked = run_program("run a10.toml --journal j.jsonl --executor cpu --filter 'weights=fp8 & kv=fp8'", folder_);
+  EXPECT_EQ(asked.exit_code, 0) << asked.err;
+  EXPECT_NE(read_text(folder_ / "j.jsonl").find("\"cross_target\":true"), std::string::npos);
+}
+
+TEST_F(GridRunTest, MissingModelAsksForSynthInSoManyWords) {
+  fs::remove_all(folder_ / "models/tiny");
+  std::string known = kGrid;
+  known.replace(known.find("[models.tiny]"), std::string("[models.tiny]\nfolder = \"models/tiny\"\n").size(), "");
+  for (size_t at; (at = known.find("\"tiny\"]")) != std::string::npos;) known.replace(at, 7, "\"smollm2-135m\"]");
+  write_text(folder_ / "known.toml", known);
+  const Outcome run = run_program("run known.toml --journal j.jsonl", folder_);
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_NE(run.err.find("--weights-from synth"), std::string::npos) << run.err;
+}
+
+}  // namespace
+}  // namespace qg
