@@ -42,10 +42,14 @@ Here here_on_cpu(const Grid& grid, const PlanRow& row, const Machine& machine) {
     return {HereStatus::no, fmt::format("its weights take {:.1f} GB, this machine has {:.1f} GB of memory",
                                         needed / 1e9, memory / 1e9)};
   if (grid.card(row.c.gpu).is_cpu()) return {HereStatus::yes, "runs on this machine's CPU" + unless_here(model.folder)};
-  return {HereStatus::accuracy_only,
-          "no such card here: the CPU reference can judge the format's accuracy, slowly; speed "
-          "needs the card" +
-              unless_here(model.folder)};
+  // A GPU is no use to a build without kernels: say so rather than that there is none.
+  const std::string why = !machine.cards.empty() && !machine.has_cuda_executor
+                              ? "this build has no CUDA executor (`make gpu` builds one)"
+                              : "no such card here";
+  return {HereStatus::accuracy_only, why +
+                                         ": the CPU reference can judge the format's accuracy, slowly; speed needs the "
+                                         "card" +
+                                         unless_here(model.folder)};
 }
 
 Here here(const Grid& grid, const PlanRow& row, const PlanOptions& options) {

@@ -79,11 +79,11 @@ TEST(ByteTokenizer, HasEveryByteOnce) {
   const auto files = byte_tokenizer_files(300);
   const Json vocab = Json::parse(files.at("tokenizer.json"))["model"]["vocab"];
   EXPECT_EQ(vocab.size(), 256u);
-  EXPECT_EQ(vocab["A"], 65);
-  EXPECT_EQ(vocab["\u0120"], 32);  // the space
-  EXPECT_EQ(vocab["\u0100"], 0);
-  EXPECT_EQ(vocab["\u00ff"], 255);
-  EXPECT_EQ(vocab["\u0143"], 173);  // the soft hyphen does not print
+  EXPECT_EQ(vocab.at("A"), 65);
+  EXPECT_EQ(vocab.at("\u0120"), 32);  // the space
+  EXPECT_EQ(vocab.at("\u0100"), 0);
+  EXPECT_EQ(vocab.at("\u00ff"), 255);
+  EXPECT_EQ(vocab.at("\u0143"), 173);  // the soft hyphen does not print
   EXPECT_TRUE(byte_tokenizer_files(258).empty());
 }
 

@@ -92,6 +92,10 @@ TEST(Plan, WhatThisMachineCanDo) {
   const auto status = [&](int number) { return make_plan(grid(), {*grid().find_case(number)}, o).front().here.status; };
   EXPECT_EQ(status(1), HereStatus::accuracy_only);  // 2.2 GB of weights in 8 GB
   EXPECT_EQ(status(32), HereStatus::no);            // 16 GB
+  o.machine.cards = {"h100"};
+  const Here no_kernels = make_plan(grid(), {*grid().find_case(5)}, o).front().here;
+  EXPECT_EQ(no_kernels.status, HereStatus::accuracy_only);
+  EXPECT_NE(no_kernels.reason.find("no CUDA executor"), std::string::npos) << no_kernels.reason;
   o.machine.has_cuda_executor = true;
   o.machine.cards = {"l40"};
   EXPECT_EQ(status(9), HereStatus::yes);
