@@ -86,7 +86,6 @@
   const drawBars = (canvas, figure) => {
     const x = axis(figure.axis);
     x.beginAtZero = true;
-    x.grace = "14%";
     return new Chart(canvas, {
       type: "bar",
       data: {
@@ -96,6 +95,7 @@
       },
       options: {
         indexAxis: "y", animation: false, maintainAspectRatio: false,
+        layout: { padding: { right: 52 } },  // for the value behind the longest bar
         scales: { x, y: { ticks: { color: style("--ink"), font: { size: 12 }, autoSkip: false },
                           grid: { display: false, drawBorder: false } } },
         plugins: { legend: { display: false }, intervals: { bars: figure.bars },
