@@ -74,8 +74,8 @@ Json result_json(const BenchResult& r, const Load& load, Executor& executor) {
 void print_result(const BenchResult& r, const Load& load, Executor& executor) {
   fmt::print("{}: {} in, {} out, on the {} executor, {}, KV {}\n", load.name, load.isl, load.osl, executor.name(),
              r.compute_path, to_string(executor.kv_format()));
-  fmt::print("output          {:.1f} tok/s  (95 %: {:.1f} to {:.1f}; {} rounds)\n", r.output_tok_s.value, r.output_tok_s.ci_lo,
-             r.output_tok_s.ci_hi, r.rounds);
+  fmt::print("output          {:.1f} tok/s  (95 %: {:.1f} to {:.1f}; {} rounds)\n", r.output_tok_s.value,
+             r.output_tok_s.ci_lo, r.output_tok_s.ci_hi, r.rounds);
   fmt::print("in and out      {:.1f} tok/s\n", r.total_tok_s);
   if (r.prefill_tok_s > 0) fmt::print("prefill         {:.1f} tok/s\n", r.prefill_tok_s);
   fmt::print("first token     {:.1f} ms (p50), {:.1f} ms (p99)\n", r.ttft_ms_p50, r.ttft_ms_p99);
@@ -108,27 +108,25 @@ ExitCode run(const BenchFlags& flags) {
   return result.failed > 0 ? ExitCode::cases_failed : ExitCode::done;
 }
 
-const RegisterVerb kVerb({90, "bench", "One speed measurement of one model",
-                          "quantgrid bench --model models/smollm2-135m-instruct --isl 128 --osl 64 --batch 4",
-                          [](CLI::App& command) -> std::function<ExitCode()> {
-                            auto flags = std::make_shared<BenchFlags>();
-                            declare_model_flags(command, flags->model);
-                            command.add_option("--isl", flags->isl, "tokens in, of each request")->check(CLI::Range(1, 10000000));
-                            command.add_option("--osl", flags->osl, "tokens out, of each request")->check(CLI::Range(1, 10000000));
-                            command.add_option("--batch", flags->batch, "requests that start together (decode speed)")
-                                ->check(CLI::Range(1, 100000));
-                            command.add_option("--concurrency", flags->concurrency, "requests kept in flight")
-                                ->check(CLI::Range(1, 100000));
-                            command.add_option("--rate", flags->rate, "requests per second, Poisson arrivals")
-                                ->check(CLI::PositiveNumber);
-                            command.add_option("--requests", flags->requests, "requests in all, with --concurrency or --rate")
-                                ->check(CLI::Range(1, 10000000));
-                            command.add_option("--rounds", flags->rounds, "measured rounds after one warm-up")
-                                ->check(CLI::Range(1, 1000));
-                            command.add_option("--weights-from", flags->weights_from, "synth:SEED: random weights, speed only");
-                            command.add_flag("--json", flags->json, "print JSON");
-                            return [flags] { return run(*flags); };
-                          }});
+const RegisterVerb kVerb(
+    {90, "bench", "One speed measurement of one model",
+     "quantgrid bench --model models/smollm2-135m-instruct --isl 128 --osl 64 --batch 4",
+     [](CLI::App& command) -> std::function<ExitCode()> {
+       auto flags = std::make_shared<BenchFlags>();
+       declare_model_flags(command, flags->model);
+       command.add_option("--isl", flags->isl, "tokens in, of each request")->check(CLI::Range(1, 10000000));
+       command.add_option("--osl", flags->osl, "tokens out, of each request")->check(CLI::Range(1, 10000000));
+       command.add_option("--batch", flags->batch, "requests that start together (decode speed)")
+           ->check(CLI::Range(1, 100000));
+       command.add_option("--concurrency", flags->concurrency, "requests kept in flight")->check(CLI::Range(1, 100000));
+       command.add_option("--rate", flags->rate, "requests per second, Poisson arrivals")->check(CLI::PositiveNumber);
+       command.add_option("--requests", flags->requests, "requests in all, with --concurrency or --rate")
+           ->check(CLI::Range(1, 10000000));
+       command.add_option("--rounds", flags->rounds, "measured rounds after one warm-up")->check(CLI::Range(1, 1000));
+       command.add_option("--weights-from", flags->weights_from, "synth:SEED: random weights, speed only");
+       command.add_flag("--json", flags->json, "print JSON");
+       return [flags] { return run(*flags); };
+     }});
 
 }  // namespace
 }  // namespace qg

@@ -50,7 +50,7 @@ ExitCode convert(const ConvertFlags& flags) {
   return ExitCode::done;
 }
 
-const RegisterVerb kConvert{{50, "convert", "A checkpoint with a fixed KV format, for TensorRT-LLM's TensorRT backend",
+const RegisterVerb kConvert{{55, "convert", "A checkpoint with a fixed KV format, for TensorRT-LLM's TensorRT backend",
                              "quantgrid convert --model llama-3.1-8b-instruct-trtllm-ckpt-wq_fp8-kv_fp16 \\\n"
                              "      --out llama-3.1-8b-instruct-trtllm-ckpt-wq_fp8-kv_fp8 --kv fp8",
                              [](CLI::App& command) {

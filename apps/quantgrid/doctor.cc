@@ -27,7 +27,9 @@ struct Finding {
   std::string said, fix;
 };
 
-const char* mark(Verdict v) { return v == Verdict::good ? "ok  " : v == Verdict::warning ? "warn" : "BAD "; }
+const char* mark(Verdict v) {
+  return v == Verdict::good ? "ok  " : v == Verdict::warning ? "warn" : "BAD ";
+}
 
 Finding gpu_finding() {
   const GpuInventory gpus = list_gpus();
@@ -51,7 +53,8 @@ Finding load_finding() {
 Finding governor_finding() {
   std::string governor;
   std::ifstream("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") >> governor;
-  if (governor.empty()) return {"clock governor", Verdict::good, "not visible (a virtual machine, or fixed clocks)", ""};
+  if (governor.empty())
+    return {"clock governor", Verdict::good, "not visible (a virtual machine, or fixed clocks)", ""};
   const bool good = governor == "performance";
   return {"clock governor", good ? Verdict::good : Verdict::warning, governor,
           good ? "" : "set it to performance before measuring the processor"};
@@ -108,23 +111,28 @@ ProbeResult probe() {
                 });
   constexpr int64_t kSide = 768;
   std::vector<float> a(kSide * kSide, 0.5f), b(kSide * kSide, 0.25f), c(kSide * kSide);
-  r.gemm_gflops = 2e-9 * kSide * kSide * kSide / best_seconds(4, [&] { matmul_nt(a.data(), b.data(), c.data(), kSide, kSide, kSide); });
+  r.gemm_gflops = 2e-9 * kSide * kSide * kSide /
+                  best_seconds(4, [&] { matmul_nt(a.data(), b.data(), c.data(), kSide, kSide, kSide); });
   return r;
 }
 
 ExitCode run(bool with_probe, bool json) {
   std::vector<Finding> findings{gpu_finding(), memory_finding(), disk_finding(), load_finding(), governor_finding()};
   const ProbeResult measured = with_probe ? probe() : ProbeResult{};
-  const bool bad = std::any_of(findings.begin(), findings.end(), [](const Finding& f) { return f.verdict == Verdict::bad; });
+  const bool bad =
+      std::any_of(findings.begin(), findings.end(), [](const Finding& f) { return f.verdict == Verdict::bad; });
   if (json) {
     Json out;
     for (const Finding& f : findings)
       out["findings"].push_back({{"what", f.what},
-                                 {"verdict", f.verdict == Verdict::good ? "good" : f.verdict == Verdict::warning ? "warning" : "bad"},
+                                 {"verdict", f.verdict == Verdict::good      ? "good"
+                                             : f.verdict == Verdict::warning ? "warning"
+                                                                             : "bad"},
                                  {"said", f.said},
                                  {"fix", f.fix}});
     if (with_probe)
-      out["probe"] = {{"copy_gbps", measured.copy_gbps}, {"read_gbps", measured.read_gbps}, {"float_gflops", measured.gemm_gflops}};
+      out["probe"] = {
+          {"copy_gbps", measured.copy_gbps}, {"read_gbps", measured.read_gbps}, {"float_gflops", measured.gemm_gflops}};
     fmt::print("{}\n", out.dump(2));
   } else {
     for (const Finding& f : findings) {
@@ -132,8 +140,9 @@ ExitCode run(bool with_probe, bool json) {
       if (!f.fix.empty()) fmt::print("{:24}{}\n", "", f.fix);
     }
     if (with_probe)
-      fmt::print("processor: copy {:.1f} GB/s (bytes read and written), read {:.1f} GB/s, reference product {:.0f} GFLOP/s\n",
-                 measured.copy_gbps, measured.read_gbps, measured.gemm_gflops);
+      fmt::print(
+          "processor: copy {:.1f} GB/s (bytes read and written), read {:.1f} GB/s, reference product {:.0f} GFLOP/s\n",
+          measured.copy_gbps, measured.read_gbps, measured.gemm_gflops);
   }
   return bad ? ExitCode::cannot_here : ExitCode::done;
 }
@@ -141,7 +150,8 @@ ExitCode run(bool with_probe, bool json) {
 const RegisterVerb kVerb({20, "doctor", "Is this machine fit to measure on", "quantgrid doctor --probe",
                           [](CLI::App& command) -> std::function<ExitCode()> {
                             auto with_probe = std::make_shared<bool>(false), json = std::make_shared<bool>(false);
-                            command.add_flag("--probe", *with_probe, "measure bandwidth and arithmetic too (a few seconds)");
+                            command.add_flag("--probe", *with_probe,
+                                             "measure bandwidth and arithmetic too (a few seconds)");
                             command.add_flag("--json", *json, "print JSON");
                             return [with_probe, json] { return run(*with_probe, *json); };
                           }});

@@ -34,7 +34,9 @@ Session base_session(const EvalFlags& flags) {
   return Session(base);
 }
 
-Json interval_json(const Interval& interval) { return Json::array({interval.lo, interval.hi}); }
+Json interval_json(const Interval& interval) {
+  return Json::array({interval.lo, interval.hi});
+}
 
 Json run_text(const EvalFlags& flags, Session& base, Session& candidate) {
   const EvalText text = cut_windows(base.tokenizer(), flags.text, flags.protocol);
@@ -125,24 +127,23 @@ ExitCode run(const EvalFlags& flags) {
   return ExitCode::done;
 }
 
-const RegisterVerb kVerb({80, "eval", "Perplexity, KL divergence and top-1 agreement against the base model",
-                          "quantgrid eval --model CKPT --base models/smollm2-135m-instruct --text models/texts/evaluation.txt",
-                          [](CLI::App& command) -> std::function<ExitCode()> {
-                            auto flags = std::make_shared<EvalFlags>();
-                            declare_model_flags(command, flags->model);
-                            command.add_option("--base", flags->base, "the unquantized model to compare with (default: --model itself)");
-                            command.add_option("--base-kv", flags->base_kv, "KV format of the base")
-                                ->check(CLI::IsMember({"fp16", "fp8", "int8"}));
-                            command.add_option("--text", flags->text, "text file to score");
-                            command.add_option("--tasks", flags->tasks, "multiple-choice questions, one JSON object a line");
-                            command.add_option("--windows", flags->protocol.windows, "windows of the text")
-                                ->check(CLI::Range(1, 1000000));
-                            command.add_option("--window", flags->protocol.window, "tokens of a window")
-                                ->check(CLI::Range(2, 1000000));
-                            command.add_flag("--bos", flags->protocol.bos, "start each window with the BOS token");
-                            command.add_flag("--json", flags->json, "print JSON");
-                            return [flags] { return run(*flags); };
-                          }});
+const RegisterVerb kVerb(
+    {80, "eval", "Perplexity, KL divergence and top-1 agreement against the base model",
+     "quantgrid eval --model CKPT --base models/smollm2-135m-instruct --text models/texts/evaluation.txt",
+     [](CLI::App& command) -> std::function<ExitCode()> {
+       auto flags = std::make_shared<EvalFlags>();
+       declare_model_flags(command, flags->model);
+       command.add_option("--base", flags->base, "the unquantized model to compare with (default: --model itself)");
+       command.add_option("--base-kv", flags->base_kv, "KV format of the base")
+           ->check(CLI::IsMember({"fp16", "fp8", "int8"}));
+       command.add_option("--text", flags->text, "text file to score");
+       command.add_option("--tasks", flags->tasks, "multiple-choice questions, one JSON object a line");
+       command.add_option("--windows", flags->protocol.windows, "windows of the text")->check(CLI::Range(1, 1000000));
+       command.add_option("--window", flags->protocol.window, "tokens of a window")->check(CLI::Range(2, 1000000));
+       command.add_flag("--bos", flags->protocol.bos, "start each window with the BOS token");
+       command.add_flag("--json", flags->json, "print JSON");
+       return [flags] { return run(*flags); };
+     }});
 
 }  // namespace
 }  // namespace qg

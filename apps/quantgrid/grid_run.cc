@@ -56,7 +56,8 @@ GridRun::Model& GridRun::model(const std::string& name) {
       const ModelTable table = make_model_table(m->row->shape.value());
       SyntheticOptions synthetic;
       synthetic.seed = *options_.synth_seed;
-      info("{}: random weights of seed {} into {}: speed only", name, *options_.synth_seed, m->folder.filename().string());
+      info("{}: random weights of seed {} into {}: speed only", name, *options_.synth_seed,
+           m->folder.filename().string());
       write_synthetic_model(table, hf_rules_of_family(table.shape.family), synthetic, m->folder);
     }
   }
@@ -90,7 +91,8 @@ void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases)
   job.options = calibration_options(grid_.calibration);
   job.calibration = read_calibration(*m.tokenizer, grid_.calibration.text, job.options);
   const int64_t needed = estimate_quantize_bytes(job);
-  info("{}: making {} checkpoints, about {:.0f} MB of memory", m.row->name, job.outputs.size(), static_cast<double>(needed) / 1e6);
+  info("{}: making {} checkpoints, about {:.0f} MB of memory", m.row->name, job.outputs.size(),
+       static_cast<double>(needed) / 1e6);
   Progress progress("quantize " + m.row->name, m.base->table().shape.layers * kQuantizeSteps, "steps");
   const std::vector<QuantizeReport> reports = quantize(job, [&](const std::string& step) {
     progress.note(step);
@@ -107,7 +109,9 @@ void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases)
     const CellPart p = part(m, subject, "quantize", job.calibration.hash);
     Record common = common_record(m, subject, p);
     common.case_number.reset();
-    append(common, {measured(common, "quantize_s", r.seconds), measured(common, "peak_host_bytes", static_cast<double>(peak_rss_bytes()))},
+    append(common,
+           {measured(common, "quantize_s", r.seconds),
+            measured(common, "peak_host_bytes", static_cast<double>(peak_rss_bytes()))},
            r.seconds);
   }
 }
@@ -120,8 +124,9 @@ std::shared_ptr<const Checkpoint> GridRun::checkpoint_of(Model& m, const Case& c
   if (slot) return slot;
   slot = open_model(grid_.models_dir / name);
   if (slot->quant().weights != c.weights)
-    throw Error(fmt::format("holds {} weights, its name says {}", to_string(slot->quant().weights), to_string(c.weights)),
-                slot->folder().string(), "remove the folder to have it made again");
+    throw Error(
+        fmt::format("holds {} weights, its name says {}", to_string(slot->quant().weights), to_string(c.weights)),
+        slot->folder().string(), "remove the folder to have it made again");
   if (slot->lineage() && !slot->lineage()->base_hash.empty() && slot->lineage()->base_hash != m.base_hash)
     throw Error("was made from other weights than the model's folder holds now", slot->folder().string(),
                 "remove the folder to have it made again");
@@ -135,7 +140,8 @@ CellPart GridRun::part(Model& m, const Case& c, const std::string& workload, con
   id.model_sha = m.synthetic ? "synth:" + std::to_string(*options_.synth_seed) + ":" + m.row->name : m.base_hash;
   if (!runs_original_model(engine_spec(EngineId::native), c.weights)) {
     const auto checkpoint = checkpoint_of(m, c);
-    if (checkpoint->lineage()) id.recipe_sha = checkpoint->lineage()->recipe_hash() + checkpoint->lineage()->calibration_hash;
+    if (checkpoint->lineage())
+      id.recipe_sha = checkpoint->lineage()->recipe_hash() + checkpoint->lineage()->calibration_hash;
   }
   id.weights = to_string(c.weights);
   id.kv = to_string(c.kv);
@@ -148,7 +154,9 @@ CellPart GridRun::part(Model& m, const Case& c, const std::string& workload, con
   return p;
 }
 
-bool GridRun::wanted(const CellPart& p) const { return options_.rerun || !journal_.is_done(p.key); }
+bool GridRun::wanted(const CellPart& p) const {
+  return options_.rerun || !journal_.is_done(p.key);
+}
 
 Record GridRun::common_record(Model& m, const Case& c, const CellPart& p) {
   Record r;
@@ -208,7 +216,8 @@ void GridRun::run() {
   const std::vector<Workload> workloads = grid_.workloads_of(options_.profile);
   for (const std::string& name : grid_.model_names()) {
     std::vector<Case> cases;
-    std::copy_if(cases_.begin(), cases_.end(), std::back_inserter(cases), [&](const Case& c) { return c.model == name; });
+    std::copy_if(cases_.begin(), cases_.end(), std::back_inserter(cases),
+                 [&](const Case& c) { return c.model == name; });
     if (cases.empty()) continue;
     Model& m = model(name);
     make_missing_checkpoints(m, cases);
@@ -234,7 +243,8 @@ std::map<std::string, Record> GridRun::measured_rows(const Case& c) {
   };
   for (const std::string& key : keys) take(key, "");
   for (const Workload& w : grid_.workloads_of(options_.profile))
-    take(part(m, c, w.name, fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds)).key,
+    take(part(m, c, w.name, fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds))
+             .key,
          w.name + " ");
   return rows;
 }

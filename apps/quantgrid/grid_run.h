@@ -22,8 +22,8 @@ namespace qg {
 
 struct GridRunOptions {
   Profile profile = Profile::quick;
-  std::string measured_on = "cpu";       // card that computes
-  std::optional<uint64_t> synth_seed;    // missing models get random weights of this seed: speed only
+  std::string measured_on = "cpu";     // card that computes
+  std::optional<uint64_t> synth_seed;  // missing models get random weights of this seed: speed only
   bool rerun = false;
 };
 

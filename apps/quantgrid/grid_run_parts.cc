@@ -19,7 +19,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 EvalProtocol protocol_of(const AccuracySettings& settings) {
   EvalProtocol protocol;
@@ -55,7 +57,9 @@ Load load_of(const Workload& w) {
 
 std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const Load& load) {
   std::vector<Record> rows;
-  const auto add = [&](std::string_view metric, double value) { return &rows.emplace_back(measured(common, metric, value)); };
+  const auto add = [&](std::string_view metric, double value) {
+    return &rows.emplace_back(measured(common, metric, value));
+  };
   Record* speed = add(load.speed == SpeedKind::prefill ? "prefill_tok_s" : "output_tok_s", r.output_tok_s.value);
   speed->ci_lo = r.output_tok_s.ci_lo;
   speed->ci_hi = r.output_tok_s.ci_hi;

@@ -98,7 +98,7 @@ struct InspectFlags {
 };
 
 const RegisterVerb kInspect{
-    {60, "inspect", "What a checkpoint holds, its lineage, and whether it is sound",
+    {45, "inspect", "What a checkpoint holds, its lineage, and whether it is sound",
      "quantgrid inspect models/smollm2-135m-instruct", [](CLI::App& command) {
        auto flags = std::make_shared<InspectFlags>();
        command.add_option("folder", flags->folder, "model folder, or \"org/name\" in the Hugging Face cache")

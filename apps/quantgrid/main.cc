@@ -54,8 +54,9 @@ int report(const Error& error) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app{"Which weight format and which KV-cache format should I serve, for this model on this card?\n"
-               "Quantgrid makes the quantized checkpoints, runs every case, compares and names the winner."};
+  CLI::App app{
+      "Which weight format and which KV-cache format should I serve, for this model on this card?\n"
+      "Quantgrid makes the quantized checkpoints, runs every case, compares and names the winner."};
   app.name("quantgrid");
   app.require_subcommand(1);
   app.set_version_flag("--version", fmt::format("quantgrid {} ({}; {})", version(), build_commit(), build_options()));
@@ -82,7 +83,9 @@ int run(int argc, char** argv) {
 
 }  // namespace
 
-RegisterVerb::RegisterVerb(Verb verb) { verbs().push_back(std::move(verb)); }
+RegisterVerb::RegisterVerb(Verb verb) {
+  verbs().push_back(std::move(verb));
+}
 
 const std::vector<Verb>& registered_verbs() {
   std::sort(verbs().begin(), verbs().end(), [](const Verb& a, const Verb& b) { return a.order < b.order; });
@@ -97,8 +100,8 @@ int main(int argc, char** argv) {
   } catch (const qg::Error& e) {
     return qg::report(e);
   } catch (const std::bad_alloc&) {
-    return qg::report(qg::Error("out of memory", "", "use a smaller model or a machine with more memory",
-                                qg::ExitCode::cannot_here));
+    return qg::report(
+        qg::Error("out of memory", "", "use a smaller model or a machine with more memory", qg::ExitCode::cannot_here));
   } catch (const std::exception& e) {
     return qg::report(qg::Error(std::string("internal error: ") + e.what(), "",
                                 "please report this with the command that you ran", qg::ExitCode::cannot_here));

@@ -4,7 +4,8 @@
 namespace qg {
 namespace {
 
-Verb absent(int order, const char* name, const char* summary, const char* example, const char* what, const char* instead) {
+Verb absent(int order, const char* name, const char* summary, const char* example, const char* what,
+            const char* instead) {
   return {order, name, summary, example, [name, what, instead](CLI::App& command) -> std::function<ExitCode()> {
             command.allow_extras();
             return [name, what, instead]() -> ExitCode {
@@ -14,11 +15,13 @@ Verb absent(int order, const char* name, const char* summary, const char* exampl
           }};
 }
 
-const RegisterVerb kSubmit(absent(140, "submit", "The grid as array jobs of a cluster (not in this version yet)",
-                                  "quantgrid submit grids/trt-llm-45.toml --slurm", "submitting the grid to a cluster",
-                                  "`quantgrid plan GRID --emit DIR` writes a script per case, and `quantgrid merge` joins the journals"));
+const RegisterVerb kSubmit(
+    absent(140, "submit", "The grid as array jobs of a cluster (not in this version yet)",
+           "quantgrid submit grids/trt-llm-45.toml --slurm", "submitting the grid to a cluster",
+           "`quantgrid plan GRID --emit DIR` writes a script per case, and `quantgrid merge` joins the journals"));
 const RegisterVerb kServe(absent(150, "serve", "An OpenAI-compatible server (not in this version yet)",
-                                 "quantgrid serve --model DIR", "the server", "`quantgrid generate --chat` talks to a model"));
+                                 "quantgrid serve --model DIR", "the server",
+                                 "`quantgrid generate --chat` talks to a model"));
 
 }  // namespace
 }  // namespace qg

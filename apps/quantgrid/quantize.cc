@@ -18,7 +18,8 @@ namespace qg {
 namespace {
 
 struct QuantizeFlags {
-  std::string model, weights, calib, out, layout = "trtllm", tokenizer, executor = "cpu", kv, activations, weight_scales;
+  std::string model, weights, calib, out, layout = "trtllm", tokenizer, executor = "cpu", kv, activations,
+                                          weight_scales;
   int64_t group_size = 0, tp = 1;
   double alpha = -1;
   bool no_clip = false, no_feedback = false, no_search = false, zero_points = false, json = false;
@@ -48,9 +49,9 @@ Recipe recipe_of(const QuantizeFlags& flags) {
 }
 
 void print_report(const QuantizeReport& report, double seconds) {
-  fmt::print("{}\n  {:.1f} s, peak memory {:.0f} MB, mean output error {:.2e}, worst {:.2e} in {}\n", report.out.string(),
-             seconds, static_cast<double>(peak_rss_bytes()) / 1e6, report.mean_relative_error, report.worst_relative_error,
-             report.worst_layer.empty() ? "none" : report.worst_layer);
+  fmt::print("{}\n  {:.1f} s, peak memory {:.0f} MB, mean output error {:.2e}, worst {:.2e} in {}\n",
+             report.out.string(), seconds, static_cast<double>(peak_rss_bytes()) / 1e6, report.mean_relative_error,
+             report.worst_relative_error, report.worst_layer.empty() ? "none" : report.worst_layer);
 }
 
 ExitCode run(const QuantizeFlags& flags) {
@@ -106,8 +107,10 @@ ExitCode run(const QuantizeFlags& flags) {
 }
 
 void declare(CLI::App& command, QuantizeFlags& f) {
-  command.add_option("--model", f.model, "the 16-bit model: a folder, or a name in the local Hugging Face cache")->required();
-  command.add_option("--weights", f.weights, "fp8, int4_awq, int8_sq, or fp16 (the same weights in the layout asked for)")
+  command.add_option("--model", f.model, "the 16-bit model: a folder, or a name in the local Hugging Face cache")
+      ->required();
+  command
+      .add_option("--weights", f.weights, "fp8, int4_awq, int8_sq, or fp16 (the same weights in the layout asked for)")
       ->required()
       ->check(CLI::IsMember({"fp16", "fp8", "int4_awq", "int8_sq"}));
   command.add_option("--calib", f.calib, "text file to calibrate on")->required();
@@ -116,20 +119,25 @@ void declare(CLI::App& command, QuantizeFlags& f) {
       ->check(CLI::IsMember({"trtllm", "modelopt", "compressed-tensors", "autoawq"}));
   command.add_option("--kv", f.kv, "fix the KV format inside the checkpoint, for TensorRT-LLM's TensorRT backend")
       ->check(CLI::IsMember({"fp8", "int8"}));
-  command.add_option("--group-size", f.group_size, "int4_awq: inputs that share a scale (default: the greatest of 128, 64, 32 that fits)")
+  command
+      .add_option("--group-size", f.group_size,
+                  "int4_awq: inputs that share a scale (default: the greatest of 128, 64, 32 that fits)")
       ->check(CLI::IsMember({32, 64, 128}));
   command.add_option("--activations", f.activations, "fp8: static scales (default) or dynamic ones per token")
       ->check(CLI::IsMember({"static", "dynamic"}));
   command.add_option("--weight-scales", f.weight_scales, "fp8: one scale a tensor or one a channel")
       ->check(CLI::IsMember({"tensor", "channel"}));
-  command.add_option("--alpha", f.alpha, "int4_awq, int8_sq: this smoothing exponent instead of searching")->check(CLI::Range(0.0, 1.0));
+  command.add_option("--alpha", f.alpha, "int4_awq, int8_sq: this smoothing exponent instead of searching")
+      ->check(CLI::Range(0.0, 1.0));
   command.add_flag("--no-clip", f.no_clip, "int4_awq: do not search group ranges");
   command.add_flag("--no-error-feedback", f.no_feedback, "round to nearest");
   command.add_flag("--no-search", f.no_search, "take scales from the maxima, without any search");
   command.add_flag("--zero-points", f.zero_points, "int4_awq: asymmetric codes (layouts that hold them)");
-  command.add_option("--calib-sequences", f.calibration.sequences, "calibration sequences")->check(CLI::Range(1, 100000));
+  command.add_option("--calib-sequences", f.calibration.sequences, "calibration sequences")
+      ->check(CLI::Range(1, 100000));
   command.add_option("--calib-tokens", f.calibration.tokens, "tokens of each")->check(CLI::Range(2, 100000));
-  command.add_option("--search-tokens", f.calibration.sample_rows, "tokens that searches look at")->check(CLI::Range(16, 1000000));
+  command.add_option("--search-tokens", f.calibration.sample_rows, "tokens that searches look at")
+      ->check(CLI::Range(16, 1000000));
   command.add_option("--seed", f.calibration.seed, "seed of all choices");
   command.add_option("--tokenizer", f.tokenizer, "folder with the tokenizer (default: the model's own)");
   command.add_option("--executor", f.executor, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));

@@ -15,7 +15,8 @@ namespace qg {
 namespace {
 
 struct RunFlags {
-  std::string grid, model_dir, filter, target, engine = "native", backend, profile = "quick", executor = "auto", journal, weights_from;
+  std::string grid, model_dir, filter, target, engine = "native", backend, profile = "quick", executor = "auto",
+                                               journal, weights_from;
   bool rerun = false, json = false;
 };
 
@@ -27,15 +28,18 @@ std::vector<Case> chosen_cases(const Grid& grid, const RunFlags& flags) {
     throw Error("no case is left", flags.filter.empty() ? "--target " + flags.target : "--filter " + flags.filter,
                 "`quantgrid plan` shows the cases of the grid");
   if (flags.executor == "cpu") return cases;  // asked for in so many words: any card's cases, for their accuracy
-  const auto here = std::stable_partition(cases.begin(), cases.end(), [&](const Case& c) { return grid.card(c.gpu).is_cpu(); });
+  const auto here =
+      std::stable_partition(cases.begin(), cases.end(), [&](const Case& c) { return grid.card(c.gpu).is_cpu(); });
   const auto elsewhere = cases.end() - here;
   if (here == cases.begin())
-    throw Error(fmt::format("none of the {} cases can run here: they are for graphics cards, and this build has no CUDA executor",
-                            elsewhere),
-                flags.grid,
-                "use quantgrid-cuda on a machine with a GPU ('make gpu' builds it), or --executor cpu to measure their "
-                "accuracy on the processor",
-                ExitCode::cannot_here);
+    throw Error(
+        fmt::format(
+            "none of the {} cases can run here: they are for graphics cards, and this build has no CUDA executor",
+            elsewhere),
+        flags.grid,
+        "use quantgrid-cuda on a machine with a GPU ('make gpu' builds it), or --executor cpu to measure their "
+        "accuracy on the processor",
+        ExitCode::cannot_here);
   if (elsewhere > 0) warn("{} cases are for graphics cards and do not run here", elsewhere);
   cases.erase(here, cases.end());
   return cases;
@@ -56,7 +60,8 @@ std::string shown(const std::map<std::string, Record>& rows, const std::string& 
 }
 
 void print_table(GridRun& run, const std::vector<Workload>& workloads) {
-  fmt::print("\n{:>3}  {:<44} {:>8} {:>7} {:>8} {:>6} {:>9} {:>8}", "#", "case", "ppl", "ratio", "KL", "top-1", "weights", "KV/token");
+  fmt::print("\n{:>3}  {:<44} {:>8} {:>7} {:>8} {:>6} {:>9} {:>8}", "#", "case", "ppl", "ratio", "KL", "top-1",
+             "weights", "KV/token");
   for (const Workload& w : workloads) fmt::print(" {:>14}", w.name);
   fmt::print("\n{:>3}  {:<44} {:>8} {:>7} {:>8} {:>6} {:>9} {:>8}", "", "", "", "", "nats", "", "MB", "bytes");
   for (size_t i = 0; i < workloads.size(); ++i) fmt::print(" {:>14}", "tok/s");
@@ -67,7 +72,8 @@ void print_table(GridRun& run, const std::vector<Workload>& workloads) {
                shown(rows, "ppl_ratio", 4), shown(rows, "kld_mean", 5), shown(rows, "top1", 3),
                shown(rows, "weights_bytes", 1, 1e-6), shown(rows, "kv_bytes_per_token", 0));
     for (const Workload& w : workloads)
-      fmt::print(" {:>14}", shown(rows, w.name + (w.kind == WorkloadKind::prefill ? " prefill_tok_s" : " output_tok_s"), 1));
+      fmt::print(" {:>14}",
+                 shown(rows, w.name + (w.kind == WorkloadKind::prefill ? " prefill_tok_s" : " output_tok_s"), 1));
     fmt::print("\n");
   }
   fmt::print("\n");
@@ -112,30 +118,32 @@ ExitCode run(const RunFlags& flags) {
   else
     print_table(grid_run, grid.workloads_of(options.profile));
   if (grid_run.failed_cases() == 0) return ExitCode::done;
-  warn("{} of {} cases failed; the journal has the reasons, and the same command tries them again", grid_run.failed_cases(),
-       cases.size());
+  warn("{} of {} cases failed; the journal has the reasons, and the same command tries them again",
+       grid_run.failed_cases(), cases.size());
   return ExitCode::cases_failed;
 }
 
-const RegisterVerb kVerb({100, "run", "The grid on this machine: makes missing checkpoints, measures what is not done yet",
-                          "quantgrid run grids/demo.toml --journal demo/journal.jsonl",
-                          [](CLI::App& command) -> std::function<ExitCode()> {
-                            auto f = std::make_shared<RunFlags>();
-                            command.add_option("grid", f->grid, "grid file")->required();
-                            command.add_option("--model-dir", f->model_dir, "where models are and checkpoints are made (default: the grid's models_dir)");
-                            command.add_option("--filter", f->filter, "only cases that match, e.g. 'weights=fp8 & kv=fp8'");
-                            command.add_option("--target", f->target, "only cases of this card");
-                            command.add_option("--engine", f->engine, "engine to run them on");
-                            command.add_option("--backend", f->backend, "back end of that engine");
-                            command.add_option("--profile", f->profile, "quick or full")->check(CLI::IsMember({"quick", "full"}));
-                            command.add_option("--executor", f->executor, "cpu, cuda or auto; cpu runs any card's cases on the processor")
-                                ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-                            command.add_option("--journal", f->journal, "journal to append to (default: GRID.jsonl here)");
-                            command.add_option("--weights-from", f->weights_from, "synth or synth:SEED: random weights where a model is missing, speed only");
-                            command.add_flag("--rerun", f->rerun, "measure again what is done");
-                            command.add_flag("--json", f->json, "print JSON");
-                            return [f] { return run(*f); };
-                          }});
+const RegisterVerb kVerb(
+    {100, "run", "The grid on this machine: makes missing checkpoints, measures what is not done yet",
+     "quantgrid run grids/demo.toml --journal demo/journal.jsonl", [](CLI::App& command) -> std::function<ExitCode()> {
+       auto f = std::make_shared<RunFlags>();
+       command.add_option("grid", f->grid, "grid file")->required();
+       command.add_option("--model-dir", f->model_dir,
+                          "where models are and checkpoints are made (default: the grid's models_dir)");
+       command.add_option("--filter", f->filter, "only cases that match, e.g. 'weights=fp8 & kv=fp8'");
+       command.add_option("--target", f->target, "only cases of this card");
+       command.add_option("--engine", f->engine, "engine to run them on");
+       command.add_option("--backend", f->backend, "back end of that engine");
+       command.add_option("--profile", f->profile, "quick or full")->check(CLI::IsMember({"quick", "full"}));
+       command.add_option("--executor", f->executor, "cpu, cuda or auto; cpu runs any card's cases on the processor")
+           ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+       command.add_option("--journal", f->journal, "journal to append to (default: GRID.jsonl here)");
+       command.add_option("--weights-from", f->weights_from,
+                          "synth or synth:SEED: random weights where a model is missing, speed only");
+       command.add_flag("--rerun", f->rerun, "measure again what is done");
+       command.add_flag("--json", f->json, "print JSON");
+       return [f] { return run(*f); };
+     }});
 
 }  // namespace
 }  // namespace qg

@@ -10,7 +10,7 @@
 namespace qg {
 
 struct Verb {
-  int order;          // place in --help, in the order in which a person meets them
+  int order;  // place in --help, in the order in which a person meets them
   const char* name;
   const char* summary;
   const char* example;  // shown under --help

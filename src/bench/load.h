@@ -21,13 +21,13 @@ enum class SpeedKind {
 };
 
 struct Load {
-  std::string name;       // "decode/b8", "1000/1000"
+  std::string name;              // "decode/b8", "1000/1000"
   int64_t isl = 128, osl = 256;  // tokens in and out of every request
   Arrival arrival = Arrival::together;
-  int64_t batch = 1;        // together: requests of a round; concurrency: in flight
-  double rate_per_s = 0;    // rate
-  int64_t requests = 0;     // concurrency and rate: in all; 0 = chosen from the batch
-  int64_t rounds = 5;       // together: measured rounds after one warm-up
+  int64_t batch = 1;      // together: requests of a round; concurrency: in flight
+  double rate_per_s = 0;  // rate
+  int64_t requests = 0;   // concurrency and rate: in all; 0 = chosen from the batch
+  int64_t rounds = 5;     // together: measured rounds after one warm-up
   SpeedKind speed = SpeedKind::decode;
   uint64_t seed = 42;
 };
@@ -35,8 +35,9 @@ struct Load {
 // "decode/b8" is 128 in, 256 out, batch 8; "1000/1000" offers all requests at once. Empty when the name is neither.
 std::optional<Load> parse_load(const std::string& name);
 
-// The prompt of request `index`: token ids drawn uniformly from [first_id, vocab), so that no two prompts share a prefix
-// and no special token (which sit at either end of a vocabulary) is met early. A function of (seed, index) alone.
+// The prompt of request `index`: token ids drawn uniformly from [first_id, vocab), so that no two prompts share a
+// prefix and no special token (which sit at either end of a vocabulary) is met early. A function of (seed, index)
+// alone.
 std::vector<int32_t> load_prompt(const Load& load, int64_t index, int64_t vocab);
 
 }  // namespace qg

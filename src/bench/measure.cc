@@ -114,7 +114,8 @@ RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, 
     const double wait = std::min(1.0, schedule.next_time(next) - seconds_between(start, EngineClock::now()));
     const auto deadline = EngineClock::now() + std::chrono::duration_cast<EngineClock::duration>(
                                                    std::chrono::duration<double>(std::max(0.0, wait)));
-    if (!target.poll(deadline, on_event) && in_flight > 0) throw Error("the engine lost " + std::to_string(in_flight) + " requests");
+    if (!target.poll(deadline, on_event) && in_flight > 0)
+      throw Error("the engine lost " + std::to_string(in_flight) + " requests");
   }
   std::sort(round.token_times.begin(), round.token_times.end());
   return round;
@@ -190,7 +191,8 @@ BenchResult measure(LoadTarget& target, const Load& load, const std::function<vo
                                                         : throughput_speed(round));
   }
   if (speeds.empty()) throw Error("every request failed: " + result.first_error, load.name);
-  result.output_tok_s = load.speed == SpeedKind::throughput && speeds.size() == 1 ? throughput_estimate(round) : geometric_mean(speeds);
+  result.output_tok_s =
+      load.speed == SpeedKind::throughput && speeds.size() == 1 ? throughput_estimate(round) : geometric_mean(speeds);
   result.total_tok_s = static_cast<double>(tokens_in + tokens_out) / result.seconds;
   result.ttft_ms_p50 = quantile(ttft, 0.5);
   result.ttft_ms_p99 = quantile(ttft, 0.99);

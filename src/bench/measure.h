@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "bench/load.h"
 #include "bench/statistics.h"
 #include "bench/target.h"
-#include "bench/load.h"
 
 namespace qg {
 
@@ -27,10 +27,10 @@ struct RoundTrace {
 };
 
 struct BenchResult {
-  Estimate output_tok_s;                                    // of a prefill load: prompt tokens per second
-  double total_tok_s = 0;                                   // input and output tokens
+  Estimate output_tok_s;   // of a prefill load: prompt tokens per second
+  double total_tok_s = 0;  // input and output tokens
   double ttft_ms_p50 = 0, ttft_ms_p99 = 0, tpot_ms_p50 = 0, itl_ms_p50 = 0, itl_ms_p99 = 0;
-  double prefill_tok_s = 0;                                 // input tokens / (last first token - first offer)
+  double prefill_tok_s = 0;  // input tokens / (last first token - first offer)
   double batch_achieved = 0;
   int64_t requests = 0, failed = 0, rounds = 0;
   double seconds = 0;
@@ -46,7 +46,7 @@ RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, 
 // Warm-up and rounds; throws Error when every request fails, with the first reason.
 BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t tokens)>& on_token);
 
-double decode_speed(const RoundTrace& round);      // output tok/s as defined above; 0 when nothing was decoded
+double decode_speed(const RoundTrace& round);  // output tok/s as defined above; 0 when nothing was decoded
 double throughput_speed(const RoundTrace& round);
 // Interval from ten equal slices of the middle 80 % of the run.
 Estimate throughput_estimate(const RoundTrace& round);

@@ -23,11 +23,14 @@ bool NativeTarget::poll(EngineClock::time_point, const std::function<void(const 
   });
 }
 
-int64_t NativeTarget::vocab() const { return engine_.executor().table().shape.vocab; }
+int64_t NativeTarget::vocab() const {
+  return engine_.executor().table().shape.vocab;
+}
 
 double NativeTarget::achieved_batch() const {
   const int64_t steps = engine_.stats().steps - steps_before_;
-  return steps > 0 ? static_cast<double>(engine_.stats().batch_sum - batch_sum_before_) / static_cast<double>(steps) : 0;
+  return steps > 0 ? static_cast<double>(engine_.stats().batch_sum - batch_sum_before_) / static_cast<double>(steps)
+                   : 0;
 }
 
 void NativeTarget::reset_statistics() {
@@ -35,7 +38,11 @@ void NativeTarget::reset_statistics() {
   batch_sum_before_ = engine_.stats().batch_sum;
 }
 
-std::vector<std::string> NativeTarget::kernels() const { return engine_.executor().kernels(); }
-std::string NativeTarget::compute_path() const { return std::string(to_string(engine_.executor().compute_path())); }
+std::vector<std::string> NativeTarget::kernels() const {
+  return engine_.executor().kernels();
+}
+std::string NativeTarget::compute_path() const {
+  return std::string(to_string(engine_.executor().compute_path()));
+}
 
 }  // namespace qg

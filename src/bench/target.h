@@ -13,11 +13,11 @@
 namespace qg {
 
 struct LoadEvent {
-  int64_t request = 0;                // as submit() returned it
-  int64_t tokens = 0;                 // output tokens that came with this event (1 for the native engine)
+  int64_t request = 0;  // as submit() returned it
+  int64_t tokens = 0;   // output tokens that came with this event (1 for the native engine)
   EngineClock::time_point time;
   bool finished = false;
-  std::string error;                  // not empty when the request failed
+  std::string error;  // not empty when the request failed
 };
 
 class LoadTarget {

@@ -26,8 +26,12 @@ constexpr std::array<Row, 12> kRows{{{DType::f64, "F64", 8},
 
 }  // namespace
 
-size_t size_bytes(DType t) { return kRows[static_cast<size_t>(t)].bytes; }
-std::string_view to_string(DType t) { return kRows[static_cast<size_t>(t)].name; }
+size_t size_bytes(DType t) {
+  return kRows[static_cast<size_t>(t)].bytes;
+}
+std::string_view to_string(DType t) {
+  return kRows[static_cast<size_t>(t)].name;
+}
 
 std::optional<DType> parse_dtype(std::string_view name) {
   for (const Row& row : kRows)

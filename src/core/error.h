@@ -9,11 +9,11 @@ namespace qg {
 // Exit codes of the command line (docs/architecture.md). They are part of the contract with scripts.
 enum class ExitCode : int {
   done = 0,
-  wrong_input = 1,    // wrong use or wrong input
-  cases_failed = 2,   // some cases of a grid failed
-  gate_failed = 3,    // a threshold was missed
-  cannot_here = 4,    // this machine cannot do it
-  interrupted = 75,   // the same command goes on where this one stopped
+  wrong_input = 1,   // wrong use or wrong input
+  cases_failed = 2,  // some cases of a grid failed
+  gate_failed = 3,   // a threshold was missed
+  cannot_here = 4,   // this machine cannot do it
+  interrupted = 75,  // the same command goes on where this one stopped
 };
 
 class Error : public std::runtime_error {

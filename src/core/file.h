@@ -25,7 +25,7 @@ class AtomicFile {
   void write(const void* data, size_t bytes);  // appends; throws Error (disk full names the path and the fix)
   void write_at(int64_t offset, const void* data, size_t bytes);  // anywhere; gaps read as zero
   int64_t written_bytes() const { return written_; }
-  void commit();                               // fsync, rename, fsync of the folder
+  void commit();  // fsync, rename, fsync of the folder
 
  private:
   std::filesystem::path path_, temporary_;

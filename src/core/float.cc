@@ -19,8 +19,8 @@ inline uint32_t round_magnitude(uint32_t abs_bits, int mantissa, int bias) {
   const uint32_t min_normal = static_cast<uint32_t>(127 - bias + 1) << 23;
   // Subnormal: adding 2^k, whose last mantissa bit is worth one subnormal step, lets the FPU do the rounding.
   const float magic = std::bit_cast<float>(static_cast<uint32_t>(127 - bias + 1 + shift) << 23);
-  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(abs_bits) + magic) -
-                             std::bit_cast<uint32_t>(magic);
+  const uint32_t subnormal =
+      std::bit_cast<uint32_t>(std::bit_cast<float>(abs_bits) + magic) - std::bit_cast<uint32_t>(magic);
   const uint32_t odd = (abs_bits >> shift) & 1;
   const uint32_t rounded = abs_bits + ((1u << (shift - 1)) - 1) + odd;
   const uint32_t normal = (rounded >> shift) - (static_cast<uint32_t>(127 - bias) << mantissa);
@@ -32,7 +32,7 @@ inline uint16_t f16_bits(float x) {
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
-  if (magnitude >= 0x47800000u) return sign | 0x7c00u;  // 65536 and above, infinity included
+  if (magnitude >= 0x47800000u) return sign | 0x7c00u;                      // 65536 and above, infinity included
   return static_cast<uint16_t>(sign | round_magnitude(magnitude, 10, 15));  // 65520 and above carry into infinity
 }
 
@@ -56,7 +56,9 @@ inline uint8_t e4m3_bits(float x) {
   const uint32_t sign = (bits >> 24) & 0x80u;
   const uint32_t magnitude = bits & 0x7fffffffu;
   const uint32_t rounded = round_magnitude(magnitude, 3, 7);
-  const uint32_t code = magnitude > 0x7f800000u ? 0x7fu : magnitude >= 0x43e00000u ? 0x7eu : rounded;  // NaN; 448 and up
+  const uint32_t code = magnitude > 0x7f800000u    ? 0x7fu
+                        : magnitude >= 0x43e00000u ? 0x7eu
+                                                   : rounded;  // NaN; 448 and up
   return static_cast<uint8_t>(sign | code);
 }
 
@@ -70,13 +72,27 @@ inline float e4m3_value(uint8_t code) {
 
 }  // namespace
 
-uint16_t f16_from_f32(float x) { return f16_bits(x); }
-float f32_from_f16(uint16_t bits) { return f32_bits(bits); }
-uint16_t bf16_from_f32(float x) { return bf16_bits(x); }
-float f32_from_bf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
-uint8_t e4m3_from_f32(float x) { return e4m3_bits(x); }
-float f32_from_e4m3(uint8_t bits) { return e4m3_value(bits); }
-float f32_from_e5m2(uint8_t bits) { return f32_bits(static_cast<uint16_t>(bits << 8)); }  // e5m2 is a cut-off f16
+uint16_t f16_from_f32(float x) {
+  return f16_bits(x);
+}
+float f32_from_f16(uint16_t bits) {
+  return f32_bits(bits);
+}
+uint16_t bf16_from_f32(float x) {
+  return bf16_bits(x);
+}
+float f32_from_bf16(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
+uint8_t e4m3_from_f32(float x) {
+  return e4m3_bits(x);
+}
+float f32_from_e4m3(uint8_t bits) {
+  return e4m3_value(bits);
+}
+float f32_from_e5m2(uint8_t bits) {
+  return f32_bits(static_cast<uint16_t>(bits << 8));
+}  // e5m2 is a cut-off f16
 
 QG_MULTIVERSION void f16_from_f32(const float* from, uint16_t* to, size_t count) {
   for (size_t i = 0; i < count; ++i) to[i] = f16_bits(from[i]);

@@ -1,7 +1,7 @@
 #pragma once
 // Small floating-point formats. Every conversion to a smaller format rounds to nearest, ties to even.
-// e4m3 is the "fn" variant (OCP 8-bit formats, 2023): bias 7, no infinity, NaN = 0x7f / 0xff, largest 448. Values beyond
-// the range saturate to +-448 (as cvt.rn.satfinite does); NaN stays NaN.
+// e4m3 is the "fn" variant (OCP 8-bit formats, 2023): bias 7, no infinity, NaN = 0x7f / 0xff, largest 448. Values
+// beyond the range saturate to +-448 (as cvt.rn.satfinite does); NaN stays NaN.
 #include <cstddef>
 #include <cstdint>
 
@@ -11,7 +11,7 @@ namespace qg {
 
 inline constexpr float kE4m3Max = 448.0f;
 
-uint16_t f16_from_f32(float x);     // overflow gives infinity, as IEEE says
+uint16_t f16_from_f32(float x);  // overflow gives infinity, as IEEE says
 float f32_from_f16(uint16_t bits);
 uint16_t bf16_from_f32(float x);
 float f32_from_bf16(uint16_t bits);

@@ -16,15 +16,27 @@ std::optional<Enum> parse(const std::array<std::string_view, N>& names, std::str
 
 }  // namespace
 
-std::string_view to_string(WeightFormat f) { return kWeightNames[static_cast<size_t>(f)]; }
-std::string_view to_string(KvFormat f) { return kKvNames[static_cast<size_t>(f)]; }
-std::string_view to_string(ComputePath p) { return kPathNames[static_cast<size_t>(p)]; }
+std::string_view to_string(WeightFormat f) {
+  return kWeightNames[static_cast<size_t>(f)];
+}
+std::string_view to_string(KvFormat f) {
+  return kKvNames[static_cast<size_t>(f)];
+}
+std::string_view to_string(ComputePath p) {
+  return kPathNames[static_cast<size_t>(p)];
+}
 std::optional<WeightFormat> parse_weight_format(std::string_view name) {
   return parse<WeightFormat>(kWeightNames, name);
 }
-std::optional<KvFormat> parse_kv_format(std::string_view name) { return parse<KvFormat>(kKvNames, name); }
-std::optional<ComputePath> parse_compute_path(std::string_view name) { return parse<ComputePath>(kPathNames, name); }
+std::optional<KvFormat> parse_kv_format(std::string_view name) {
+  return parse<KvFormat>(kKvNames, name);
+}
+std::optional<ComputePath> parse_compute_path(std::string_view name) {
+  return parse<ComputePath>(kPathNames, name);
+}
 
-int element_bytes(KvFormat f) { return f == KvFormat::fp16 ? 2 : 1; }
+int element_bytes(KvFormat f) {
+  return f == KvFormat::fp16 ? 2 : 1;
+}
 
 }  // namespace qg

@@ -17,7 +17,9 @@ void watch_interrupts() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
-bool interrupted() { return asked != 0; }
+bool interrupted() {
+  return asked != 0;
+}
 
 void stop_if_interrupted(const char* what) {
   if (interrupted())

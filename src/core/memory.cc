@@ -26,10 +26,16 @@ int64_t peak_rss_bytes() {
   return usage.ru_maxrss * int64_t{1024};
 }
 
-int64_t anonymous_rss_bytes() { return status_kib("RssAnon:") * 1024; }
+int64_t anonymous_rss_bytes() {
+  return status_kib("RssAnon:") * 1024;
+}
 
-void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << "5"; }
+void reset_peak_rss() {
+  std::ofstream("/proc/self/clear_refs") << "5";
+}
 
-int64_t physical_memory_bytes() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE); }
+int64_t physical_memory_bytes() {
+  return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+}
 
 }  // namespace qg

@@ -56,8 +56,8 @@ struct TensorSpec {
 struct LinearSpec {
   LinearRole role;
   int layer = 0;
-  int64_t n = 0, k = 0;  // out and in features of the whole (fused) layer
-  struct Part {          // matrices stacked along n, in this order
+  int64_t n = 0, k = 0;   // out and in features of the whole (fused) layer
+  struct Part {           // matrices stacked along n, in this order
     std::string hf_name;  // "model.layers.0.self_attn.q_proj" (without ".weight")
     int64_t rows = 0;
   };

@@ -29,7 +29,9 @@ std::string clock_text(double seconds) {
 
 }  // namespace
 
-void set_progress_mode(ProgressMode wanted) { mode = wanted; }
+void set_progress_mode(ProgressMode wanted) {
+  mode = wanted;
+}
 
 Progress::Progress(std::string what, int64_t total, std::string unit)
     : what_(std::move(what)), unit_(std::move(unit)), total_(total), start_(Clock::now()), printed_(start_) {}

@@ -11,17 +11,18 @@
 
 namespace qg {
 
-enum class WeightScaling { none, tensor, channel, group };          // one scale a matrix, an output row, k/group per row
+enum class WeightScaling { none, tensor, channel, group };  // one scale a matrix, an output row, k/group per row
 enum class ActivationScaling { none, static_tensor, dynamic_token };  // none: the activation stays 16-bit
 
 struct QuantSpec {
   WeightFormat weights = WeightFormat::fp16;
   WeightScaling weight_scaling = WeightScaling::none;
   ActivationScaling activations = ActivationScaling::none;
-  int64_t group_size = 0;       // inputs that share an int4 scale; 0 when not grouped
-  bool zero_points = false;     // asymmetric int4
-  bool prequant_scales = false; // some layers scale their input explicitly (int4_awq, int8_sq)
-  std::optional<KvFormat> fixed_kv;  // set when the layout fixes the KV format (TensorRT backend); empty = run-time choice
+  int64_t group_size = 0;        // inputs that share an int4 scale; 0 when not grouped
+  bool zero_points = false;      // asymmetric int4
+  bool prequant_scales = false;  // some layers scale their input explicitly (int4_awq, int8_sq)
+  std::optional<KvFormat>
+      fixed_kv;  // set when the layout fixes the KV format (TensorRT backend); empty = run-time choice
   std::vector<std::string> exclude;  // modules left unquantized, as the folder names them ("lm_head")
   bool operator==(const QuantSpec&) const = default;
 };

@@ -1,6 +1,6 @@
 #pragma once
-// Counter-based random numbers: value i of stream s is a function of (seed, s, i) alone, so that work can be split in any
-// way, on any executor, with the same result.
+// Counter-based random numbers: value i of stream s is a function of (seed, s, i) alone, so that work can be split in
+// any way, on any executor, with the same result.
 #include <cmath>
 #include <cstdint>
 
@@ -15,7 +15,8 @@ constexpr uint64_t mix64(uint64_t x) {
 
 class Rng {
  public:
-  explicit constexpr Rng(uint64_t seed, uint64_t stream = 0) : key_(mix64(seed + mix64(stream + 0x9e3779b97f4a7c15ull))) {}
+  explicit constexpr Rng(uint64_t seed, uint64_t stream = 0)
+      : key_(mix64(seed + mix64(stream + 0x9e3779b97f4a7c15ull))) {}
 
   constexpr uint64_t bits(uint64_t i) const { return mix64(key_ + (i + 1) * 0x9e3779b97f4a7c15ull); }
   // Uniform in [0, 1), 53 bits.

@@ -33,7 +33,9 @@ HostBuffer::HostBuffer(size_t bytes) : bytes_(bytes) {
                 ExitCode::cannot_here);
 }
 
-void HostBuffer::Free::operator()(std::byte* p) const { std::free(p); }
+void HostBuffer::Free::operator()(std::byte* p) const {
+  std::free(p);
+}
 
 void Tensor::check_element_size(size_t bytes) const {
   if (size_bytes(dtype) != bytes)

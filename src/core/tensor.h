@@ -67,8 +67,8 @@ struct NewTensor {
     return reinterpret_cast<T*>(data);
   }
 };
-NewTensor new_tensor(DType dtype, Shape shape);                              // uninitialized
+NewTensor new_tensor(DType dtype, Shape shape);  // uninitialized
 Tensor tensor_from_f32(std::span<const float> values, Shape shape, DType dtype = DType::f32);
-std::vector<float> to_f32(const Tensor& tensor);                             // all elements as float
+std::vector<float> to_f32(const Tensor& tensor);  // all elements as float
 
 }  // namespace qg

@@ -3,8 +3,8 @@
 
 namespace qg {
 
-std::string version();          // "0.1.0"
-std::string build_commit();     // short hash of the commit, "+dirty" behind it when the tree was changed
-std::string build_options();    // "g++ 12.2.0, Release, cpu"
+std::string version();        // "0.1.0"
+std::string build_commit();   // short hash of the commit, "+dirty" behind it when the tree was changed
+std::string build_options();  // "g++ 12.2.0, Release, cpu"
 
 }  // namespace qg

@@ -14,7 +14,8 @@ Interval block_bootstrap(std::span<const std::vector<double>> columns,
   if (columns.empty() || columns[0].empty()) throw Error("nothing to take an interval of");
   const auto count = static_cast<int64_t>(columns[0].size());
   for (const auto& column : columns)
-    if (static_cast<int64_t>(column.size()) != count) throw Error("columns of unequal length cannot be resampled together");
+    if (static_cast<int64_t>(column.size()) != count)
+      throw Error("columns of unequal length cannot be resampled together");
   const int64_t block = std::clamp<int64_t>(options.block, 1, count);
 
   // Prefix sums over the doubled sequence make a circular block one subtraction.
@@ -22,11 +23,13 @@ Interval block_bootstrap(std::span<const std::vector<double>> columns,
   for (size_t c = 0; c < columns.size(); ++c) {
     sums[c].assign(static_cast<size_t>(count + block) + 1, 0.0);
     for (int64_t i = 0; i < count + block; ++i)
-      sums[c][static_cast<size_t>(i) + 1] = sums[c][static_cast<size_t>(i)] + columns[c][static_cast<size_t>(i % count)];
+      sums[c][static_cast<size_t>(i) + 1] =
+          sums[c][static_cast<size_t>(i)] + columns[c][static_cast<size_t>(i % count)];
   }
 
   std::vector<double> means(columns.size());
-  for (size_t c = 0; c < columns.size(); ++c) means[c] = sums[c][static_cast<size_t>(count)] / static_cast<double>(count);
+  for (size_t c = 0; c < columns.size(); ++c)
+    means[c] = sums[c][static_cast<size_t>(count)] / static_cast<double>(count);
   Interval result;
   result.value = statistic(means);
 
@@ -37,7 +40,8 @@ Interval block_bootstrap(std::span<const std::vector<double>> columns,
     std::fill(means.begin(), means.end(), 0.0);
     for (int64_t b = 0; b < blocks; ++b) {
       const auto start = static_cast<size_t>(rng.next_below(static_cast<uint64_t>(count)));
-      for (size_t c = 0; c < columns.size(); ++c) means[c] += sums[c][start + static_cast<size_t>(block)] - sums[c][start];
+      for (size_t c = 0; c < columns.size(); ++c)
+        means[c] += sums[c][start + static_cast<size_t>(block)] - sums[c][start];
     }
     for (double& m : means) m /= static_cast<double>(blocks * block);
     values.push_back(statistic(means));

@@ -20,9 +20,11 @@ ChoiceItem parse_item(const Json& json, const std::string& where) {
   item.id = reader.get_string("id", where);
   item.group = reader.get_string("group", std::string());
   const Json& choices = reader.get("choices");
-  if (!choices.is_array() || choices.size() < 2) throw Error("\"choices\" should be a list of at least two strings", where);
+  if (!choices.is_array() || choices.size() < 2)
+    throw Error("\"choices\" should be a list of at least two strings", where);
   for (const Json& choice : choices) {
-    if (!choice.is_string() || choice.get<std::string>().empty()) throw Error("a choice is not a string, or empty", where);
+    if (!choice.is_string() || choice.get<std::string>().empty())
+      throw Error("a choice is not a string, or empty", where);
     item.choices.push_back(choice.get<std::string>());
   }
   item.answer = reader.get_int("answer", {}, 0, static_cast<int64_t>(choices.size()) - 1);
@@ -31,8 +33,8 @@ ChoiceItem parse_item(const Json& json, const std::string& where) {
 
 // Sum of log p over the tokens of a choice; the choice is tokenized together with the prompt so that the split between
 // them is the tokenizer's own, and what differs from the prompt's tokens is scored.
-double choice_log_prob(Executor& executor, const Tokenizer& tokenizer, const std::string& prompt, const std::string& choice,
-                       const std::string& where) {
+double choice_log_prob(Executor& executor, const Tokenizer& tokenizer, const std::string& prompt,
+                       const std::string& choice, const std::string& where) {
   const std::vector<int32_t> context = tokenizer.encode(prompt, true), all = tokenizer.encode(prompt + choice, true);
   size_t shared = 0;
   while (shared < context.size() && shared < all.size() && context[shared] == all[shared]) ++shared;
@@ -108,8 +110,10 @@ ChoiceResult compare_choices(const std::vector<double>& base, const std::vector<
   BootstrapOptions options;
   options.block = 1;
   ChoiceResult r;
-  r.base_accuracy = block_bootstrap(columns, [](auto m) { return m[0]; }, options);
-  r.accuracy = block_bootstrap(columns, [](auto m) { return m[1]; }, options);
+  r.base_accuracy = block_bootstrap(
+      columns, [](auto m) { return m[0]; }, options);
+  r.accuracy = block_bootstrap(
+      columns, [](auto m) { return m[1]; }, options);
   int64_t lost = 0, gained = 0;
   for (size_t i = 0; i < base.size(); ++i) {
     lost += base[i] > candidate[i];

@@ -14,7 +14,9 @@ namespace {
 // A chunk bounds the memory for logits: 128 rows of a vocabulary of 128,256 are 66 MB per executor.
 constexpr int64_t kChunkTokens = 128;
 
-int64_t argmax(std::span<const float> x) { return std::max_element(x.begin(), x.end()) - x.begin(); }
+int64_t argmax(std::span<const float> x) {
+  return std::max_element(x.begin(), x.end()) - x.begin();
+}
 
 // Sums of exponentials are taken in double over blocks of float exponentials relative to the maximum: the exponentials
 // carry 24 bits, and their sum no more error than that.
@@ -42,8 +44,8 @@ void run_chunk(Executor& executor, const Chunk& chunk, std::span<const int32_t> 
   piece.context_tokens = chunk.begin;
   piece.pages = pages;
   StepInput input;
-  input.tokens = std::span(chunk.text->windows[chunk.window]).subspan(static_cast<size_t>(chunk.begin),
-                                                                       static_cast<size_t>(chunk.count));
+  input.tokens = std::span(chunk.text->windows[chunk.window])
+                     .subspan(static_cast<size_t>(chunk.begin), static_cast<size_t>(chunk.count));
   input.pieces = std::span(&piece, 1);
   input.logits = LogitsWanted::all;
   executor.step(input, out);
@@ -119,13 +121,15 @@ void check_comparable(const Executor& base, std::span<Executor* const> candidate
   for (const auto& window : text.windows)
     for (int32_t token : window)
       if (token < 0 || token >= vocab)
-        throw Error("token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocab), text.name,
-                    "the tokenizer does not belong to the model: use --tokenizer");
+        throw Error("token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocab),
+                    text.name, "the tokenizer does not belong to the model: use --tokenizer");
 }
 
 }  // namespace
 
-double log_sum_exp(std::span<const float> x) { return softmax_sums(x).log_z(); }
+double log_sum_exp(std::span<const float> x) {
+  return softmax_sums(x).log_z();
+}
 
 double kl_divergence(std::span<const float> base_logits, std::span<const float> logits) {
   const SoftmaxSums p = softmax_sums(base_logits), q = softmax_sums(logits);

@@ -15,14 +15,14 @@ namespace qg {
 
 // One entry per scored token; index = position in the text.
 struct TokenScores {
-  std::vector<double> nll;       // -log p(true token), nats
-  std::vector<double> kld;       // KL(base || candidate) over the whole vocabulary, nats; empty for the base itself
-  std::vector<double> top1;      // 1 where the most likely token is the base's; empty for the base itself
+  std::vector<double> nll;   // -log p(true token), nats
+  std::vector<double> kld;   // KL(base || candidate) over the whole vocabulary, nats; empty for the base itself
+  std::vector<double> top1;  // 1 where the most likely token is the base's; empty for the base itself
 };
 
 struct FidelityResult {
-  Interval ppl, base_ppl;        // exp(mean nll)
-  Interval ppl_ratio;            // ppl / base_ppl, paired
+  Interval ppl, base_ppl;  // exp(mean nll)
+  Interval ppl_ratio;      // ppl / base_ppl, paired
   Interval kld_mean, top1;
   int64_t windows = 0, tokens = 0;
 };

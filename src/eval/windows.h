@@ -12,14 +12,14 @@ namespace qg {
 
 struct EvalProtocol {
   int64_t windows = 8;
-  int64_t window = 1024;  // tokens; the first of a window is context only, the other window - 1 are scored
-  bool bos = false;       // put the BOS token in front of each window (it takes the place of the first token)
+  int64_t window = 1024;         // tokens; the first of a window is context only, the other window - 1 are scored
+  bool bos = false;              // put the BOS token in front of each window (it takes the place of the first token)
   std::string describe() const;  // "8 windows of 1024 tokens, no BOS, non-overlapping"
 };
 
 struct EvalText {
-  std::string name;       // file name, for people
-  std::string hash;       // sha256 of the file
+  std::string name;  // file name, for people
+  std::string hash;  // sha256 of the file
   std::vector<std::vector<int32_t>> windows;
   int64_t scored_tokens() const;
 };

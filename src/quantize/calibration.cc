@@ -28,16 +28,18 @@ CalibrationText read_calibration(const Tokenizer& tokenizer, const std::filesyst
   const size_t limit = std::min(text.size(), static_cast<size_t>(needed) * 64 + 65536);
   const std::vector<int32_t> ids = tokenizer.encode(std::string_view(text).substr(0, limit), false);
   if (static_cast<int64_t>(ids.size()) < needed)
-    throw Error(fmt::format("has {} tokens, but calibration wants {} sequences of {}", ids.size(), options.sequences,
-                            options.tokens),
-                path.string(),
-                fmt::format("use --calib-sequences {} or a longer text", static_cast<int64_t>(ids.size()) / options.tokens));
+    throw Error(
+        fmt::format("has {} tokens, but calibration wants {} sequences of {}", ids.size(), options.sequences,
+                    options.tokens),
+        path.string(),
+        fmt::format("use --calib-sequences {} or a longer text", static_cast<int64_t>(ids.size()) / options.tokens));
   for (int64_t s = 0; s < options.sequences; ++s)
     result.sequences.emplace_back(ids.begin() + s * options.tokens, ids.begin() + (s + 1) * options.tokens);
   return result;
 }
 
-ActivationCollector::ActivationCollector(int64_t k, int64_t total_rows, const CalibrationOptions& options, bool with_gram)
+ActivationCollector::ActivationCollector(int64_t k, int64_t total_rows, const CalibrationOptions& options,
+                                         bool with_gram)
     : total_rows_(total_rows) {
   const auto width = static_cast<size_t>(k);
   statistics_.k = k;
@@ -72,14 +74,15 @@ void ActivationCollector::add(std::span<const float> values, int64_t rows) {
     s.sample.insert(s.sample.end(), values.begin() + at * s.k, values.begin() + (at + 1) * s.k);
   }
   if (!s.gram.empty())
-    cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, static_cast<int>(s.k), static_cast<int>(rows), 1.0f, values.data(),
-                static_cast<int>(s.k), 1.0f, s.gram.data(), static_cast<int>(s.k));
+    cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, static_cast<int>(s.k), static_cast<int>(rows), 1.0f,
+                values.data(), static_cast<int>(s.k), 1.0f, s.gram.data(), static_cast<int>(s.k));
   s.rows += rows;
 }
 
 ActivationStatistics ActivationCollector::finish() {
   ActivationStatistics& s = statistics_;
-  if (s.rows != total_rows_) throw Error(fmt::format("calibration gave {} rows, {} were announced", s.rows, total_rows_));
+  if (s.rows != total_rows_)
+    throw Error(fmt::format("calibration gave {} rows, {} were announced", s.rows, total_rows_));
   if (!s.gram.empty()) {
     const int64_t k = s.k;
     parallel_for(k, 64, [&](int64_t begin, int64_t end) {

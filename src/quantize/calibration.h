@@ -31,11 +31,11 @@ CalibrationText read_calibration(const Tokenizer& tokenizer, const std::filesyst
 // What is known of one activation (the input of the linear layers of one calibration group).
 struct ActivationStatistics {
   int64_t k = 0, rows = 0;
-  std::vector<float> absmax;     // [k]
-  std::vector<double> abs_sum;   // [k]; mean |x| = abs_sum / rows
-  std::vector<float> sample;     // [sample_rows, k]
+  std::vector<float> absmax;    // [k]
+  std::vector<double> abs_sum;  // [k]; mean |x| = abs_sum / rows
+  std::vector<float> sample;    // [sample_rows, k]
   int64_t sampled = 0;
-  std::vector<float> gram;       // [k, k] = sum x x^T, both triangles; empty unless asked for
+  std::vector<float> gram;  // [k, k] = sum x x^T, both triangles; empty unless asked for
 
   double mean_abs(int64_t channel) const { return abs_sum[static_cast<size_t>(channel)] / static_cast<double>(rows); }
 };

@@ -19,14 +19,22 @@ namespace {
 // A double matrix of this width takes 512 MB; wider ones are factorized in float, in place.
 constexpr int64_t kDoubleWidth = 8192;
 
-void potrf(char uplo, int n, double* a, int* info) { dpotrf_(&uplo, &n, a, &n, info); }
-void potri(char uplo, int n, double* a, int* info) { dpotri_(&uplo, &n, a, &n, info); }
-void potrf(char uplo, int n, float* a, int* info) { spotrf_(&uplo, &n, a, &n, info); }
-void potri(char uplo, int n, float* a, int* info) { spotri_(&uplo, &n, a, &n, info); }
+void potrf(char uplo, int n, double* a, int* info) {
+  dpotrf_(&uplo, &n, a, &n, info);
+}
+void potri(char uplo, int n, double* a, int* info) {
+  dpotri_(&uplo, &n, a, &n, info);
+}
+void potrf(char uplo, int n, float* a, int* info) {
+  spotrf_(&uplo, &n, a, &n, info);
+}
+void potri(char uplo, int n, float* a, int* info) {
+  spotri_(&uplo, &n, a, &n, info);
+}
 
 // a: symmetric positive definite [k, k]; becomes the upper factor U of its inverse, inverse = U^T U (row-major), with
-// zeros below the diagonal. Returns false when a is not positive definite. LAPACK is column-major: its lower triangle is
-// our upper one.
+// zeros below the diagonal. Returns false when a is not positive definite. LAPACK is column-major: its lower triangle
+// is our upper one.
 template <class T>
 bool upper_factor_of_inverse(T* a, int64_t k) {
   int info = 0;

@@ -1,5 +1,6 @@
 // FP8 (e4m3) weights and activations. e4m3 is itself a floating format, so a scale matters by where it puts the values
-// within a binade, at the saturated top and in the subnormal bottom: both scales are searched for the least output error.
+// within a binade, at the saturated top and in the subnormal bottom: both scales are searched for the least output
+// error.
 #include <algorithm>
 #include <cmath>
 
@@ -12,7 +13,9 @@
 namespace qg {
 namespace {
 
-float rounded(float value, float scale) { return f32_from_e4m3(e4m3_from_f32(value / scale)) * scale; }
+float rounded(float value, float scale) {
+  return f32_from_e4m3(e4m3_from_f32(value / scale)) * scale;
+}
 
 void round_all(std::vector<float>& x, float scale) {
   parallel_for(static_cast<int64_t>(x.size()), 1 << 14, [&](int64_t begin, int64_t end) {
@@ -72,11 +75,12 @@ float search_weight_scale(const float* w, int64_t count, int64_t k, const std::v
 }
 
 // The static activation scale with the least output error through the given weights.
-float search_input_scale(const GroupProblem& p, const OutputError& error, const std::vector<float>& weight, bool search) {
+float search_input_scale(const GroupProblem& p, const OutputError& error, const std::vector<float>& weight,
+                         bool search) {
   const float base = std::max(absmax(p.input.absmax), 1e-12f) / kE4m3Max;
   if (!search) return base;
-  // Clipping is never worth it here (measured: halving the scale of the maximum on down projections multiplies the loss),
-  // so the search stays within what rounds the maximum to 448 or leaves room above it.
+  // Clipping is never worth it here (measured: halving the scale of the maximum on down projections multiplies the
+  // loss), so the search stays within what rounds the maximum to 448 or leaves room above it.
   constexpr int kSteps = 10;
   double best = 1e300;
   float best_scale = base;
@@ -103,10 +107,12 @@ GroupResult quantize_group_fp8(GroupProblem p, const Recipe& recipe, const Quant
   std::vector<float> scales(static_cast<size_t>(p.n));
   if (per_channel) {
     for (int64_t r = 0; r < p.n; ++r)
-      scales[static_cast<size_t>(r)] = search_weight_scale(p.weight.data() + r * p.k, 1, p.k, moments, recipe.scale_search);
+      scales[static_cast<size_t>(r)] =
+          search_weight_scale(p.weight.data() + r * p.k, 1, p.k, moments, recipe.scale_search);
   } else {
     // One for the whole group: layouts fuse q with k and v, and gate with up.
-    std::fill(scales.begin(), scales.end(), search_weight_scale(p.weight.data(), p.n, p.k, moments, recipe.scale_search));
+    std::fill(scales.begin(), scales.end(),
+              search_weight_scale(p.weight.data(), p.n, p.k, moments, recipe.scale_search));
   }
   const std::vector<float> original = p.weight;
   const NewTensor codes = new_tensor(DType::f8_e4m3, {p.n, p.k});

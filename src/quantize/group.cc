@@ -19,8 +19,9 @@ GroupResult keep_group(GroupProblem p) {
     LinearWeights w;
     w.n = rows;
     w.k = p.k;
-    w.weight = tensor_from_f32(std::span(p.weight).subspan(static_cast<size_t>(first * p.k), static_cast<size_t>(rows * p.k)),
-                               {rows, p.k}, DType::f16);
+    w.weight =
+        tensor_from_f32(std::span(p.weight).subspan(static_cast<size_t>(first * p.k), static_cast<size_t>(rows * p.k)),
+                        {rows, p.k}, DType::f16);
     result.linears.push_back(std::move(w));
     first += rows;
   }
@@ -58,16 +59,16 @@ GroupResult quantize_group(GroupProblem problem, const Recipe& recipe, const Qua
 
 OutputError::OutputError(const std::vector<float>& x, int64_t rows, const std::vector<float>& w, int64_t n, int64_t k)
     : rows_(rows), n_(n), k_(k), y_(static_cast<size_t>(rows * n)) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(k), 1.0f,
-              x.data(), static_cast<int>(k), w.data(), static_cast<int>(k), 0.0f, y_.data(), static_cast<int>(n));
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(k),
+              1.0f, x.data(), static_cast<int>(k), w.data(), static_cast<int>(k), 0.0f, y_.data(), static_cast<int>(n));
   for (float v : y_) norm_ += static_cast<double>(v) * static_cast<double>(v);
 }
 
 double OutputError::of(const std::vector<float>& xq, const std::vector<float>& wq) const {
   std::vector<float> gap = y_;
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(rows_), static_cast<int>(n_), static_cast<int>(k_),
-              -1.0f, xq.data(), static_cast<int>(k_), wq.data(), static_cast<int>(k_), 1.0f, gap.data(),
-              static_cast<int>(n_));
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(rows_), static_cast<int>(n_),
+              static_cast<int>(k_), -1.0f, xq.data(), static_cast<int>(k_), wq.data(), static_cast<int>(k_), 1.0f,
+              gap.data(), static_cast<int>(n_));
   double sum = 0;
   for (float v : gap) sum += static_cast<double>(v) * static_cast<double>(v);
   return norm_ > 0 ? sum / norm_ : sum;
@@ -105,8 +106,12 @@ std::vector<float> smoothing(const std::vector<double>& activation, const std::v
   return result;
 }
 
-std::vector<double> column_absmax(const std::vector<float>& w, int64_t n, int64_t k) { return column_fold(w, n, k, true); }
-std::vector<double> column_absmean(const std::vector<float>& w, int64_t n, int64_t k) { return column_fold(w, n, k, false); }
+std::vector<double> column_absmax(const std::vector<float>& w, int64_t n, int64_t k) {
+  return column_fold(w, n, k, true);
+}
+std::vector<double> column_absmean(const std::vector<float>& w, int64_t n, int64_t k) {
+  return column_fold(w, n, k, false);
+}
 
 float storable_prequant(double value) {
   return f32_from_f16(f16_from_f32(static_cast<float>(std::clamp(value, 1e-4, 6e4))));

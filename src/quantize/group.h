@@ -11,10 +11,10 @@
 namespace qg {
 
 struct GroupProblem {
-  std::vector<float> weight;     // [n, k]: the group's linear layers stacked
-  std::vector<int64_t> rows;     // out features of each, Σ = n
+  std::vector<float> weight;  // [n, k]: the group's linear layers stacked
+  std::vector<int64_t> rows;  // out features of each, Σ = n
   int64_t n = 0, k = 0;
-  ActivationStatistics input;    // of the 16-bit model
+  ActivationStatistics input;  // of the 16-bit model
   // The input comes straight from a norm, which can absorb a scale of it; otherwise a scale has to be stored.
   bool foldable = false;
 };
@@ -51,7 +51,8 @@ class OutputError {
 void scale_columns(std::vector<float>& w, int64_t n, int64_t k, const std::vector<float>& factor);
 // Scales a Gram matrix [k, k] as if channel j of its inputs had been scaled by factor[j].
 void scale_gram(std::vector<float>& gram, int64_t k, const std::vector<float>& factor);
-// s[j] = activation[j]^alpha / weight[j]^(1-alpha), zero channels 1, clamped to [1e-4, 1e4] around a geometric mean of 1.
+// s[j] = activation[j]^alpha / weight[j]^(1-alpha), zero channels 1, clamped to [1e-4, 1e4] around a geometric mean
+// of 1.
 std::vector<float> smoothing(const std::vector<double>& activation, const std::vector<double>& weight, double alpha);
 std::vector<double> column_absmax(const std::vector<float>& w, int64_t n, int64_t k);
 std::vector<double> column_absmean(const std::vector<float>& w, int64_t n, int64_t k);

@@ -1,6 +1,6 @@
-// INT4 with activation-aware scales (Lin et al., "AWQ", 2023): channels that matter are scaled up before rounding, by an
-// exponent searched per group of layers; then each range is shrunk where that lowers the error, and the codes are chosen
-// with error feedback (error_feedback.h).
+// INT4 with activation-aware scales (Lin et al., "AWQ", 2023): channels that matter are scaled up before rounding, by
+// an exponent searched per group of layers; then each range is shrunk where that lowers the error, and the codes are
+// chosen with error feedback (error_feedback.h).
 #include <algorithm>
 #include <cmath>
 
@@ -109,8 +109,8 @@ std::vector<float> gram_diagonal(const GroupProblem& p, const std::vector<float>
   return diagonal;
 }
 
-constexpr int kClipSteps = 18;       // shares 1.05 to 0.60
-constexpr int kTrialClipSteps = 6;   // a coarser search is enough to rank exponents
+constexpr int kClipSteps = 18;      // shares 1.05 to 0.60
+constexpr int kTrialClipSteps = 6;  // a coarser search is enough to rank exponents
 
 struct Scales {
   std::vector<float> down, up;  // [k]: what inputs and weights are multiplied by; down is as stored
@@ -155,8 +155,8 @@ Scales search_scales(const GroupProblem& p, const Recipe& recipe, const QuantSpe
   return best_scales;
 }
 
-LinearWeights pack(const std::vector<uint8_t>& codes, const Grids& grids, const GroupProblem& p, int64_t first, int64_t rows,
-                   const QuantSpec& spec, const std::vector<float>& down) {
+LinearWeights pack(const std::vector<uint8_t>& codes, const Grids& grids, const GroupProblem& p, int64_t first,
+                   int64_t rows, const QuantSpec& spec, const std::vector<float>& down) {
   LinearWeights w;
   w.format = WeightFormat::int4_awq;
   w.n = rows;

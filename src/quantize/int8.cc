@@ -132,7 +132,8 @@ GroupResult quantize_group_int8(GroupProblem p, const Recipe& recipe, const Quan
     w.n = rows;
     w.k = p.k;
     w.weight = {DType::i8, {rows, p.k}, reinterpret_cast<const std::byte*>(q + first * p.k), codes.tensor.owner};
-    w.weight_scale = tensor_from_f32(std::span(scales).subspan(static_cast<size_t>(first), static_cast<size_t>(rows)), {rows});
+    w.weight_scale =
+        tensor_from_f32(std::span(scales).subspan(static_cast<size_t>(first), static_cast<size_t>(rows)), {rows});
     if (!p.foldable) w.prequant_scale = tensor_from_f32(s.down, {p.k});
     result.linears.push_back(std::move(w));
     first += rows;

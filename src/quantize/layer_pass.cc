@@ -12,7 +12,9 @@ namespace {
 // Above this the MLP's activation is computed twice instead of kept: time for memory.
 constexpr int64_t kKeptActBytes = int64_t{512} << 20;
 
-int64_t total(std::span<const int64_t> lengths) { return std::accumulate(lengths.begin(), lengths.end(), int64_t{0}); }
+int64_t total(std::span<const int64_t> lengths) {
+  return std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+}
 
 void visit_pieces(std::span<const int64_t> lengths, const std::vector<float>& values, int64_t width,
                   const LayerPass::Visitor& visitor) {
@@ -39,7 +41,8 @@ void LayerPass::each_sequence(const std::function<void(int64_t, int64_t)>& fn) c
 
 std::vector<float> LayerPass::normed(const std::vector<float>& weight, int64_t first_row, int64_t rows) const {
   std::vector<float> x(static_cast<size_t>(rows * shape_.hidden));
-  rms_norm(hidden_.data() + first_row * shape_.hidden, weight.data(), shape_.norm_epsilon, x.data(), rows, shape_.hidden);
+  rms_norm(hidden_.data() + first_row * shape_.hidden, weight.data(), shape_.norm_epsilon, x.data(), rows,
+           shape_.hidden);
   return x;
 }
 
@@ -129,10 +132,9 @@ void LayerPass::visit_mlp_act(const Visitor& visitor) const {
 
 void LayerPass::add_mlp() {
   each_sequence([&](int64_t row, int64_t rows) {
-    const std::vector<float> act = act_.empty()
-                                       ? gated(row, rows)
-                                       : std::vector<float>(act_.begin() + row * shape_.ffn,
-                                                            act_.begin() + (row + rows) * shape_.ffn);
+    const std::vector<float> act =
+        act_.empty() ? gated(row, rows)
+                     : std::vector<float>(act_.begin() + row * shape_.ffn, act_.begin() + (row + rows) * shape_.ffn);
     std::vector<float> y(static_cast<size_t>(rows * shape_.hidden));
     layer_.down.run(act.data(), rows, y.data());
     add(hidden_.data() + row * shape_.hidden, y.data(), rows, shape_.hidden);

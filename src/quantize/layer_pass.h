@@ -1,5 +1,6 @@
 #pragma once
-// One layer over the whole calibration set, stage by stage, so that only one stage's activations are in memory at a time.
+// One layer over the whole calibration set, stage by stage, so that only one stage's activations are in memory at a
+// time.
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -16,7 +17,8 @@ class LayerPass {
   using Visitor = std::function<void(std::span<const float> values, int64_t rows)>;
 
   // hidden [sum(lengths), hidden]: the layer's input; becomes its output.
-  LayerPass(const ModelShape& shape, const CpuLayer& layer, std::span<const int64_t> lengths, std::vector<float>& hidden);
+  LayerPass(const ModelShape& shape, const CpuLayer& layer, std::span<const int64_t> lengths,
+            std::vector<float>& hidden);
 
   void visit_attention_in(const Visitor& visitor) const;
   // Runs qkv and attention; keys and values go to the visitors (may be empty), K after RoPE.
@@ -26,7 +28,7 @@ class LayerPass {
   void visit_mlp_in(const Visitor& visitor) const;
   void run_gate();
   void visit_mlp_act(const Visitor& visitor) const;
-  void add_mlp();        // hidden += down(act)
+  void add_mlp();  // hidden += down(act)
 
  private:
   void each_sequence(const std::function<void(int64_t first_row, int64_t rows)>& fn) const;

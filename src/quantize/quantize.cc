@@ -7,6 +7,7 @@
 #include "core/interrupt.h"
 #include "core/utc.h"
 #include "core/version.h"
+#include "kernels/blas.h"
 #include "quantize/group.h"
 #include "quantize/kv_scales.h"
 #include "quantize/layer_pass.h"
@@ -46,7 +47,8 @@ class Output {
   }
 
   // Quantizes the linear layers that read one activation. norm: the one that made it, or null.
-  void quantize_linears(const std::vector<LinearRole>& roles, ActivationStatistics input, std::vector<float> CpuLayer::*norm) {
+  void quantize_linears(const std::vector<LinearRole>& roles, ActivationStatistics input,
+                        std::vector<float> CpuLayer::*norm) {
     if (output_.recipe.weights == WeightFormat::fp16) return;
     const auto start = Clock::now();
     const ModelTable& table = options_.table;
@@ -161,15 +163,18 @@ class Calibration {
     const std::string name = "layer " + std::to_string(index) + ": ";
 
     on_step(name + "qkv");
-    quantize({LinearRole::qkv}, shape.hidden, &CpuLayer::attention_norm, [&](const auto& v) { pass.visit_attention_in(v); });
+    quantize({LinearRole::qkv}, shape.hidden, &CpuLayer::attention_norm,
+             [&](const auto& v) { pass.visit_attention_in(v); });
     KvCollector keys, values;
     pass.attend([&](std::span<const float> x, int64_t) { keys.add(x); },
                 [&](std::span<const float> x, int64_t) { values.add(x); });
     on_step(name + "attention output");
-    quantize({LinearRole::attention_output}, shape.q_rows(), nullptr, [&](const auto& v) { pass.visit_attention_out(v); });
+    quantize({LinearRole::attention_output}, shape.q_rows(), nullptr,
+             [&](const auto& v) { pass.visit_attention_out(v); });
     pass.add_attention();
     on_step(name + "gate and up");
-    quantize({LinearRole::gate, LinearRole::up}, shape.hidden, &CpuLayer::mlp_norm, [&](const auto& v) { pass.visit_mlp_in(v); });
+    quantize({LinearRole::gate, LinearRole::up}, shape.hidden, &CpuLayer::mlp_norm,
+             [&](const auto& v) { pass.visit_mlp_in(v); });
     pass.run_gate();
     on_step(name + "down");
     quantize({LinearRole::down}, shape.ffn, nullptr, [&](const auto& v) { pass.visit_mlp_act(v); });
@@ -206,17 +211,19 @@ int64_t estimate_quantize_bytes(const QuantizeJob& job) {
   const int64_t rows = job.calibration.num_tokens(), f = sizeof(float);
   const int64_t widest_k = std::max({s.hidden, s.q_rows(), s.ffn});
   const int64_t largest_linear = std::max({2 * s.ffn * s.hidden, s.qkv_rows() * s.hidden, s.hidden * s.ffn});
-  const bool feedback = std::any_of(job.outputs.begin(), job.outputs.end(), [](const auto& o) { return o.recipe.error_feedback; });
-  int64_t bytes = rows * s.hidden * f;                                           // hidden states
-  bytes += rows * s.q_rows() * f;                                                // attention, kept for a stage
-  bytes += job.options.sample_rows * (widest_k + 2 * s.ffn) * f;                 // sampled inputs, outputs of searches
-  bytes += 3 * largest_linear * f;                                               // weights, scaled copy, rounded copy
+  const bool feedback =
+      std::any_of(job.outputs.begin(), job.outputs.end(), [](const auto& o) { return o.recipe.error_feedback; });
+  int64_t bytes = rows * s.hidden * f;                            // hidden states
+  bytes += rows * s.q_rows() * f;                                 // attention, kept for a stage
+  bytes += job.options.sample_rows * (widest_k + 2 * s.ffn) * f;  // sampled inputs, outputs of searches
+  bytes += 3 * largest_linear * f;                                // weights, scaled copy, rounded copy
   if (feedback) bytes += (job.outputs.size() > 1 ? 3 : 2) * widest_k * widest_k * f;
-  bytes += s.linear_params() / s.layers * 2;                                     // the layer itself
+  bytes += s.linear_params() / s.layers * 2;  // the layer itself
   return bytes;
 }
 
 std::vector<QuantizeReport> quantize(const QuantizeJob& job, const std::function<void(const std::string&)>& on_step) {
+  require_sound_blas();
   if (job.base->quant().weights != WeightFormat::fp16)
     throw Error("is quantized already (" + std::string(to_string(job.base->quant().weights)) + ")",
                 job.base->folder().string(), "quantize the original 16-bit model");

@@ -29,10 +29,10 @@ struct QuantizeJob {
 
 struct QuantizeReport {
   std::filesystem::path out;
-  double seconds = 0;             // spent on this output's linear layers, without the pass over the text
-  double mean_relative_error = 0; // of the linear layers' outputs, on sampled calibration rows
+  double seconds = 0;              // spent on this output's linear layers, without the pass over the text
+  double mean_relative_error = 0;  // of the linear layers' outputs, on sampled calibration rows
   double worst_relative_error = 0;
-  std::string worst_layer;        // "layers.3.mlp_act"
+  std::string worst_layer;  // "layers.3.mlp_act"
 };
 
 // Bytes that the job needs at its peak, beside mapped files: printed before work starts.

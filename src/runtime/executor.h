@@ -18,17 +18,17 @@ struct SamplingParams {
   float temperature = 0;  // 0 = greedy
   int32_t top_k = 0;      // 0 = all
   float top_p = 1;
-  uint64_t seed = 0;      // the draw at output position i is a function of (seed, i) alone
+  uint64_t seed = 0;  // the draw at output position i is a function of (seed, i) alone
 };
 
 // A run of consecutive tokens of one sequence, computed in this step.
 struct SequencePiece {
-  int64_t first_row = 0;        // of this piece in StepInput::tokens
-  int64_t num_tokens = 0;       // > 1 while prefilling, 1 while decoding
-  int64_t context_tokens = 0;   // tokens of the sequence that already lie in the KV cache
+  int64_t first_row = 0;           // of this piece in StepInput::tokens
+  int64_t num_tokens = 0;          // > 1 while prefilling, 1 while decoding
+  int64_t context_tokens = 0;      // tokens of the sequence that already lie in the KV cache
   std::span<const int32_t> pages;  // page numbers covering context_tokens + num_tokens tokens
-  bool sample = false;          // sample after the piece's last token
-  int64_t output_position = 0;  // tokens already generated for the sequence, for the seed
+  bool sample = false;             // sample after the piece's last token
+  int64_t output_position = 0;     // tokens already generated for the sequence, for the seed
   SamplingParams sampling;
 };
 
@@ -52,10 +52,10 @@ using Tap = std::function<void(const std::string& name, std::span<const float> v
 struct ExecutorOptions {
   KvFormat kv = KvFormat::fp16;
   int64_t page_tokens = 16;
-  int64_t num_pages = 0;            // size of the KV pool; 0 = from kv_bytes
-  int64_t kv_bytes = 0;             // memory for the KV pool when num_pages is 0
-  int64_t max_rows = 2048;          // most tokens in one step
-  bool deterministic = false;       // a piece's results are the same to the bit whatever other pieces are in the step
+  int64_t num_pages = 0;       // size of the KV pool; 0 = from kv_bytes
+  int64_t kv_bytes = 0;        // memory for the KV pool when num_pages is 0
+  int64_t max_rows = 2048;     // most tokens in one step
+  bool deterministic = false;  // a piece's results are the same to the bit whatever other pieces are in the step
 };
 
 class Executor {
@@ -77,7 +77,7 @@ class Executor {
   virtual ComputePath compute_path() const = 0;          // of the linear layers, from the kernels that ran
   virtual int64_t weight_bytes() const = 0;              // resident
   virtual int64_t kv_pool_bytes() const = 0;
-  virtual std::string name() const = 0;                  // "cpu", "cuda"
+  virtual std::string name() const = 0;  // "cpu", "cuda"
 };
 
 }  // namespace qg

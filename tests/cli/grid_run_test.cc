@@ -62,7 +62,10 @@ class GridRunTest : public testing::Test {
     std::string text;
     for (int i = 0; i < 300; ++i) text += "line " + std::to_string(i * 7919) + " of a text; ";
     write_text(folder_ / "text.txt", text);
-    const Outcome made = run_program("synth llama-3.2-3b models/tiny --layers 2 --hidden 128 --heads 4 --kv-heads 2 --head-dim 32 --ffn 256 --vocab 320 --seed 4", folder_);
+    const Outcome made = run_program(
+        "synth llama-3.2-3b models/tiny --layers 2 --hidden 128 --heads 4 --kv-heads 2 --head-dim 32 --ffn 256 --vocab "
+        "320 --seed 4",
+        folder_);
     ASSERT_EQ(made.exit_code, 0) << made.err;
   }
   void TearDown() override { fs::remove_all(folder_); }
@@ -106,7 +109,8 @@ TEST_F(GridRunTest, GoesOnAfterAKillAtAnyMoment) {
   for (int attempt = 0; attempt < 12; ++attempt) {
     const pid_t child = fork();
     if (child == 0) {
-      if (chdir(folder_.c_str()) != 0 || !freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr)) _exit(99);
+      if (chdir(folder_.c_str()) != 0 || !freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr))
+        _exit(99);
       execl(QG_BINARY, QG_BINARY, "run", "grid.toml", "--journal", "j.jsonl", static_cast<char*>(nullptr));
       _exit(99);
     }
@@ -137,7 +141,8 @@ TEST_F(GridRunTest, SaysWhatCannotRunHere) {
   EXPECT_NE(run.err.find("--executor cpu"), std::string::npos) << run.err;
   EXPECT_FALSE(fs::exists(folder_ / "j.jsonl") && fs::file_size(folder_ / "j.jsonl") > 0);
 
-  const Outcome asked = run_program("run a10.toml --journal j.jsonl --executor cpu --filter 'weights=fp8 & kv=fp8'", folder_);
+  const Outcome asked =
+      run_program("run a10.toml --journal j.jsonl --executor cpu --filter 'weights=fp8 & kv=fp8'", folder_);
   EXPECT_EQ(asked.exit_code, 0) << asked.err;
   EXPECT_NE(read_text(folder_ / "j.jsonl").find("\"cross_target\":true"), std::string::npos);
 }

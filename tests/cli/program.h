@@ -18,7 +18,8 @@ struct Outcome {
 // Arguments as a shell would take them; runs in `folder`.
 inline Outcome run_program(const std::string& arguments, const std::filesystem::path& folder) {
   const std::filesystem::path err_file = folder / ".stderr";
-  const std::string command = "cd '" + folder.string() + "' && '" + QG_BINARY + "' " + arguments + " 2>'" + err_file.string() + "' </dev/null";
+  const std::string command =
+      "cd '" + folder.string() + "' && '" + QG_BINARY + "' " + arguments + " 2>'" + err_file.string() + "' </dev/null";
   Outcome outcome;
   FILE* pipe = popen(command.c_str(), "r");
   if (!pipe) return outcome;
@@ -33,7 +34,8 @@ inline Outcome run_program(const std::string& arguments, const std::filesystem::
 }
 
 inline std::filesystem::path fresh_folder(const std::string& name) {
-  const std::filesystem::path folder = std::filesystem::temp_directory_path() / ("quantgrid-test-" + name + "-" + std::to_string(getpid()));
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("quantgrid-test-" + name + "-" + std::to_string(getpid()));
   std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
   return folder;

@@ -49,7 +49,8 @@ TEST(E4m3, RoundsToNearestEvenAtEveryBoundary) {
   const std::vector<double> values = codes(4, 3, 7, 127);
   for (int i = 0; i + 1 < 127; ++i) {
     const float middle = static_cast<float>((values[i] + values[i + 1]) / 2);  // exact: one more bit
-    for (float x : {std::nextafter(middle, 0.0f), middle, std::nextafter(middle, 1e9f), static_cast<float>(values[i])}) {
+    for (float x :
+         {std::nextafter(middle, 0.0f), middle, std::nextafter(middle, 1e9f), static_cast<float>(values[i])}) {
       EXPECT_EQ(e4m3_from_f32(x), nearest_even(values, x)) << x;
       EXPECT_EQ(e4m3_from_f32(-x), nearest_even(values, x) | 0x80) << x;
     }

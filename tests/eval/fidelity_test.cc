@@ -14,7 +14,8 @@ namespace {
 // offset changes the scores.
 class FakeExecutor : public Executor {
  public:
-  FakeExecutor(int64_t vocab, uint64_t seed, double noise, int64_t pages = 64) : seed_(seed), noise_(noise), pages_(pages) {
+  FakeExecutor(int64_t vocab, uint64_t seed, double noise, int64_t pages = 64)
+      : seed_(seed), noise_(noise), pages_(pages) {
     table_.shape.vocab = vocab;
   }
   const ModelTable& table() const override { return table_; }
@@ -27,7 +28,8 @@ class FakeExecutor : public Executor {
     output.logits.clear();
     for (size_t row = 0; row < input.tokens.size(); ++row)
       for (int64_t v = 0; v < table_.shape.vocab; ++v)
-        output.logits.push_back(logit(input.tokens[row], input.pieces[0].context_tokens + static_cast<int64_t>(row), v));
+        output.logits.push_back(
+            logit(input.tokens[row], input.pieces[0].context_tokens + static_cast<int64_t>(row), v));
   }
   float logit(int32_t token, int64_t position, int64_t v) const {
     const auto counter = static_cast<uint64_t>((position * 1000 + token) * 1000 + v);
@@ -52,7 +54,8 @@ EvalText small_text() {
   EvalText text{"test", "", {}};
   for (int w = 0; w < 3; ++w) {
     std::vector<int32_t> window;
-    for (int i = 0; i < 300; ++i) window.push_back(static_cast<int32_t>(Rng(9, static_cast<uint64_t>(w)).below(static_cast<uint64_t>(i), 50)));
+    for (int i = 0; i < 300; ++i)
+      window.push_back(static_cast<int32_t>(Rng(9, static_cast<uint64_t>(w)).below(static_cast<uint64_t>(i), 50)));
     text.windows.push_back(window);
   }
   return text;

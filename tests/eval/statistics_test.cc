@@ -12,7 +12,9 @@
 namespace qg {
 namespace {
 
-double mean_of(std::span<const double> m) { return m[0]; }
+double mean_of(std::span<const double> m) {
+  return m[0];
+}
 
 TEST(BlockBootstrap, CoversTheTruthAboutNineteenTimesInTwenty) {
   int covered = 0;
@@ -68,8 +70,10 @@ TEST(Choices, ComparesPaired) {
 
 TEST(Choices, ErrorsNameTheLine) {
   const std::string path = testing::TempDir() + "choices.jsonl";
-  std::ofstream(path) << R"({"prompt":"a","choices":[" x"," y"],"answer":1})" << "\n"
-                      << R"({"prompt":"a","choices":[" x"," y"],"answer":2})" << "\n";
+  std::ofstream(path) << R"({"prompt":"a","choices":[" x"," y"],"answer":1})"
+                      << "\n"
+                      << R"({"prompt":"a","choices":[" x"," y"],"answer":2})"
+                      << "\n";
   try {
     read_choices(path);
     FAIL() << "an answer outside the choices was accepted";

@@ -20,7 +20,8 @@ std::vector<float> correlated_inputs() {
     for (int64_t c = 0; c < kIn; ++c) {
       double sum = 0.3 * Rng(3).normal(static_cast<uint64_t>(r * kIn + c));
       for (int64_t s = 0; s < 32; ++s)
-        sum += Rng(2).normal(static_cast<uint64_t>(r * 32 + s)) * static_cast<double>(mix[static_cast<size_t>(s * kIn + c)]);
+        sum += Rng(2).normal(static_cast<uint64_t>(r * 32 + s)) *
+               static_cast<double>(mix[static_cast<size_t>(s * kIn + c)]);
       x[static_cast<size_t>(r * kIn + c)] = static_cast<float>(sum);
     }
   return x;
@@ -32,7 +33,8 @@ std::vector<float> gram_of(const std::vector<float>& x) {
     for (int64_t j = 0; j < kIn; ++j) {
       double sum = 0;
       for (int64_t r = 0; r < kRows; ++r)
-        sum += static_cast<double>(x[static_cast<size_t>(r * kIn + i)]) * static_cast<double>(x[static_cast<size_t>(r * kIn + j)]);
+        sum += static_cast<double>(x[static_cast<size_t>(r * kIn + i)]) *
+               static_cast<double>(x[static_cast<size_t>(r * kIn + j)]);
       g[static_cast<size_t>(i * kIn + j)] = static_cast<float>(sum);
     }
   return g;

@@ -7,10 +7,10 @@
 #include <cmath>
 #include <numeric>
 
+#include "checkpoint/synthetic.h"
 #include "core/error.h"
 #include "core/memory.h"
 #include "core/rng.h"
-#include "checkpoint/synthetic.h"
 #include "eval/fidelity.h"
 #include "model/architecture.h"
 #include "model/open_model.h"
@@ -110,11 +110,13 @@ TEST_F(Quantize, MakesEveryFormatBetterThanRoundToNearest) {
 
 TEST_F(Quantize, WritesWhatTheRecipeSays) {
   quantize(job(default_recipes(), ""), [](const std::string&) {});
-  const auto fp8 = open_model(folder_ / "fp8"), int4 = open_model(folder_ / "int4_awq"), int8 = open_model(folder_ / "int8_sq");
+  const auto fp8 = open_model(folder_ / "fp8"), int4 = open_model(folder_ / "int4_awq"),
+             int8 = open_model(folder_ / "int8_sq");
   EXPECT_EQ(fp8->quant().activations, ActivationScaling::static_tensor);
   EXPECT_EQ(int4->quant().group_size, 64);
   EXPECT_EQ(int8->quant().activations, ActivationScaling::dynamic_token);
-  for (const auto& checkpoint : {std::shared_ptr<const Checkpoint>(open_model(folder_ / "fp8")), std::shared_ptr<const Checkpoint>(open_model(folder_ / "int8_sq"))}) {
+  for (const auto& checkpoint : {std::shared_ptr<const Checkpoint>(open_model(folder_ / "fp8")),
+                                 std::shared_ptr<const Checkpoint>(open_model(folder_ / "int8_sq"))}) {
     ASSERT_EQ(checkpoint->kv_scales().fp8.size(), 2u);
     ASSERT_EQ(checkpoint->kv_scales().int8.size(), 2u);
     for (const KvScale& s : checkpoint->kv_scales().int8) EXPECT_TRUE(s.k > 0 && s.v > 0 && std::isfinite(s.k + s.v));
@@ -122,7 +124,8 @@ TEST_F(Quantize, WritesWhatTheRecipeSays) {
     EXPECT_EQ(checkpoint->lineage()->base_hash, base_->weights_hash());
   }
   // gate and up see one activation: their static scales must agree, since layouts share them.
-  const LinearWeights gate = fp8->linear(fp8->table().linear(LinearRole::gate, 0)), up = fp8->linear(fp8->table().linear(LinearRole::up, 0));
+  const LinearWeights gate = fp8->linear(fp8->table().linear(LinearRole::gate, 0)),
+                      up = fp8->linear(fp8->table().linear(LinearRole::up, 0));
   EXPECT_EQ(to_f32(gate.input_scale), to_f32(up.input_scale));
   EXPECT_EQ(to_f32(gate.weight_scale), to_f32(up.weight_scale));
 }
