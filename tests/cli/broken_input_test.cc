@@ -155,7 +155,7 @@ const std::vector<Broken>& cases() {
                  R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
                  "xx"));
        },
-       kInspect, "tensor a"},
+       kInspect, "appears twice"},
       {"TrailingBytes",
        [](auto& d) { write_text(d / "model/model.safetensors", read_text(d / "model/model.safetensors") + "more"); },
        kInspect, "model.safetensors"},
