@@ -8,9 +8,9 @@
 #include "core/utc.h"
 #include "core/version.h"
 #include "kernels/blas.h"
+#include "quantize/calibration_pass.h"
 #include "quantize/group.h"
 #include "quantize/kv_scales.h"
-#include "quantize/layer_pass.h"
 
 namespace qg {
 namespace {
@@ -159,7 +159,7 @@ class Calibration {
     const ModelShape& shape = job_.base->table().shape;
     const CpuLayer layer = load_cpu_layer(*job_.base, index);
     for (Output& output : outputs_) output.begin_layer(layer, index);
-    LayerPass pass(shape, layer, lengths_, hidden_);
+    CalibrationPass pass(shape, layer, lengths_, hidden_);
     const std::string name = "layer " + std::to_string(index) + ": ";
 
     on_step(name + "qkv");
@@ -186,7 +186,7 @@ class Calibration {
 
  private:
   void quantize(const std::vector<LinearRole>& roles, int64_t k, std::vector<float> CpuLayer::*norm,
-                const std::function<void(const LayerPass::Visitor&)>& visit) {
+                const std::function<void(const CalibrationPass::Visitor&)>& visit) {
     stop_if_interrupted("quantization starts again from the first layer");
     if (!needed_) return;
     ActivationCollector collector(k, rows_, job_.options, with_gram_);

@@ -1,4 +1,4 @@
-#include "quantize/layer_pass.h"
+#include "quantize/calibration_pass.h"
 
 #include <cmath>
 #include <numeric>
@@ -17,7 +17,7 @@ int64_t total(std::span<const int64_t> lengths) {
 }
 
 void visit_pieces(std::span<const int64_t> lengths, const std::vector<float>& values, int64_t width,
-                  const LayerPass::Visitor& visitor) {
+                  const CalibrationPass::Visitor& visitor) {
   int64_t row = 0;
   for (int64_t rows : lengths) {
     visitor(std::span(values).subspan(static_cast<size_t>(row * width), static_cast<size_t>(rows * width)), rows);
@@ -27,11 +27,11 @@ void visit_pieces(std::span<const int64_t> lengths, const std::vector<float>& va
 
 }  // namespace
 
-LayerPass::LayerPass(const ModelShape& shape, const CpuLayer& layer, std::span<const int64_t> lengths,
-                     std::vector<float>& hidden)
+CalibrationPass::CalibrationPass(const ModelShape& shape, const CpuLayer& layer, std::span<const int64_t> lengths,
+                                 std::vector<float>& hidden)
     : shape_(shape), layer_(layer), lengths_(lengths), hidden_(hidden) {}
 
-void LayerPass::each_sequence(const std::function<void(int64_t, int64_t)>& fn) const {
+void CalibrationPass::each_sequence(const std::function<void(int64_t, int64_t)>& fn) const {
   int64_t row = 0;
   for (int64_t rows : lengths_) {
     fn(row, rows);
@@ -39,18 +39,18 @@ void LayerPass::each_sequence(const std::function<void(int64_t, int64_t)>& fn) c
   }
 }
 
-std::vector<float> LayerPass::normed(const std::vector<float>& weight, int64_t first_row, int64_t rows) const {
+std::vector<float> CalibrationPass::normed(const std::vector<float>& weight, int64_t first_row, int64_t rows) const {
   std::vector<float> x(static_cast<size_t>(rows * shape_.hidden));
   rms_norm(hidden_.data() + first_row * shape_.hidden, weight.data(), shape_.norm_epsilon, x.data(), rows,
            shape_.hidden);
   return x;
 }
 
-void LayerPass::visit_attention_in(const Visitor& visitor) const {
+void CalibrationPass::visit_attention_in(const Visitor& visitor) const {
   each_sequence([&](int64_t row, int64_t rows) { visitor(normed(layer_.attention_norm, row, rows), rows); });
 }
 
-void LayerPass::attend(const Visitor& keys, const Visitor& values) {
+void CalibrationPass::attend(const Visitor& keys, const Visitor& values) {
   const int64_t width = shape_.qkv_rows(), q_rows = shape_.q_rows(), kv_rows = shape_.kv_rows();
   attention_.resize(static_cast<size_t>(total(lengths_) * q_rows));
   const std::vector<double> frequencies = rope_frequencies(shape_);
@@ -89,11 +89,11 @@ void LayerPass::attend(const Visitor& keys, const Visitor& values) {
   });
 }
 
-void LayerPass::visit_attention_out(const Visitor& visitor) const {
+void CalibrationPass::visit_attention_out(const Visitor& visitor) const {
   visit_pieces(lengths_, attention_, shape_.q_rows(), visitor);
 }
 
-void LayerPass::add_attention() {
+void CalibrationPass::add_attention() {
   each_sequence([&](int64_t row, int64_t rows) {
     std::vector<float> y(static_cast<size_t>(rows * shape_.hidden));
     layer_.attention_output.run(attention_.data() + row * shape_.q_rows(), rows, y.data());
@@ -102,11 +102,11 @@ void LayerPass::add_attention() {
   attention_ = {};
 }
 
-void LayerPass::visit_mlp_in(const Visitor& visitor) const {
+void CalibrationPass::visit_mlp_in(const Visitor& visitor) const {
   each_sequence([&](int64_t row, int64_t rows) { visitor(normed(layer_.mlp_norm, row, rows), rows); });
 }
 
-std::vector<float> LayerPass::gated(int64_t row, int64_t rows) const {
+std::vector<float> CalibrationPass::gated(int64_t row, int64_t rows) const {
   const std::vector<float> x = normed(layer_.mlp_norm, row, rows);
   std::vector<float> gate(static_cast<size_t>(rows * shape_.ffn)), up(gate.size());
   layer_.gate.run(x.data(), rows, gate.data());
@@ -115,7 +115,7 @@ std::vector<float> LayerPass::gated(int64_t row, int64_t rows) const {
   return gate;
 }
 
-void LayerPass::run_gate() {
+void CalibrationPass::run_gate() {
   const int64_t rows = total(lengths_);
   if (rows * shape_.ffn * static_cast<int64_t>(sizeof(float)) > kKeptActBytes) return;
   act_.resize(static_cast<size_t>(rows * shape_.ffn));
@@ -125,12 +125,12 @@ void LayerPass::run_gate() {
   });
 }
 
-void LayerPass::visit_mlp_act(const Visitor& visitor) const {
+void CalibrationPass::visit_mlp_act(const Visitor& visitor) const {
   if (!act_.empty()) return visit_pieces(lengths_, act_, shape_.ffn, visitor);
   each_sequence([&](int64_t row, int64_t rows) { visitor(gated(row, rows), rows); });
 }
 
-void LayerPass::add_mlp() {
+void CalibrationPass::add_mlp() {
   each_sequence([&](int64_t row, int64_t rows) {
     const std::vector<float> act =
         act_.empty() ? gated(row, rows)

@@ -11,14 +11,14 @@
 
 namespace qg {
 
-class LayerPass {
+class CalibrationPass {
  public:
   // rows: a piece of the rows of one activation, [rows, width], in order.
   using Visitor = std::function<void(std::span<const float> values, int64_t rows)>;
 
   // hidden [sum(lengths), hidden]: the layer's input; becomes its output.
-  LayerPass(const ModelShape& shape, const CpuLayer& layer, std::span<const int64_t> lengths,
-            std::vector<float>& hidden);
+  CalibrationPass(const ModelShape& shape, const CpuLayer& layer, std::span<const int64_t> lengths,
+                  std::vector<float>& hidden);
 
   void visit_attention_in(const Visitor& visitor) const;
   // Runs qkv and attention; keys and values go to the visitors (may be empty), K after RoPE.
