@@ -9,6 +9,7 @@
 #include "core/file.h"
 #include "record/journal.h"
 #include "tests/record/sample.h"
+#include "tests/sanitized.h"
 
 namespace qg {
 namespace {
@@ -56,7 +57,7 @@ TEST(JournalKill, LosesAtMostTheRunningCase) {
       write_cases(file, run, ends[1]);
     }
     ::close(ends[1]);
-    ::usleep(2000 + random() % 80000);
+    ::usleep(2000 + random() % (kSlowdown > 1 ? 500000 : 80000));
     ::kill(child, SIGKILL);
     int status = 0;
     ::waitpid(child, &status, 0);

@@ -1,5 +1,6 @@
 // Files, special tokens, odd texts, errors and speed. What encodings must be is in golden_test.cc.
 #include "tokenizer/tokenizer.h"
+#include "tests/sanitized.h"
 
 #include <gtest/gtest.h>
 
@@ -172,12 +173,6 @@ TEST(Tokenizer, IsUsedByManyThreadsAtOnce) {
   for (std::thread& thread : threads) thread.join();
   for (const bool same : equal) EXPECT_TRUE(same);
 }
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr double kSlowdown = 20;
-#else
-constexpr double kSlowdown = 1;
-#endif
 
 // 1 MB of many kinds of text, each in under a second; some 0.2 s at most were measured. Quadratic time would be hours.
 class Speed : public testing::TestWithParam<std::string> {};
