@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <tuple>
 #include <utility>
@@ -45,6 +46,28 @@ std::string_view type_name(const toml::node& node) {
 
 }  // namespace
 
+namespace {
+
+constexpr const char* kTomlAdvice = "strings stand in plain double quotes (\"), lists in [ ], tables begin with [name]";
+
+// The first line that begins a table but has no key behind the bracket; 0 when there is none.
+int64_t line_of_broken_header(std::string_view text) {
+  size_t begin = 0;
+  for (int64_t line = 1; begin < text.size(); ++line) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string_view row = text.substr(begin, end - begin);
+    const size_t bracket = row.find_first_not_of(" \t"), key = row.find_first_not_of(" \t[");
+    if (bracket != std::string_view::npos && row[bracket] == '[' && key != std::string_view::npos &&
+        !std::isalnum(static_cast<unsigned char>(row[key])) &&
+        std::string_view("-_\"']").find(row[key]) == std::string_view::npos)
+      return line;
+    begin = end + 1;
+  }
+  return 0;
+}
+
+}  // namespace
+
 toml::table parse_toml(std::string_view text, const std::string& file) {
   if (static_cast<int64_t>(text.size()) > kMaxTomlBytes)
     throw Error(fmt::format("{} bytes are too many for a grid file; the limit is {}", text.size(), kMaxTomlBytes),
@@ -53,8 +76,11 @@ toml::table parse_toml(std::string_view text, const std::string& file) {
     return toml::parse(text, std::string_view(file));
   } catch (const toml::parse_error& e) {
     throw Error(fmt::format("not valid TOML: {}", shown(e.description())),
-                fmt::format("{}:{}", file, e.source().begin.line),
-                "strings stand in plain double quotes (\"), lists in [ ], tables begin with [name]");
+                fmt::format("{}:{}", file, e.source().begin.line), kTomlAdvice);
+  } catch (const TomlSurprise&) {
+    const int64_t line = line_of_broken_header(text);
+    throw Error("not valid TOML: a key is expected behind \"[\"", line > 0 ? fmt::format("{}:{}", file, line) : file,
+                kTomlAdvice);
   }
 }
 

@@ -225,6 +225,8 @@ const std::vector<Broken>& cases() {
       // grids
       {"GridMissing", {}, "plan nowhere.toml", "nowhere.toml"},
       {"GridNotToml", [](auto& d) { write_text(d / "grid.toml", "= 3"); }, kPlan, "grid.toml"},
+      {"GridTableWithoutKey", [](auto& d) { write_text(d / "grid.toml", "title = \"t\"\n[= 3\n"); }, kPlan,
+       "grid.toml:2"},
       {"GridEmpty", [](auto& d) { write_text(d / "grid.toml", ""); }, kPlan, "grid.toml"},
       {"GridUnknownKey",
        [](auto& d) { write_text(d / "grid.toml", grid(std::string(kProduct) + "wights = [\"fp8\"]\n")); }, kPlan,
