@@ -1,0 +1,19 @@
+# The CUDA part of the build: compiler, architectures, libraries. cuBLASLt is opened at run time (kernels/common), so that
+# a machine without it gets a message instead of a loader error. nvcc cannot compile fmt 9, so a .cu file includes neither
+# it nor what includes it; host code that needs both lies in cuda*.cc, which g++ compiles.
+set(QG_CUDA_ARCHITECTURES "90a-real" CACHE STRING "sm of the machine code: 80-real;86-real;89-real;90a-real for all cards")
+set(CMAKE_CUDA_ARCHITECTURES ${QG_CUDA_ARCHITECTURES})
+set(CMAKE_CUDA_STANDARD 17)  # for the compiler test alone: CMake 3.25 does not know nvcc 13's dialects
+if(CCACHE AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+endif()
+enable_language(CUDA)
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+find_package(CUDAToolkit 13.0 REQUIRED)
+set(QG_CUDA_LIBRARIES CUDA::cudart_static)
+add_compile_definitions(QG_WITH_CUDA)
+# Warnings of the host compiler hold for .cu files too, but those that nvcc's own generated code sets off do not.
+add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>
+                    $<$<COMPILE_LANGUAGE:CUDA>:-Wno-shadow> $<$<COMPILE_LANGUAGE:CUDA>:-Wno-unused-parameter>)
