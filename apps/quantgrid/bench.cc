@@ -5,6 +5,10 @@
 #include "core/json.h"
 #include "core/memory.h"
 #include "core/progress.h"
+#include "grid/models.h"
+#include "model/architecture.h"
+#include "quantize/recipe.h"
+#include "quantize/synthetic_checkpoint.h"
 #include "session.h"
 #include "verb.h"
 
@@ -15,7 +19,8 @@ struct BenchFlags {
   ModelFlags model;
   int64_t isl = 128, osl = 256, batch = 0, concurrency = 0, rounds = 5, requests = 0;
   double rate = 0;
-  std::string weights_from;
+  std::string weights_from, weights = "fp16";
+  int64_t max_batch = 0, max_rows = 0, prefill_chunk = 0;
   bool json = false;
 };
 
@@ -41,6 +46,36 @@ Load load_of(const BenchFlags& flags) {
     load.name = fmt::format("decode/b{}", load.batch);
   }
   return load;
+}
+
+// A model's shapes with random weights, all in memory.
+std::shared_ptr<const Checkpoint> synthetic_checkpoint(const BenchFlags& flags) {
+  constexpr std::string_view kPrefix = "synth:";
+  const std::string& from = flags.weights_from;
+  const std::string digits = from.starts_with(kPrefix) ? from.substr(kPrefix.size()) : "";
+  if (digits.empty() || digits.size() > 18 || digits.find_first_not_of("0123456789") != std::string::npos)
+    throw Error("--weights-from is \"" + from + "\"", "", "give synth:SEED, such as synth:1");
+  const KnownModel* known = find_known_model(flags.model.model);
+  if (!known)
+    throw Error("model \"" + flags.model.model + "\" is not one whose shapes are known", "--model",
+                "with --weights-from give a name such as llama-3.1-8b");
+  const ModelTable table = make_model_table(known->shape);
+  SyntheticOptions options;
+  options.seed = std::stoull(digits);
+  QuantSpec quant;
+  quant.weights = *parse_weight_format(flags.weights);
+  if (quant.weights != WeightFormat::fp16) {
+    std::vector<int64_t> widths;
+    for (const LinearSpec& linear : table.linears) widths.push_back(linear.k);
+    quant = default_recipe(quant.weights).spec(widths);
+    quant.prequant_scales = false;
+  }
+  return make_synthetic_checkpoint(table, quant, options);
+}
+
+Session open_session(const BenchFlags& flags) {
+  if (flags.weights_from.empty()) return Session(flags.model);
+  return Session(flags.model, synthetic_checkpoint(flags));
 }
 
 Json result_json(const BenchResult& r, const Load& load, Executor& executor) {
@@ -87,16 +122,20 @@ void print_result(const BenchResult& r, const Load& load, Executor& executor) {
 ExitCode run(const BenchFlags& flags) {
   if ((flags.batch > 0) + (flags.concurrency > 0) + (flags.rate > 0) > 1)
     throw Error("--batch, --concurrency and --rate exclude each other", "", "give one of them");
-  if (!flags.weights_from.empty())
-    throw Error("--weights-from makes weights on a GPU, and this build has no CUDA executor", "",
-                "make a folder with `quantgrid synth` and give it as --model", ExitCode::cannot_here);
   Load load = load_of(flags);
-  Session session(flags.model);
+  Session session = open_session(flags);
   const int64_t in_flight = load.arrival == Arrival::rate ? 64 : load.batch;
   EngineOptions engine_options;
-  engine_options.max_batch = in_flight;
-  ExecutorOptions executor_options;
-  executor_options.num_pages = (in_flight + 1) * ((flags.isl + flags.osl) / executor_options.page_tokens + 2);
+  engine_options.max_batch = flags.max_batch > 0 ? flags.max_batch : in_flight;
+  if (session.executor_name() == "cuda") engine_options.prefill_chunk = engine_options.max_rows;
+  if (flags.max_rows > 0) engine_options.max_rows = flags.max_rows;
+  if (flags.prefill_chunk > 0) engine_options.prefill_chunk = flags.prefill_chunk;
+  engine_options.max_rows = std::max(engine_options.max_rows, engine_options.max_batch);
+  ExecutorOptions executor_options = session.executor_options();
+  // All that is in flight at once; a GPU gives what is left of it where that is less (the engine queues then).
+  if (session.executor_name() == "cpu" || flags.max_batch == 0)
+    executor_options.num_pages =
+        (engine_options.max_batch + 1) * ((flags.isl + flags.osl) / executor_options.page_tokens + 2);
   const auto engine = session.make_engine(engine_options, executor_options);
   NativeTarget target(*engine);
   Progress progress("bench " + load.name, total_output_tokens(load), "tokens");
@@ -123,7 +162,15 @@ const RegisterVerb kVerb(
        command.add_option("--requests", flags->requests, "requests in all, with --concurrency or --rate")
            ->check(CLI::Range(1, 10000000));
        command.add_option("--rounds", flags->rounds, "measured rounds after one warm-up")->check(CLI::Range(1, 1000));
-       command.add_option("--weights-from", flags->weights_from, "synth:SEED: random weights, speed only");
+       command.add_option("--weights-from", flags->weights_from,
+                          "synth:SEED: random weights in the shapes of the model that --model names; speed only");
+       command.add_option("--weights", flags->weights, "with --weights-from: fp16, fp8, int4_awq or int8_sq")
+           ->check(CLI::IsMember({"fp16", "fp8", "int4_awq", "int8_sq"}));
+       command.add_option("--max-batch", flags->max_batch, "most sequences running at once (default: all in flight)")
+           ->check(CLI::Range(1, 100000));
+       command.add_option("--max-rows", flags->max_rows, "most tokens in one step")->check(CLI::Range(1, 1000000));
+       command.add_option("--prefill-chunk", flags->prefill_chunk, "most prompt tokens of one sequence in a step")
+           ->check(CLI::Range(1, 1000000));
        command.add_flag("--json", flags->json, "print JSON");
        return [flags] { return run(*flags); };
      }});

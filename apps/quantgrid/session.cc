@@ -6,12 +6,13 @@
 #include "core/error.h"
 #include "core/memory.h"
 #include "model/open_model.h"
-#include "runtime/cpu_executor.h"
+#include "runtime/make_executor.h"
 
 namespace qg {
 namespace {
 
 std::string choose_executor(const ModelFlags& flags) {
+  if (has_cuda_executor() && flags.executor != "cpu") return "cuda";
   if (flags.executor == "cuda")
     throw Error("this build has no CUDA executor", "--executor cuda",
                 "use quantgrid-cuda ('make gpu' builds it), or --executor cpu", ExitCode::cannot_here);
@@ -42,10 +43,18 @@ void declare_model_flags(CLI::App& command, ModelFlags& flags) {
   command.add_flag("--shared", flags.shared, "run on a GPU that others are using");
 }
 
-Session::Session(ModelFlags flags) : flags_(std::move(flags)) {
+Session::Session(ModelFlags flags) : Session(flags, nullptr) {}
+
+Session::Session(ModelFlags flags, std::shared_ptr<const Checkpoint> checkpoint) : flags_(std::move(flags)) {
   executor_ = choose_executor(flags_);
-  checkpoint_ = open_model(resolve_model(flags_.model));
+  checkpoint_ = checkpoint ? std::move(checkpoint) : open_model(resolve_model(flags_.model));
   kv_ = choose_kv(flags_, *checkpoint_);
+}
+
+ExecutorOptions Session::executor_options() const {
+  ExecutorOptions options;
+  options.page_tokens = default_page_tokens(executor_);
+  return options;
 }
 
 const Tokenizer& Session::tokenizer() {
@@ -65,12 +74,14 @@ int64_t Session::default_kv_bytes(int64_t sequences) const {
 
 std::unique_ptr<Executor> Session::make_executor(ExecutorOptions options) const {
   options.kv = kv_;
-  if (options.num_pages == 0 && options.kv_bytes == 0) options.kv_bytes = default_kv_bytes();
-  return make_cpu_executor(checkpoint_, options);
+  // A GPU's memory is known to its executor alone, which takes what is left of it.
+  if (options.num_pages == 0 && options.kv_bytes == 0 && executor_ == "cpu") options.kv_bytes = default_kv_bytes();
+  return qg::make_executor(executor_, checkpoint_, options);
 }
 
 std::unique_ptr<Engine> Session::make_engine(EngineOptions engine, ExecutorOptions executor) const {
   executor.max_rows = engine.max_rows;
+  executor.max_pieces = engine.max_batch;
   executor.deterministic = engine.deterministic;
   return std::make_unique<Engine>(make_executor(executor), engine);
 }

@@ -35,6 +35,8 @@ class Session {
  public:
   // Throws Error: the folder cannot be read, a flag has no meaning here, this build has no such executor (exit code 4).
   explicit Session(ModelFlags flags);
+  // The same over a checkpoint that is open already; flags.model is not looked at.
+  Session(ModelFlags flags, std::shared_ptr<const Checkpoint> checkpoint);
 
   const ModelFlags& flags() const { return flags_; }
   const std::shared_ptr<const Checkpoint>& checkpoint() const { return checkpoint_; }
@@ -45,7 +47,9 @@ class Session {
 
   // Room for `sequences` times the model's longest sequence, at most a quarter of the machine's memory.
   int64_t default_kv_bytes(int64_t sequences = 16) const;
-  // options.kv is set from --kv; a KV pool without a size (num_pages and kv_bytes both 0) gets default_kv_bytes().
+  ExecutorOptions executor_options() const;  // the defaults that suit the executor
+  // options.kv is set from --kv; a KV pool without a size (num_pages and kv_bytes both 0) gets default_kv_bytes() of
+  // the machine's memory, or what is left of a GPU's.
   std::unique_ptr<Executor> make_executor(ExecutorOptions options = {}) const;
   // The executor's max_rows and deterministic are those of the engine's options.
   std::unique_ptr<Engine> make_engine(EngineOptions engine = {}, ExecutorOptions executor = {}) const;

@@ -1,0 +1,45 @@
+#pragma once
+// The operations between matrix products, on the GPU. Each ends with the quantization that the next linear layer asks
+// for, so that no activation is written twice. All may be captured in a CUDA graph and chained (common/cuda.h).
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "kernels/common/activation.h"
+#include "kernels/common/cuda.h"
+
+namespace qg {
+
+inline constexpr int64_t kLargestNormWidth = 16384;
+
+// residual += delta; out = quantize(rms_norm(residual) * weight). The residual stream is float: it is the sum of 2 *
+// layers terms, and half would round each of them.
+struct AddRmsNormParams {
+  int64_t rows = 0, width = 0;  // width a multiple of 4, at most kLargestNormWidth
+  float epsilon = 0;
+  float* residual = nullptr;             // [rows or more, width]
+  const __half* delta = nullptr;         // [rows or more, width]; null: nothing is added
+  const int32_t* tokens = nullptr;       // [rows]: residual starts as embedding[token]; needs embedding
+  const __half* embedding = nullptr;     // [vocab, width]
+  const int32_t* source_rows = nullptr;  // [rows]: output row i comes from this row; the residual is not written then
+  const float* weight = nullptr;         // [width]
+  ActivationRequest request;
+  ActivationBuffer out;  // [rows, width]
+};
+void add_rms_norm(const CudaQueue& queue, const AddRmsNormParams& params);
+
+// out = quantize(silu(gate) * up); gate_up [rows, 2 * width]: gate, then up. width a multiple of 8.
+void silu_mul(const CudaQueue& queue, int64_t rows, int64_t width, const __half* gate_up,
+              const ActivationRequest& request, const ActivationBuffer& out);
+
+// out = quantize(x), x [rows, width] half; width a multiple of 8.
+void quantize_rows(const CudaQueue& queue, int64_t rows, int64_t width, const __half* x,
+                   const ActivationRequest& request, const ActivationBuffer& out);
+
+// tokens[i] = index of the largest of logits[i], the lowest among equals; -2 when a logit is not finite.
+// logits [rows, vocab]; scratch of argmax_scratch_bytes(rows), zeroed once (each run leaves it zeroed).
+int64_t argmax_scratch_bytes(int64_t rows);
+void argmax_rows(const CudaQueue& queue, int64_t rows, int64_t vocab, const float* logits, int32_t* tokens,
+                 void* scratch);
+
+}  // namespace qg

@@ -1,0 +1,117 @@
+// SiLU gating and plain quantization of rows. Where no scale is sought, a row is spread over several blocks.
+#include "kernels/pointwise/block.cuh"
+#include "kernels/pointwise/cuda.h"
+#include "kernels/pointwise/quantize.cuh"
+
+namespace qg {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct GateArguments {
+  int width;
+  const __half* gate;  // [rows, stride]
+  const __half* up;    // the same; null: no gating
+  int64_t stride;
+  const float* prequant;
+  float static_scale;
+  void* out;
+  float* row_scales;
+};
+
+__device__ __forceinline__ void load_half8(float (&x)[8], const __half* from) {
+  const uint4 bits = *reinterpret_cast<const uint4*>(from);
+  const __half2* pairs = reinterpret_cast<const __half2*>(&bits);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = __half22float2(pairs[i]);
+    x[2 * i] = pair.x, x[2 * i + 1] = pair.y;
+  }
+}
+
+__device__ __forceinline__ void values_at(const GateArguments& a, int64_t row, int column, float (&x)[8]) {
+  load_half8(x, a.gate + row * a.stride + column);
+  if (a.up) {
+    float up[8];
+    load_half8(up, a.up + row * a.stride + column);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = x[i] / (1.0f + __expf(-x[i])) * up[i];
+  }
+  if (a.prequant) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] *= a.prequant[column + i];
+  }
+}
+
+template <ActivationForm kForm>
+__device__ __forceinline__ void* row_of(const GateArguments& a, int64_t row) {
+  return static_cast<uint8_t*>(a.out) + row * a.width * (kForm == ActivationForm::f16 ? 2 : 1);
+}
+
+template <ActivationForm kForm>
+__global__ void __launch_bounds__(kThreads) gate_kernel(GateArguments a) {
+  let_next_start();
+  wait_for_previous();
+  const int64_t row = blockIdx.y;
+  const int column = static_cast<int>(blockIdx.x * kThreads + threadIdx.x) * 8;
+  if (column >= a.width) return;
+  float x[8];
+  values_at(a, row, column, x);
+  store<kForm>(row_of<kForm>(a, row), column, x, __fdiv_rn(1.0f, a.static_scale));
+}
+
+// Reads the row twice: the second time it comes from the first-level cache.
+template <ActivationForm kForm>
+__global__ void __launch_bounds__(1024) gate_per_token_kernel(GateArguments a) {
+  let_next_start();
+  wait_for_previous();
+  const int64_t row = blockIdx.x;
+  float x[8];
+  float largest = 0;
+  for (int column = static_cast<int>(threadIdx.x) * 8; column < a.width; column += 1024 * 8) {
+    values_at(a, row, column, x);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(x[i]));
+  }
+  const float scale = row_scale<kForm>(block_max<1024>(largest));
+  if (threadIdx.x == 0) a.row_scales[row] = scale;
+  const float inverse = __fdiv_rn(1.0f, scale);
+  for (int column = static_cast<int>(threadIdx.x) * 8; column < a.width; column += 1024 * 8) {
+    values_at(a, row, column, x);
+    store<kForm>(row_of<kForm>(a, row), column, x, inverse);
+  }
+}
+
+void run_gate(const CudaQueue& queue, int64_t rows, const ActivationRequest& request, const GateArguments& a) {
+  if (rows == 0) return;
+  const dim3 grid((static_cast<unsigned>(a.width) / 8 + kThreads - 1) / kThreads, static_cast<unsigned>(rows));
+  using F = ActivationForm;
+  if (request.form == F::f16)
+    launch(queue, gate_kernel<F::f16>, grid, dim3(kThreads), 0, a);
+  else if (request.form == F::fp8 && request.per_token)
+    launch(queue, gate_per_token_kernel<F::fp8>, dim3(grid.y), dim3(1024), 0, a);
+  else if (request.form == F::fp8)
+    launch(queue, gate_kernel<F::fp8>, grid, dim3(kThreads), 0, a);
+  else if (request.per_token)
+    launch(queue, gate_per_token_kernel<F::int8>, dim3(grid.y), dim3(1024), 0, a);
+  else
+    launch(queue, gate_kernel<F::int8>, grid, dim3(kThreads), 0, a);
+}
+
+}  // namespace
+
+void silu_mul(const CudaQueue& queue, int64_t rows, int64_t width, const __half* gate_up,
+              const ActivationRequest& request, const ActivationBuffer& out) {
+  run_gate(queue, rows, request,
+           {static_cast<int>(width), gate_up, gate_up + width, 2 * width, request.prequant, request.static_scale,
+            out.values, out.row_scales});
+}
+
+void quantize_rows(const CudaQueue& queue, int64_t rows, int64_t width, const __half* x,
+                   const ActivationRequest& request, const ActivationBuffer& out) {
+  run_gate(
+      queue, rows, request,
+      {static_cast<int>(width), x, nullptr, width, request.prequant, request.static_scale, out.values, out.row_scales});
+}
+
+}  // namespace qg

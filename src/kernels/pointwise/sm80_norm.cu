@@ -1,0 +1,141 @@
+// residual += delta; RMSNorm; quantization. One block a row, which stays in registers.
+#include "kernels/pointwise/block.cuh"
+#include "kernels/pointwise/cuda.h"
+#include "kernels/pointwise/quantize.cuh"
+
+namespace qg {
+namespace {
+
+struct NormArguments {
+  int width;
+  float epsilon;
+  float* residual;
+  const __half* delta;
+  const int32_t* tokens;
+  const __half* embedding;
+  const int32_t* source_rows;
+  const float* weight;
+  const float* prequant;
+  float static_scale;
+  void* out;
+  float* row_scales;
+};
+
+__device__ __forceinline__ void add_half4(float (&x)[4], const __half* from) {
+  const uint2 bits = *reinterpret_cast<const uint2*>(from);
+  const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
+  const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
+  x[0] += low.x, x[1] += low.y, x[2] += high.x, x[3] += high.y;
+}
+
+// kChunks * kThreads * 4 >= width.
+template <int kThreads, int kChunks, ActivationForm kForm, bool kPerToken>
+__global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(NormArguments a) {
+  let_next_start();
+  const int row = static_cast<int>(blockIdx.x);
+  float weight[kChunks][4];  // does not depend on the kernel before
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
+    if (column < a.width) {
+      const float4 w = *reinterpret_cast<const float4*>(a.weight + column);
+      weight[c][0] = w.x, weight[c][1] = w.y, weight[c][2] = w.z, weight[c][3] = w.w;
+    }
+  }
+  wait_for_previous();
+
+  const int64_t source = a.source_rows ? a.source_rows[row] : row;
+  float* residual = a.residual + source * a.width;
+  const __half* delta = a.delta ? a.delta + source * a.width : nullptr;
+  const __half* embedding = a.tokens ? a.embedding + static_cast<int64_t>(a.tokens[row]) * a.width : nullptr;
+  float x[kChunks][4];
+  float squares = 0;
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
+    x[c][0] = x[c][1] = x[c][2] = x[c][3] = 0;
+    if (column >= a.width) continue;
+    if (embedding) {
+      add_half4(x[c], embedding + column);
+    } else {
+      const float4 r = *reinterpret_cast<const float4*>(residual + column);
+      x[c][0] = r.x, x[c][1] = r.y, x[c][2] = r.z, x[c][3] = r.w;
+    }
+    if (delta) add_half4(x[c], delta + column);
+    if ((delta || embedding) && !a.source_rows)
+      *reinterpret_cast<float4*>(residual + column) = make_float4(x[c][0], x[c][1], x[c][2], x[c][3]);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) squares += x[c][i] * x[c][i];
+  }
+  const float inverse_norm = rsqrtf(block_sum<kThreads>(squares) / static_cast<float>(a.width) + a.epsilon);
+
+  float largest = 0;
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
+    if (column >= a.width) continue;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      x[c][i] *= inverse_norm * weight[c][i];
+      if (a.prequant) x[c][i] *= a.prequant[column + i];
+      largest = fmaxf(largest, fabsf(x[c][i]));
+    }
+  }
+  float scale = a.static_scale;
+  if constexpr (kPerToken) {
+    scale = row_scale<kForm>(block_max<kThreads>(largest));
+    if (threadIdx.x == 0) a.row_scales[row] = scale;
+  }
+  const float inverse = __fdiv_rn(1.0f, scale);
+  constexpr int64_t kBytes = kForm == ActivationForm::f16 ? 2 : 1;
+  void* out = static_cast<uint8_t*>(a.out) + static_cast<int64_t>(row) * a.width * kBytes;
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
+    if (column < a.width) store<kForm>(out, column, x[c], inverse);
+  }
+}
+
+template <int kThreads, int kChunks>
+void launch_form(const CudaQueue& queue, int64_t rows, const ActivationRequest& request, const NormArguments& a) {
+  const dim3 grid(static_cast<unsigned>(rows)), block(kThreads);
+  using F = ActivationForm;
+  if (request.form == F::f16)
+    launch(queue, add_rms_norm_kernel<kThreads, kChunks, F::f16, false>, grid, block, 0, a);
+  else if (request.form == F::fp8 && request.per_token)
+    launch(queue, add_rms_norm_kernel<kThreads, kChunks, F::fp8, true>, grid, block, 0, a);
+  else if (request.form == F::fp8)
+    launch(queue, add_rms_norm_kernel<kThreads, kChunks, F::fp8, false>, grid, block, 0, a);
+  else if (request.per_token)
+    launch(queue, add_rms_norm_kernel<kThreads, kChunks, F::int8, true>, grid, block, 0, a);
+  else
+    launch(queue, add_rms_norm_kernel<kThreads, kChunks, F::int8, false>, grid, block, 0, a);
+}
+
+}  // namespace
+
+void add_rms_norm(const CudaQueue& queue, const AddRmsNormParams& p) {
+  if (p.rows == 0) return;
+  const NormArguments a{static_cast<int>(p.width),
+                        p.epsilon,
+                        p.residual,
+                        p.delta,
+                        p.tokens,
+                        p.embedding,
+                        p.source_rows,
+                        p.weight,
+                        p.request.prequant,
+                        p.request.static_scale,
+                        p.out.values,
+                        p.out.row_scales};
+  if (p.width <= 1024)
+    launch_form<256, 1>(queue, p.rows, p.request, a);
+  else if (p.width <= 4096)
+    launch_form<1024, 1>(queue, p.rows, p.request, a);
+  else if (p.width <= 8192)
+    launch_form<1024, 2>(queue, p.rows, p.request, a);
+  else
+    launch_form<1024, 4>(queue, p.rows, p.request, a);
+}
+
+}  // namespace qg

@@ -1,0 +1,427 @@
+#include "runtime/cuda_executor.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "core/error.h"
+#include "core/float.h"
+#include "core/log.h"
+#include "kernels/pointwise/cuda.h"
+#include "kernels/pointwise/run.h"
+#include "runtime/cpu_forward.h"
+#include "runtime/cpu_layer.h"
+#include "runtime/cuda_forward.h"
+#include "runtime/cuda_tap.h"
+#include "runtime/sampling.h"
+#include "runtime/step_check.h"
+
+namespace qg {
+namespace {
+
+// Kept free for CUDA itself: graphs, local memory of kernels, the driver's own.
+constexpr int64_t kReservedBytes = int64_t{1} << 30;
+constexpr int64_t kSmallestContextBucket = 256;
+
+// Rows that graphs are made for: a step is padded to the next.
+int64_t row_bucket(int64_t rows) {
+  if (rows <= 8) return rows;
+  const int64_t step = rows <= 64 ? 8 : rows <= 256 ? 32 : 64;
+  return (rows + step - 1) / step * step;
+}
+
+int64_t context_bucket(int64_t tokens) {
+  int64_t bucket = kSmallestContextBucket;
+  while (bucket < tokens) bucket *= 2;
+  return bucket;
+}
+
+struct Stream {
+  Stream() { QG_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)); }
+  ~Stream() { cudaStreamDestroy(stream); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t stream = nullptr;
+};
+
+class CudaExecutor : public Executor {
+ public:
+  CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const ExecutorOptions& options,
+               const CudaExecutorOptions& cuda);
+  ~CudaExecutor() override {
+    for (auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+  }
+
+  const ModelTable& table() const override { return table_; }
+  KvFormat kv_format() const override { return options_.kv; }
+  int64_t page_tokens() const override { return options_.page_tokens; }
+  int64_t num_pages() const override { return limits_.num_pages; }
+  int64_t max_rows() const override { return options_.max_rows; }
+  void set_tap(Tap tap) override { tap_ = std::move(tap); }
+  int64_t weight_bytes() const override { return model_.bytes; }
+  int64_t kv_pool_bytes() const override { return static_cast<int64_t>(pool_.bytes()); }
+  std::string name() const override { return "cuda"; }
+  std::vector<std::string> kernels() const override { return {ran_.begin(), ran_.end()}; }
+  ComputePath compute_path() const override { return model_.layers.front().gate_up->path(); }
+  void step(const StepInput& input, StepOutput& output) override;
+  void copy_page(int32_t from, int32_t to) override;
+
+ private:
+  struct Planned {
+    CudaStepShape shape;
+    bool graph = false;
+  };
+  int64_t pages_that_fit(int64_t page_bytes) const;
+  void make_buffers();
+  CudaForward forward();
+  std::vector<size_t> order_of(const StepInput& input) const;
+  void run(const StepInput& input, std::span<const size_t> order, StepOutput& output);
+  Planned plan(const StepInput& input, std::span<const SequencePiece* const> pieces) const;
+  void launch_directly(const StepInput& input, std::span<const SequencePiece* const> pieces, const Planned& planned,
+                       StepOutput& output);
+  void launch_graph(const CudaStepShape& shape);
+  void heads(int64_t samples, const std::function<void(int64_t first, int64_t count)>& after_each);
+  void read_logits(int64_t count, float* to);
+  void finish(const StepInput& input, std::span<const size_t> sampling, StepOutput& output);
+
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  ModelTable table_;
+  ExecutorOptions options_;
+  CudaExecutorOptions cuda_;
+  DeviceCapabilities device_;
+  AttentionDesc attention_desc_;
+  StepLimits limits_;
+  int64_t pages_per_piece_ = 0;
+  Stream stream_;
+  CudaQueue queue_;
+  std::unique_ptr<CudaLinearContext> linear_;
+  CudaModel model_;
+  std::unique_ptr<CudaActivations> buffers_;
+  std::unique_ptr<CudaAttention> attention_;
+  std::unique_ptr<CudaStepBatch> batch_;
+  std::vector<KvScale> kv_scales_;
+  DeviceBuffer rope_table_, pool_, row_numbers_;
+  PinnedBuffer sampled_, logits_;
+  std::map<std::pair<int64_t, int64_t>, cudaGraphExec_t> graphs_;  // by rows and context
+  std::set<std::string> ran_;
+  Tap tap_;
+};
+
+CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const ExecutorOptions& options,
+                           const CudaExecutorOptions& cuda)
+    : checkpoint_(std::move(checkpoint)), table_(checkpoint_->table()), options_(options), cuda_(cuda) {
+  QG_CUDA(cudaSetDevice(cuda_.device));
+  device_ = read_device_capabilities(cuda_.device);
+  if (cuda_.family) device_.family = std::min(device_.family, *cuda_.family);
+  if (options_.max_pieces <= 0) options_.max_pieces = options_.max_rows;
+  if (options_.page_tokens <= 0 || options_.max_rows <= 0)
+    throw Error(
+        fmt::format("page_tokens {} and max_rows {} must be positive", options_.page_tokens, options_.max_rows));
+  const ModelShape& s = table_.shape;
+  if (s.hidden > kLargestNormWidth || s.hidden % 8 != 0 || s.ffn % 8 != 0)
+    throw Error(
+        fmt::format("the GPU engine takes widths that are multiples of 8 and at most {}; the model has hidden {} "
+                    "and ffn {}",
+                    kLargestNormWidth, s.hidden, s.ffn),
+        checkpoint_->folder().string(), "use --executor cpu");
+  attention_desc_.heads = s.heads;
+  attention_desc_.kv = {options_.kv, s.kv_heads, s.head_dim, options_.page_tokens};
+  attention_desc_.sliding_window = s.sliding_window;
+  attention_desc_.score_scale = attention_score_scale(s);
+  kv_scales_ = kv_scales_for(*checkpoint_, options_.kv);
+  queue_ = {stream_.stream, device_.family == KernelFamily::sm90a};
+  linear_ = std::make_unique<CudaLinearContext>(device_, options_.max_rows);
+  model_ = load_cuda_model(*checkpoint_, *linear_);
+  make_buffers();
+}
+
+// What is left of the card, or of the limit, after all else.
+int64_t CudaExecutor::pages_that_fit(int64_t page_bytes) const {
+  size_t free_bytes = 0, total_bytes = 0;
+  QG_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
+  int64_t left = static_cast<int64_t>(free_bytes) - kReservedBytes;
+  if (cuda_.memory_bytes > 0) {
+    const int64_t used = static_cast<int64_t>(total_bytes - free_bytes);
+    left = std::min(left, cuda_.memory_bytes - used - kReservedBytes);
+  }
+  const int64_t wanted = options_.num_pages > 0  ? options_.num_pages
+                         : options_.kv_bytes > 0 ? options_.kv_bytes / page_bytes
+                                                 : std::max<int64_t>(left, 0) / page_bytes;
+  if (wanted <= 0 || wanted * page_bytes > left)
+    throw Error(
+        fmt::format("the KV cache does not fit: {} pages of {} tokens take {} bytes; of {} on the card, weights "
+                    "take {}, buffers {}, {} are kept free and {} are left",
+                    std::max<int64_t>(wanted, 1), options_.page_tokens, std::max<int64_t>(wanted, 1) * page_bytes,
+                    total_bytes, model_.bytes, buffers_->bytes() + linear_->bytes() + attention_->scratch_bytes(),
+                    kReservedBytes, left),
+        "", "take a smaller batch or context, an 8-bit KV cache, or a smaller weight format", ExitCode::cannot_here);
+  return wanted;
+}
+
+void CudaExecutor::make_buffers() {
+  const ModelShape& s = table_.shape;
+  const int64_t longest = s.max_position > 0 ? s.max_position : 4096;
+  pages_per_piece_ = (longest + options_.page_tokens - 1) / options_.page_tokens;
+  if (options_.num_pages > 0) pages_per_piece_ = std::min(pages_per_piece_, options_.num_pages);
+  // Graphs read page tables as wide as their context bucket.
+  pages_per_piece_ =
+      std::max(pages_per_piece_, context_bucket(pages_per_piece_ * options_.page_tokens) / options_.page_tokens);
+  buffers_ = std::make_unique<CudaActivations>(s, options_.max_rows);
+  attention_ = std::make_unique<CudaAttention>(attention_desc_, device_, options_.max_rows, options_.max_pieces,
+                                               pages_per_piece_);
+  batch_ = std::make_unique<CudaStepBatch>(BatchLimits{options_.max_rows, options_.max_pieces, pages_per_piece_});
+  std::vector<int64_t> positions(static_cast<size_t>(std::min(longest, pages_per_piece_ * options_.page_tokens)));
+  for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int64_t>(i);
+  const RopeTable rope = make_rope_table(rope_frequencies(s), positions);
+  std::vector<float> pairs(2 * rope.cosine.size());
+  for (size_t i = 0; i < rope.cosine.size(); ++i) {
+    pairs[2 * i] = rope.cosine[i];
+    pairs[2 * i + 1] = rope.sine[i];
+  }
+  rope_table_ = upload_f32(pairs);
+  std::vector<int32_t> numbers(static_cast<size_t>(options_.max_rows));
+  for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<int32_t>(i);
+  row_numbers_ = DeviceBuffer(numbers.size() * sizeof(int32_t));
+  QG_CUDA(cudaMemcpy(row_numbers_.data(), numbers.data(), row_numbers_.bytes(), cudaMemcpyHostToDevice));
+  sampled_ = PinnedBuffer(static_cast<size_t>(options_.max_rows) * sizeof(int32_t));
+  const int64_t page_bytes = s.layers * attention_desc_.kv.page_bytes();
+  limits_ = {options_.max_rows, options_.page_tokens, pages_that_fit(page_bytes)};
+  pool_ = DeviceBuffer(static_cast<size_t>(limits_.num_pages * page_bytes));
+  QG_CUDA(cudaMemset(pool_.data(), 0, pool_.bytes()));
+  info("{}: weights {} bytes, buffers {} bytes, KV cache {} bytes ({} tokens)", device_.name, model_.bytes,
+       buffers_->bytes() + linear_->bytes() + attention_->scratch_bytes(), pool_.bytes(),
+       limits_.num_pages * options_.page_tokens);
+}
+
+CudaForward CudaExecutor::forward() {
+  return {table_.shape,
+          model_,
+          *buffers_,
+          *attention_,
+          attention_desc_.kv,
+          kv_scales_,
+          rope_table_.as<float2>(),
+          pool_.data(),
+          limits_.num_pages * attention_desc_.kv.page_bytes(),
+          {}};
+}
+
+// Pieces of one token first. Where rows are given out (taps, logits) they stay in the caller's order.
+std::vector<size_t> CudaExecutor::order_of(const StepInput& input) const {
+  std::vector<size_t> order(input.pieces.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  if (!tap_ && input.logits == LogitsWanted::none)
+    std::stable_partition(order.begin(), order.end(), [&](size_t i) { return input.pieces[i].num_tokens == 1; });
+  return order;
+}
+
+void CudaExecutor::step(const StepInput& input, StepOutput& output) {
+  check_step(input, table_.shape, limits_);
+  if (static_cast<int64_t>(input.pieces.size()) > options_.max_pieces)
+    throw Error(
+        fmt::format("a step of {} sequences is over the limit of {}", input.pieces.size(), options_.max_pieces));
+  output.sampled.assign(input.pieces.size(), -1);
+  output.logits.clear();
+  if (input.tokens.empty()) return;
+  QG_CUDA(cudaSetDevice(cuda_.device));
+  const std::vector<size_t> order = order_of(input);
+  if (!options_.deterministic) return run(input, order, output);
+  for (const size_t piece : order) run(input, std::span(&piece, 1), output);
+}
+
+CudaExecutor::Planned CudaExecutor::plan(const StepInput& input, std::span<const SequencePiece* const> pieces) const {
+  Planned planned;
+  CudaStepShape& shape = planned.shape;
+  bool all_sample = true, greedy = true;
+  for (const SequencePiece* piece : pieces) {
+    shape.rows += piece->num_tokens;
+    all_sample &= piece->sample;
+    greedy &= piece->sampling.temperature <= 0;
+  }
+  while (shape.decode_pieces < static_cast<int64_t>(pieces.size()) &&
+         pieces[static_cast<size_t>(shape.decode_pieces)]->num_tokens == 1)
+    ++shape.decode_pieces;
+  // Pieces that keep the caller's order may be mixed: then all are computed as prefill pieces.
+  if (std::any_of(pieces.begin() + shape.decode_pieces, pieces.end(),
+                  [](const SequencePiece* piece) { return piece->num_tokens == 1; }))
+    shape.decode_pieces = 0;
+  shape.prefill = shape.decode_pieces < static_cast<int64_t>(pieces.size());
+  for (int64_t i = 0; i < shape.decode_pieces; ++i)
+    shape.max_context = std::max(shape.max_context, pieces[static_cast<size_t>(i)]->context_tokens + 1);
+  shape.max_context = context_bucket(shape.max_context);
+  const int64_t padded = row_bucket(shape.rows);
+  const bool one_part = padded <= kLogitRows;  // the logits of all rows are there at the end
+  planned.graph = cuda_.graphs && !tap_ && !shape.prefill && all_sample && padded <= options_.max_pieces &&
+                  padded <= options_.max_rows && input.logits != LogitsWanted::all &&
+                  (one_part || (greedy && input.logits == LogitsWanted::none));
+  if (planned.graph) shape.rows = shape.decode_pieces = padded;
+  return planned;
+}
+
+void CudaExecutor::run(const StepInput& input, std::span<const size_t> order, StepOutput& output) {
+  std::vector<const SequencePiece*> pieces;
+  std::vector<size_t> sampling;  // numbers of the pieces that sample, in the order of their rows
+  int64_t columns = 1;
+  for (const size_t i : order) {
+    const SequencePiece& piece = input.pieces[i];
+    pieces.push_back(&piece);
+    if (piece.sample) sampling.push_back(i);
+    columns = std::max(columns, static_cast<int64_t>(piece.pages.size()));
+  }
+  const Planned planned = plan(input, pieces);
+  if (planned.graph) columns = std::max(columns, planned.shape.max_context / options_.page_tokens);
+  if (columns > pages_per_piece_)
+    throw Error(fmt::format("a sequence of {} pages, at most {} were planned for", columns, pages_per_piece_));
+  if (planned.graph) columns = planned.shape.max_context / options_.page_tokens;
+  batch_->fill(input.tokens, pieces, planned.graph ? planned.shape.rows : static_cast<int64_t>(pieces.size()), columns);
+  batch_->upload(stream_.stream);
+  if (planned.graph) {
+    launch_graph(planned.shape);
+    if (input.logits == LogitsWanted::sampled) {
+      const size_t before = output.logits.size(), count = sampling.size() * static_cast<size_t>(table_.shape.vocab);
+      output.logits.resize(before + count);
+      read_logits(static_cast<int64_t>(sampling.size()), output.logits.data() + before);
+    }
+  } else {
+    launch_directly(input, pieces, planned, output);
+  }
+  finish(input, sampling, output);
+}
+
+void CudaExecutor::heads(int64_t samples, const std::function<void(int64_t first, int64_t count)>& after_each) {
+  const CudaForward f = forward();
+  for (int64_t first = 0; first < samples; first += kLogitRows) {
+    const int64_t count = std::min(kLogitRows, samples - first);
+    run_cuda_head(f, queue_, batch_->sample_rows() + first, count);
+    argmax_rows(queue_, count, table_.shape.vocab, buffers_->logits.as<float>(),
+                buffers_->sampled.as<int32_t>() + first, buffers_->argmax.data());
+    if (after_each) after_each(first, count);
+  }
+}
+
+void CudaExecutor::read_logits(int64_t count, float* to) {
+  const size_t bytes = static_cast<size_t>(count * table_.shape.vocab) * sizeof(float);
+  if (logits_.bytes() < bytes) logits_ = PinnedBuffer(bytes);
+  QG_CUDA(cudaMemcpyAsync(logits_.as<float>(), buffers_->logits.data(), bytes, cudaMemcpyDeviceToHost, stream_.stream));
+  QG_CUDA(cudaStreamSynchronize(stream_.stream));
+  std::copy_n(logits_.as<float>(), bytes / sizeof(float), to);
+}
+
+void CudaExecutor::launch_directly(const StepInput& input, std::span<const SequencePiece* const> pieces,
+                                   const Planned& planned, StepOutput& output) {
+  CudaForward f = forward();
+  if (tap_) f.observe = make_cuda_observer(f, tap_, stream_.stream, planned.shape.rows);
+  if (planned.shape.prefill) {
+    std::vector<CudaPrefillPiece> prefill;
+    int64_t row = planned.shape.decode_pieces;
+    for (size_t i = static_cast<size_t>(planned.shape.decode_pieces); i < pieces.size(); ++i) {
+      const SequencePiece& piece = *pieces[i];
+      prefill.push_back({static_cast<int32_t>(row), static_cast<int32_t>(piece.num_tokens),
+                         static_cast<int32_t>(piece.context_tokens + piece.num_tokens)});
+      row += piece.num_tokens;
+    }
+    attention_->plan_prefill(queue_, planned.shape.decode_pieces, prefill);
+  }
+  run_cuda_layers(f, queue_, *batch_, planned.shape);
+  ran_.merge(cuda_kernel_names(f, planned.shape));
+  const size_t vocab = static_cast<size_t>(table_.shape.vocab);
+  if (input.logits == LogitsWanted::all) {
+    output.logits.reserve(input.tokens.size() * vocab);
+    for (int64_t first = 0; first < planned.shape.rows; first += kLogitRows) {
+      const int64_t count = std::min(kLogitRows, planned.shape.rows - first);
+      run_cuda_head(f, queue_, row_numbers_.as<int32_t>() + first, count);
+      const size_t before = output.logits.size();
+      output.logits.resize(before + static_cast<size_t>(count) * vocab);
+      read_logits(count, output.logits.data() + before);
+    }
+    if (tap_) tap_("logits", output.logits, planned.shape.rows, table_.shape.vocab);
+  }
+  bool greedy = true;
+  for (const SequencePiece* piece : pieces) greedy &= !piece->sample || piece->sampling.temperature <= 0;
+  std::vector<const SequencePiece*> sampling;
+  std::copy_if(pieces.begin(), pieces.end(), std::back_inserter(sampling), [](auto* piece) { return piece->sample; });
+  const bool wanted = input.logits == LogitsWanted::sampled;
+  heads(batch_->samples(), [&](int64_t first, int64_t count) {
+    if (!wanted && greedy) return;
+    std::vector<float> logits(static_cast<size_t>(count) * vocab);
+    read_logits(count, logits.data());
+    for (int64_t i = 0; i < count; ++i) {
+      const SequencePiece& piece = *sampling[static_cast<size_t>(first + i)];
+      if (piece.sampling.temperature <= 0) continue;
+      const std::span row(logits.data() + static_cast<size_t>(i) * vocab, vocab);
+      output.sampled[static_cast<size_t>(&piece - input.pieces.data())] =
+          sample_token(row, piece.sampling, piece.output_position);
+    }
+    if (wanted) output.logits.insert(output.logits.end(), logits.begin(), logits.end());
+  });
+}
+
+void CudaExecutor::launch_graph(const CudaStepShape& shape) {
+  const auto key = std::make_pair(shape.rows, shape.max_context);
+  auto found = graphs_.find(key);
+  if (found == graphs_.end()) {
+    const CudaForward f = forward();
+    // Once directly: lazily loaded kernels cannot be loaded while a graph is captured.
+    run_cuda_layers(f, queue_, *batch_, shape);
+    heads(shape.rows, {});
+    QG_CUDA(cudaStreamSynchronize(stream_.stream));
+    cudaGraph_t graph = nullptr;
+    QG_CUDA(cudaStreamBeginCapture(stream_.stream, cudaStreamCaptureModeThreadLocal));
+    run_cuda_layers(f, queue_, *batch_, shape);
+    heads(shape.rows, {});
+    QG_CUDA(cudaStreamEndCapture(stream_.stream, &graph));
+    cudaGraphExec_t executable = nullptr;
+    QG_CUDA(cudaGraphInstantiate(&executable, graph, 0));
+    cudaGraphDestroy(graph);
+    found = graphs_.emplace(key, executable).first;
+    ran_.merge(cuda_kernel_names(f, shape));
+  }
+  QG_CUDA(cudaGraphLaunch(found->second, stream_.stream));
+}
+
+// Tokens of the pieces that sample greedily; the others were drawn from logits that are on the host.
+void CudaExecutor::finish(const StepInput& input, std::span<const size_t> sampling, StepOutput& output) {
+  if (!sampling.empty())
+    QG_CUDA(cudaMemcpyAsync(sampled_.as<int32_t>(), buffers_->sampled.data(), sampling.size() * sizeof(int32_t),
+                            cudaMemcpyDeviceToHost, stream_.stream));
+  QG_CUDA(cudaStreamSynchronize(stream_.stream));
+  std::vector<float> logits;
+  const size_t vocab = static_cast<size_t>(table_.shape.vocab);
+  for (size_t i = 0; i < sampling.size(); ++i) {
+    const SequencePiece& piece = input.pieces[sampling[i]];
+    const int32_t token = sampled_.as<int32_t>()[i];
+    if (token < 0)
+      throw Error("the model's logits are not finite numbers", "", "look at the layers with `quantgrid inspect`");
+    int32_t& out = output.sampled[sampling[i]];
+    if (out >= 0) continue;
+    out = token;
+    if (piece.sampling.temperature <= 0) continue;
+    if (logits.empty()) {  // a graph step: the logits of all its rows are still on the device
+      logits.resize(sampling.size() * vocab);
+      read_logits(static_cast<int64_t>(sampling.size()), logits.data());
+    }
+    out = sample_token(std::span(logits).subspan(i * vocab, vocab), piece.sampling, piece.output_position);
+  }
+}
+
+void CudaExecutor::copy_page(int32_t from, int32_t to) {
+  check_page(from, limits_);
+  check_page(to, limits_);
+  if (from == to) return;
+  const int64_t bytes = attention_desc_.kv.page_bytes();
+  for (int64_t layer = 0; layer < table_.shape.layers; ++layer) {
+    std::byte* pool = pool_.data() + layer * limits_.num_pages * bytes;
+    QG_CUDA(cudaMemcpyAsync(pool + to * bytes, pool + from * bytes, static_cast<size_t>(bytes),
+                            cudaMemcpyDeviceToDevice, stream_.stream));
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Executor> make_cuda_executor(std::shared_ptr<const Checkpoint> checkpoint,
+                                             const ExecutorOptions& options, const CudaExecutorOptions& cuda) {
+  return std::make_unique<CudaExecutor>(std::move(checkpoint), options, cuda);
+}
+
+}  // namespace qg

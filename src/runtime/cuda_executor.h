@@ -1,0 +1,24 @@
+#pragma once
+// The forward step on a GPU: fused kernels, graphs for decoding (docs/engine.md). Judged against cpu_executor.
+#include <memory>
+#include <optional>
+
+#include "checkpoint/checkpoint.h"
+#include "kernels/common/device.h"
+#include "runtime/executor.h"
+
+namespace qg {
+
+struct CudaExecutorOptions {
+  int device = 0;                      // as CUDA numbers them
+  std::optional<KernelFamily> family;  // an earlier family than the card's own: run what an earlier card would run
+  int64_t memory_bytes = 0;            // use no more of the card than this; 0 = all that is free
+  bool graphs = true;                  // capture decode steps
+};
+
+// Takes all its memory now. num_pages = kv_bytes = 0 gives the KV cache what is left. Throws Error with the budget when
+// it does not fit (exit code 4), and what make_cpu_executor throws.
+std::unique_ptr<Executor> make_cuda_executor(std::shared_ptr<const Checkpoint> checkpoint,
+                                             const ExecutorOptions& options, const CudaExecutorOptions& cuda);
+
+}  // namespace qg

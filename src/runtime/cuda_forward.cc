@@ -1,0 +1,148 @@
+#include "runtime/cuda_forward.h"
+
+#include <algorithm>
+
+#include "kernels/pointwise/cuda.h"
+
+namespace qg {
+namespace {
+
+size_t bytes_of(int64_t elements, size_t element_size) {
+  return static_cast<size_t>(elements) * element_size;
+}
+
+// One layer's launches.
+class LayerLaunches {
+ public:
+  LayerLaunches(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
+                const CudaStepShape& step, int layer)
+      : f_(forward),
+        b_(forward.buffers),
+        queue_(queue),
+        batch_(batch),
+        step_(step),
+        index_(layer),
+        layer_(forward.model.layers[static_cast<size_t>(layer)]) {}
+
+  void run() {
+    norm(layer_.attention_norm, *layer_.qkv, "attention_in");
+    layer_.qkv->run(queue_, step_.rows, input(), b_.qkv.data(), DType::f16);
+    attend();
+    layer_.attention_output->run(queue_, step_.rows, input(), b_.projected.data(), DType::f16);
+    norm(layer_.mlp_norm, *layer_.gate_up, "mlp_in");
+    layer_.gate_up->run(queue_, step_.rows, input(), b_.gate_up.data(), DType::f16);
+    silu_mul(queue_, step_.rows, f_.shape.ffn, b_.gate_up.as<__half>(), layer_.down->input(), input());
+    observe("mlp_act");
+    layer_.down->run(queue_, step_.rows, input(), b_.projected.data(), DType::f16);
+    observe("out");
+  }
+
+ private:
+  void observe(const char* name) {
+    if (f_.observe) f_.observe(name, index_);
+  }
+  ActivationBuffer input() const { return {b_.input.data(), b_.row_scales.as<float>()}; }
+
+  void norm(const DeviceBuffer& weight, const CudaLinear& next, const char* name) {
+    AddRmsNormParams params;
+    params.rows = step_.rows;
+    params.width = f_.shape.hidden;
+    params.epsilon = static_cast<float>(f_.shape.norm_epsilon);
+    params.residual = b_.residual.as<float>();
+    const bool first = index_ == 0 && &weight == &layer_.attention_norm;
+    if (first) {
+      params.tokens = batch_.tokens();
+      params.embedding = f_.model.embedding.as<__half>();
+    } else {
+      params.delta = b_.projected.as<__half>();
+    }
+    params.weight = weight.as<float>();
+    params.request = next.input();
+    params.out = input();
+    add_rms_norm(queue_, params);
+    if (first) observe("embedding");
+    observe(name);
+  }
+
+  void attend() {
+    const size_t layer = static_cast<size_t>(index_);
+    std::byte* pool = f_.pool + index_ * f_.layer_pool_bytes;
+    const KvScale scale = f_.kv_scales[layer];
+    rope_and_append(queue_, f_.kv, batch_.view(), step_.rows,
+                    {b_.qkv.as<__half>(), f_.shape.qkv_rows(), f_.shape.heads}, f_.rope_table, scale, b_.q.as<__half>(),
+                    pool);
+    observe("q");
+    const ActivationRequest request = layer_.attention_output->input();
+    if (step_.decode_pieces > 0)
+      f_.attention.decode(queue_, batch_.view(), step_.decode_pieces, step_.max_context, b_.q.as<__half>(), pool, scale,
+                          request, input());
+    if (step_.prefill) f_.attention.prefill(queue_, batch_.view(), b_.q.as<__half>(), pool, scale, request, input());
+    observe("attention_out");
+  }
+
+  const CudaForward& f_;
+  CudaActivations& b_;
+  const CudaQueue& queue_;
+  const CudaStepBatch& batch_;
+  const CudaStepShape& step_;
+  int index_;
+  const CudaLayer& layer_;
+};
+
+}  // namespace
+
+CudaActivations::CudaActivations(const ModelShape& shape, int64_t rows)
+    : residual(bytes_of(rows * shape.hidden, sizeof(float))),
+      input(bytes_of(rows * std::max({shape.hidden, shape.ffn, shape.q_rows()}), sizeof(__half))),
+      row_scales(bytes_of(rows, sizeof(float))),
+      qkv(bytes_of(rows * shape.qkv_rows(), sizeof(__half))),
+      q(bytes_of(rows * shape.q_rows(), sizeof(__half))),
+      projected(bytes_of(rows * shape.hidden, sizeof(__half))),
+      gate_up(bytes_of(rows * 2 * shape.ffn, sizeof(__half))),
+      logits(bytes_of(std::min(rows, kLogitRows) * shape.vocab, sizeof(float))),
+      sampled(bytes_of(rows, sizeof(int32_t))),
+      argmax(static_cast<size_t>(argmax_scratch_bytes(std::min(rows, kLogitRows)))) {
+  QG_CUDA(cudaMemset(argmax.data(), 0, argmax.bytes()));
+}
+
+int64_t CudaActivations::bytes() const {
+  size_t total = 0;
+  for (const DeviceBuffer* buffer :
+       {&residual, &input, &row_scales, &qkv, &q, &projected, &gate_up, &logits, &sampled, &argmax})
+    total += buffer->bytes();
+  return static_cast<int64_t>(total);
+}
+
+void run_cuda_layers(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
+                     const CudaStepShape& step) {
+  for (int layer = 0; layer < forward.shape.layers; ++layer) LayerLaunches(forward, queue, batch, step, layer).run();
+}
+
+void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int32_t* source_rows, int64_t count) {
+  CudaActivations& b = forward.buffers;
+  AddRmsNormParams params;
+  params.rows = count;
+  params.width = forward.shape.hidden;
+  params.epsilon = static_cast<float>(forward.shape.norm_epsilon);
+  params.residual = b.residual.as<float>();
+  params.delta = b.projected.as<__half>();
+  params.source_rows = source_rows;
+  params.weight = forward.model.final_norm.as<float>();
+  params.request = forward.model.lm_head->input();
+  params.out = {b.input.data(), b.row_scales.as<float>()};
+  add_rms_norm(queue, params);
+  forward.model.lm_head->run(queue, count, params.out, b.logits.data(), DType::f32);
+}
+
+std::set<std::string> cuda_kernel_names(const CudaForward& forward, const CudaStepShape& step) {
+  std::set<std::string> names;
+  const CudaLayer& layer = forward.model.layers.front();
+  for (const CudaLinear* linear :
+       {layer.qkv.get(), layer.attention_output.get(), layer.gate_up.get(), layer.down.get()})
+    names.insert(linear->kernel_name(step.rows));
+  if (step.decode_pieces > 0) names.insert(forward.attention.kernel_name(true));
+  if (step.prefill) names.insert(forward.attention.kernel_name(false));
+  return names;
+}
+
+}  // namespace qg

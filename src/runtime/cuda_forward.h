@@ -1,0 +1,69 @@
+#pragma once
+// The launches of one forward step, in order; the same calls run a step directly and while a graph is captured.
+#include <cuda_fp16.h>
+
+#include <functional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "kernels/attention/cuda.h"
+#include "kernels/kvcache/cuda.h"
+#include "runtime/cuda_batch.h"
+#include "runtime/cuda_model.h"
+
+namespace qg {
+
+// Rows of logits computed at a time.
+inline constexpr int64_t kLogitRows = 256;
+
+// Intermediates of a step, at fixed addresses. rows: most tokens of a step.
+struct CudaActivations {
+  CudaActivations(const ModelShape& shape, int64_t rows);
+  int64_t bytes() const;
+
+  DeviceBuffer residual;    // float [rows, hidden]
+  DeviceBuffer input;       // of a linear layer, in the form it asks for [rows, max(hidden, ffn, q_rows)]
+  DeviceBuffer row_scales;  // float [rows]
+  DeviceBuffer qkv;         // half [rows, qkv_rows]
+  DeviceBuffer q;           // half [rows, q_rows]
+  DeviceBuffer projected;   // half [rows, hidden]
+  DeviceBuffer gate_up;     // half [rows, 2 * ffn]
+  DeviceBuffer logits;      // float [min(rows, kLogitRows), vocab]
+  DeviceBuffer sampled;     // int32 [rows]
+  DeviceBuffer argmax;      // scratch
+};
+
+// What a step computes with: all pointers outlive the step.
+struct CudaForward {
+  const ModelShape& shape;
+  const CudaModel& model;
+  CudaActivations& buffers;
+  CudaAttention& attention;
+  const KvLayout& kv;
+  const std::vector<KvScale>& kv_scales;
+  const float2* rope_table;
+  std::byte* pool;  // [layers][pages]
+  int64_t layer_pool_bytes;
+  // Called between launches with the name of what has just been computed, under the executor's tap names. May be empty.
+  std::function<void(const char* name, int layer)> observe;
+};
+
+struct CudaStepShape {
+  int64_t rows = 0;           // all, padding included
+  int64_t decode_pieces = 0;  // padding included
+  bool prefill = false;       // pieces were planned
+  int64_t max_context = 0;    // of the decode pieces
+};
+
+// All layers: from tokens to the residual stream. The last layer's output is left in buffers.projected, for the norm
+// that follows.
+void run_cuda_layers(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
+                     const CudaStepShape& step);
+// Final norm of `count` rows named in `source_rows` (device), and their logits into buffers.logits.
+// count <= kLogitRows.
+void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int32_t* source_rows, int64_t count);
+// Names of the kernels that such a step runs.
+std::set<std::string> cuda_kernel_names(const CudaForward& forward, const CudaStepShape& step);
+
+}  // namespace qg

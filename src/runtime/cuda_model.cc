@@ -1,0 +1,97 @@
+#include "runtime/cuda_model.h"
+
+#include <fmt/format.h>
+
+#include <atomic>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/float.h"
+#include "core/interrupt.h"
+#include "core/parallel.h"
+#include "core/progress.h"
+
+namespace qg {
+namespace {
+
+const TensorSpec& spec_of(const Checkpoint& checkpoint, TensorRole role, int layer = -1) {
+  const TensorSpec* spec = checkpoint.table().find(role, layer);
+  if (!spec) throw Error(fmt::format("the model has no {}", to_string(role)), checkpoint.folder().string());
+  return *spec;
+}
+
+std::unique_ptr<CudaLinear> load_linear(const Checkpoint& checkpoint, std::initializer_list<LinearRole> roles,
+                                        int layer, CudaLinearContext& context) {
+  std::vector<LinearWeights> parts;
+  std::vector<const LinearWeights*> pointers;
+  for (const LinearRole role : roles) parts.push_back(checkpoint.linear(checkpoint.table().linear(role, layer)));
+  for (const LinearWeights& part : parts) pointers.push_back(&part);
+  return std::make_unique<CudaLinear>(pointers, checkpoint.quant().activations, context);
+}
+
+DeviceBuffer upload(const void* from, size_t bytes) {
+  DeviceBuffer buffer(bytes);
+  QG_CUDA(cudaMemcpy(buffer.data(), from, bytes, cudaMemcpyHostToDevice));
+  return buffer;
+}
+
+}  // namespace
+
+DeviceBuffer upload_f32(std::span<const float> values) {
+  return upload(values.data(), values.size_bytes());
+}
+
+DeviceBuffer upload_f16(const Tensor& tensor, const std::string& name) {
+  if (tensor.dtype == DType::f16) return upload(tensor.data, tensor.bytes());
+  std::vector<uint16_t> half(static_cast<size_t>(tensor.elements()));
+  std::atomic<bool> overflow = false;
+  parallel_for(tensor.elements(), 1 << 16, [&](int64_t begin, int64_t end) {
+    std::vector<float> values(static_cast<size_t>(end - begin));
+    f32_from_any(tensor.dtype, tensor.data + static_cast<size_t>(begin) * size_bytes(tensor.dtype), values.data(),
+                 values.size());
+    f16_from_f32(values.data(), half.data() + begin, values.size());
+    for (const float value : values)
+      if (!(std::fabs(value) <= 65504.0f)) overflow = true;
+  });
+  if (overflow)
+    throw Error("a weight is beyond the range of fp16 (65504), in which the GPU engine computes", name,
+                "use --executor cpu, or convert the model with smaller weights");
+  return upload(half.data(), half.size() * sizeof(uint16_t));
+}
+
+CudaModel load_cuda_model(const Checkpoint& checkpoint, CudaLinearContext& context) {
+  const ModelShape& shape = checkpoint.table().shape;
+  CudaModel model;
+  Progress progress("load", shape.layers + 2, "layers");
+  for (int layer = 0; layer < shape.layers; ++layer) {
+    stop_if_interrupted("from the start: loading was not finished");
+    CudaLayer loaded;
+    loaded.attention_norm =
+        upload_f32(to_f32(checkpoint.tensor(spec_of(checkpoint, TensorRole::attention_norm, layer))));
+    loaded.mlp_norm = upload_f32(to_f32(checkpoint.tensor(spec_of(checkpoint, TensorRole::mlp_norm, layer))));
+    loaded.qkv = load_linear(checkpoint, {LinearRole::qkv}, layer, context);
+    loaded.attention_output = load_linear(checkpoint, {LinearRole::attention_output}, layer, context);
+    loaded.gate_up = load_linear(checkpoint, {LinearRole::gate, LinearRole::up}, layer, context);
+    loaded.down = load_linear(checkpoint, {LinearRole::down}, layer, context);
+    model.bytes += static_cast<int64_t>(loaded.attention_norm.bytes() + loaded.mlp_norm.bytes()) + loaded.qkv->bytes() +
+                   loaded.attention_output->bytes() + loaded.gate_up->bytes() + loaded.down->bytes();
+    model.layers.push_back(std::move(loaded));
+    progress.advance();
+  }
+  const TensorSpec& embedding = spec_of(checkpoint, TensorRole::embedding);
+  model.embedding = upload_f16(checkpoint.tensor(embedding), embedding.hf_name);
+  progress.advance();
+  model.final_norm = upload_f32(to_f32(checkpoint.tensor(spec_of(checkpoint, TensorRole::final_norm))));
+  const TensorSpec* head = checkpoint.table().find(TensorRole::lm_head);
+  LinearWeights lm_head;
+  lm_head.weight = checkpoint.tensor(head ? *head : embedding);
+  lm_head.n = shape.vocab;
+  lm_head.k = shape.hidden;
+  const LinearWeights* part = &lm_head;
+  model.lm_head = std::make_unique<CudaLinear>(std::span(&part, 1), ActivationScaling::none, context);
+  model.bytes += static_cast<int64_t>(model.embedding.bytes() + model.final_norm.bytes()) + model.lm_head->bytes();
+  progress.advance();
+  return model;
+}
+
+}  // namespace qg

@@ -1,0 +1,34 @@
+#pragma once
+// A checkpoint's weights on the device, repacked for the kernels. The file's own bytes are not kept.
+#include <cuda_fp16.h>
+
+#include <memory>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "kernels/linear/cuda.h"
+
+namespace qg {
+
+struct CudaLayer {
+  DeviceBuffer attention_norm, mlp_norm;  // float [hidden]
+  std::unique_ptr<CudaLinear> qkv, attention_output, gate_up, down;
+};
+
+struct CudaModel {
+  DeviceBuffer embedding;  // half [vocab, hidden]
+  std::vector<CudaLayer> layers;
+  DeviceBuffer final_norm;
+  std::unique_ptr<CudaLinear> lm_head;  // logits
+  int64_t bytes = 0;                    // on the device
+};
+
+// Layer by layer, with progress. Throws Error when a weight overflows half, when no kernel can run a layer, when there
+// is not enough memory.
+CudaModel load_cuda_model(const Checkpoint& checkpoint, CudaLinearContext& context);
+
+// A tensor of floats on the device; a tensor of any float type as half (throws Error when a value overflows).
+DeviceBuffer upload_f32(std::span<const float> values);
+DeviceBuffer upload_f16(const Tensor& tensor, const std::string& name);
+
+}  // namespace qg

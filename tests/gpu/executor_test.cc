@@ -1,0 +1,234 @@
+// The CUDA executor against cpu_executor, end to end, on small random models of the real head sizes and groups.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+#include "core/parallel.h"
+#include "core/rng.h"
+#include "model/architecture.h"
+#include "quantize/recipe.h"
+#include "quantize/synthetic_checkpoint.h"
+#include "runtime/engine.h"
+#include "runtime/make_executor.h"
+
+namespace qg::testing {
+namespace {
+
+struct Model {
+  int64_t heads = 8, kv_heads = 2, head_dim = 64, hidden = 256, ffn = 512, vocab = 1000, layers = 2;
+  WeightFormat weights = WeightFormat::fp16;
+  ActivationScaling activations = ActivationScaling::none;
+  std::optional<int64_t> window;
+  bool tied = false;
+};
+
+std::shared_ptr<const Checkpoint> make_model(const Model& m) {
+  ModelShape s;
+  s.family = m.window ? "mistral" : "llama";
+  s.layers = m.layers, s.hidden = m.hidden, s.heads = m.heads, s.kv_heads = m.kv_heads, s.head_dim = m.head_dim;
+  s.ffn = m.ffn, s.vocab = m.vocab, s.max_position = 2048, s.sliding_window = m.window, s.tied_embeddings = m.tied;
+  const ModelTable table = make_model_table(s);
+  QuantSpec quant;
+  if (m.weights != WeightFormat::fp16) {
+    Recipe recipe = default_recipe(m.weights);
+    if (m.activations != ActivationScaling::none) recipe.activations = m.activations;
+    std::vector<int64_t> widths;
+    for (const LinearSpec& linear : table.linears) widths.push_back(linear.k);
+    quant = recipe.spec(widths);
+    quant.prequant_scales = false;
+  }
+  SyntheticOptions options;
+  options.seed = 7;
+  return make_synthetic_checkpoint(table, quant, options);
+}
+
+// Logits of all rows of some sequences, which are computed together in chunks of `chunk` tokens (the last token of each
+// by itself, so that decoding is met too).
+std::vector<std::vector<float>> logits_of(Executor& executor, const std::vector<std::vector<int32_t>>& sequences,
+                                          int64_t chunk) {
+  const size_t vocab = static_cast<size_t>(executor.table().shape.vocab);
+  std::vector<std::vector<float>> logits(sequences.size());
+  std::vector<std::vector<int32_t>> pages(sequences.size());
+  int32_t next = 0;
+  for (size_t i = 0; i < sequences.size(); ++i)
+    for (int64_t t = 0; t < static_cast<int64_t>(sequences[i].size()); t += executor.page_tokens())
+      pages[i].push_back(next++);
+  std::vector<int64_t> done(sequences.size());
+  for (;;) {
+    std::vector<int32_t> tokens;
+    std::vector<SequencePiece> pieces;
+    std::vector<size_t> owner;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const int64_t length = static_cast<int64_t>(sequences[i].size());
+      if (done[i] == length) continue;
+      const int64_t before_last = length - 1 - done[i];
+      SequencePiece piece;
+      piece.first_row = static_cast<int64_t>(tokens.size());
+      piece.num_tokens = before_last == 0 ? 1 : std::min(chunk, before_last);
+      piece.context_tokens = done[i];
+      piece.pages = pages[i];
+      piece.sample = true;
+      tokens.insert(tokens.end(), sequences[i].begin() + done[i], sequences[i].begin() + done[i] + piece.num_tokens);
+      pieces.push_back(piece);
+      owner.push_back(i);
+    }
+    if (pieces.empty()) return logits;
+    StepOutput out;
+    executor.step({tokens, pieces, LogitsWanted::all}, out);
+    for (size_t p = 0; p < pieces.size(); ++p) {
+      const float* from = out.logits.data() + static_cast<size_t>(pieces[p].first_row) * vocab;
+      logits[owner[p]].insert(logits[owner[p]].end(), from, from + static_cast<size_t>(pieces[p].num_tokens) * vocab);
+      done[owner[p]] += pieces[p].num_tokens;
+    }
+  }
+}
+
+std::vector<std::vector<int32_t>> random_sequences(std::initializer_list<int64_t> lengths, int64_t vocab) {
+  Rng rng(11);
+  std::vector<std::vector<int32_t>> sequences;
+  for (const int64_t length : lengths) {
+    std::vector<int32_t> tokens;
+    for (int64_t i = 0; i < length; ++i)
+      tokens.push_back(static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(vocab))));
+    sequences.push_back(tokens);
+  }
+  return sequences;
+}
+
+double relative_error(const std::vector<std::vector<float>>& got, const std::vector<std::vector<float>>& want) {
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ(got[i].size(), want[i].size());
+    for (size_t j = 0; j < got[i].size(); ++j) {
+      const double d = static_cast<double>(got[i][j]) - want[i][j];
+      error += d * d;
+      norm += static_cast<double>(want[i][j]) * want[i][j];
+    }
+  }
+  return std::isfinite(error) ? std::sqrt(error / norm) : INFINITY;
+}
+
+ExecutorOptions options_for(KvFormat kv) {
+  ExecutorOptions options;
+  options.kv = kv;
+  options.page_tokens = 64;
+  options.num_pages = 64;
+  options.max_rows = 512;
+  options.max_pieces = 64;
+  return options;
+}
+
+// Half rounds every activation to 2^-11; through two layers the errors of a logit stay near 1e-3 of its size. Quantized
+// inputs: a value on the edge of two codes may go either way, a step of 1/16 (e4m3) or 1/127 of the largest (int8).
+double tolerance(const Model& m, KvFormat kv) {
+  const bool quantized_input = m.weights == WeightFormat::fp8 || m.weights == WeightFormat::int8_sq;
+  return quantized_input || kv != KvFormat::fp16 ? 2e-2 : 3e-3;
+}
+
+void compare(const Model& m, KvFormat kv, const CudaExecutorOptions& cuda = {}) {
+  const auto checkpoint = make_model(m);
+  const auto sequences = random_sequences({1, 2, 65, 130, 300}, m.vocab);
+  const auto cpu = make_executor("cpu", checkpoint, options_for(kv));
+  const auto gpu = make_executor("cuda", checkpoint, options_for(kv), cuda);
+  const auto want = logits_of(*cpu, sequences, 100), got = logits_of(*gpu, sequences, 100);
+  const double error = relative_error(got, want);
+  std::string names;
+  for (const std::string& name : gpu->kernels()) names += " " + name;
+  printf("%s kv %s heads %ld/%ld x %ld: relative error %.2e;%s\n", std::string(to_string(m.weights)).c_str(),
+         std::string(to_string(kv)).c_str(), m.heads, m.kv_heads, m.head_dim, error, names.c_str());
+  EXPECT_LE(error, tolerance(m, kv));
+}
+
+TEST(CudaExecutor, EveryWeightAndKvFormatMatchesTheCpu) {
+  for (const KvFormat kv : kKvFormats)
+    for (const WeightFormat weights : kWeightFormats) {
+      Model m;
+      m.weights = weights;
+      compare(m, kv);
+    }
+}
+
+TEST(CudaExecutor, DynamicFp8) {
+  Model m;
+  m.weights = WeightFormat::fp8;
+  m.activations = ActivationScaling::dynamic_token;
+  compare(m, KvFormat::fp8);
+}
+
+TEST(CudaExecutor, HeadSizesGroupsTiesAndWindows) {
+  for (const int64_t head_dim : {64, 128})
+    for (const int64_t group : {1, 3, 4, 8}) {
+      Model m;
+      m.kv_heads = 2, m.heads = 2 * group, m.head_dim = head_dim;
+      m.tied = group == 3;
+      if (group == 4) m.window = 64;
+      compare(m, group == 8 ? KvFormat::int8 : KvFormat::fp16);
+    }
+}
+
+TEST(CudaExecutor, EarlierFamilies) {
+  for (const KernelFamily family : {KernelFamily::sm80, KernelFamily::sm89})
+    for (const WeightFormat weights : kWeightFormats) {
+      Model m;
+      m.weights = weights;
+      CudaExecutorOptions cuda;
+      cuda.family = family;
+      compare(m, KvFormat::fp8, cuda);
+    }
+}
+
+// Greedy tokens of many requests; whoever is done makes room.
+std::vector<std::vector<int32_t>> generate(const std::shared_ptr<const Checkpoint>& checkpoint, bool graphs,
+                                           bool deterministic, int64_t batch, int64_t pages, int64_t requests) {
+  EngineOptions options;
+  options.max_batch = batch;
+  options.max_rows = 256;
+  options.prefill_chunk = 64;
+  options.deterministic = deterministic;
+  ExecutorOptions executor = options_for(KvFormat::fp16);
+  executor.page_tokens = 16;
+  executor.num_pages = pages;
+  executor.max_rows = options.max_rows;
+  executor.max_pieces = batch;
+  executor.deterministic = deterministic;
+  CudaExecutorOptions cuda;
+  cuda.graphs = graphs;
+  Engine engine(make_executor("cuda", checkpoint, executor, cuda), options);
+  Rng rng(3);
+  std::vector<std::vector<int32_t>> replies(static_cast<size_t>(requests));
+  std::vector<RequestId> ids;
+  for (int64_t i = 0; i < requests; ++i) {
+    Request request;
+    const uint64_t length = 1 + rng.next_below(100);
+    for (uint64_t t = 0; t < length; ++t) request.prompt.push_back(static_cast<int32_t>(rng.next_below(1000)));
+    request.max_tokens = static_cast<int64_t>(1 + rng.next_below(16));
+    request.ignore_stop = true;
+    ids.push_back(engine.add(request));
+  }
+  while (!engine.idle())
+    engine.step([&](const TokenEvent& event) {
+      if (event.token >= 0)
+        replies[static_cast<size_t>(std::find(ids.begin(), ids.end(), event.request) - ids.begin())].push_back(
+            event.token);
+    });
+  const EngineStats stats = engine.stats();
+  EXPECT_EQ(stats.pages_used, 0) << "pages were leaked";
+  printf("batch %ld, %ld pages: %ld steps, %ld preemptions\n", batch, pages, stats.steps, stats.preemptions);
+  return replies;
+}
+
+TEST(CudaExecutor, GraphsGiveTheSameTokensAsDirectLaunches) {
+  const auto checkpoint = make_model({});
+  EXPECT_EQ(generate(checkpoint, true, false, 16, 256, 60), generate(checkpoint, false, false, 16, 256, 60));
+}
+
+TEST(CudaExecutor, DeterministicRepliesDoNotDependOnTheBatch) {
+  const auto checkpoint = make_model({});
+  const auto alone = generate(checkpoint, true, true, 1, 256, 60);
+  EXPECT_EQ(generate(checkpoint, true, true, 24, 256, 60), alone);
+  EXPECT_EQ(generate(checkpoint, true, true, 24, 24, 60), alone) << "with preemption";
+}
+
+}  // namespace
+}  // namespace qg::testing

@@ -1,0 +1,222 @@
+// The element-wise kernels against their CPU references, on the same stored values. Outputs are poisoned first.
+#include "kernels/pointwise/cuda.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+
+#include "kernels/pointwise/run.h"
+#include "tests/gpu/device_vector.h"
+
+namespace qg::testing {
+namespace {
+
+struct Form {
+  const char* name;
+  ActivationForm form;
+  bool per_token, prequant;
+};
+const Form kForms[] = {
+    {"f16", ActivationForm::f16, false, false},         {"f16 prequant", ActivationForm::f16, false, true},
+    {"fp8 static", ActivationForm::fp8, false, false},  {"fp8 token", ActivationForm::fp8, true, true},
+    {"int8 static", ActivationForm::int8, false, true}, {"int8 token", ActivationForm::int8, true, true}};
+constexpr float kStaticScale = 0.03f;
+
+// A row's values as the kernel stored them, and as the reference would store them.
+struct Outcome {
+  std::vector<float> got, want, got_scales, want_scales;
+};
+
+class Output {
+ public:
+  Output(const Form& form, int64_t m, int64_t width)
+      : form_(form),
+        m_(m),
+        width_(width),
+        prequant_(normal_values(static_cast<size_t>(width), 99)),
+        codes_(bytes()),
+        scales_(static_cast<size_t>(m)),
+        device_prequant_(prequant_) {}
+
+  ActivationRequest request() const {
+    return {form_.form, form_.per_token, kStaticScale, form_.prequant ? device_prequant_.data() : nullptr};
+  }
+  ActivationBuffer buffer() const { return {codes_.data(), scales_.data()}; }
+
+  Outcome compare(const std::vector<float>& exact) const {
+    Outcome o;
+    const float* multiplier = form_.prequant ? prequant_.data() : nullptr;
+    const size_t count = static_cast<size_t>(m_ * width_);
+    const std::vector<uint8_t> raw = codes_.read();
+    o.got_scales = scales_.read();
+    o.want.resize(count);
+    o.want_scales.resize(static_cast<size_t>(m_));
+    if (form_.form == ActivationForm::f16) {
+      std::vector<uint16_t> half(count);
+      std::memcpy(half.data(), raw.data(), raw.size());
+      o.got = from_half(half);
+      for (size_t i = 0; i < count; ++i)
+        o.want[i] = exact[i] * (multiplier ? multiplier[i % static_cast<size_t>(width_)] : 1.0f);
+      return o;
+    }
+    const bool fp8 = form_.form == ActivationForm::fp8;
+    for (const uint8_t code : raw)
+      o.got.push_back(fp8 ? f32_from_e4m3(code) : static_cast<float>(static_cast<int8_t>(code)));
+    const auto quantize = fp8 ? quantize_activation_fp8 : quantize_activation_int8;
+    quantize(exact.data(), multiplier, form_.per_token ? 0 : kStaticScale, o.want.data(), width_, o.want_scales.data(),
+             m_, width_);
+    return o;
+  }
+
+  // Half: one rounding (2^-11) and the kernel's float arithmetic. Codes: the two sides' floats differ in their last
+  // bits, so a value on the edge between two codes may go either way; few do.
+  void check(const std::vector<float>& exact, const std::string& what) const {
+    const Outcome o = compare(exact);
+    int64_t flips = 0;
+    for (size_t i = 0; i < o.got.size(); ++i) {
+      const float got = o.got[i], want = o.want[i];
+      ASSERT_FALSE(std::isnan(got)) << what << " " << form_.name << ": element " << i << " was not written";
+      if (form_.form == ActivationForm::f16) {
+        ASSERT_NEAR(got, want, std::fabs(want) * 0x1p-10f + 1e-6f) << what << " " << form_.name << " at " << i;
+      } else if (got != want) {
+        ++flips;
+        const float step = form_.form == ActivationForm::int8 ? 1.0f : std::max(std::fabs(want) * 0.125f, 0x1p-9f);
+        ASSERT_LE(std::fabs(got - want), step * 1.001f) << what << " " << form_.name << " at " << i;
+      }
+    }
+    EXPECT_LE(flips, 2 + static_cast<int64_t>(o.got.size()) / 500) << what << " " << form_.name;
+    if (!form_.per_token) return;
+    for (size_t i = 0; i < o.got_scales.size(); ++i)
+      EXPECT_NEAR(o.got_scales[i], o.want_scales[i], o.want_scales[i] * 1e-5f) << what << " row " << i;
+  }
+
+ private:
+  size_t bytes() const { return static_cast<size_t>(m_ * width_) * (form_.form == ActivationForm::f16 ? 2 : 1); }
+  Form form_;
+  int64_t m_, width_;
+  std::vector<float> prequant_;
+  DeviceVector<uint8_t> codes_;
+  DeviceVector<float> scales_;
+  DeviceVector<float> device_prequant_;
+};
+
+TEST(AddRmsNorm, MatchesTheReference) {
+  for (const int64_t width : {8, 72, 576, 1024, 1028, 3072, 4096, 5120, 14336})
+    for (const int64_t m : {1, 3, 17})
+      for (const Form& form : kForms) {
+        const size_t count = static_cast<size_t>(m * width);
+        std::vector<float> residual = normal_values(count, 1, 3), weight = normal_values(static_cast<size_t>(width), 2);
+        const std::vector<uint16_t> delta = to_half(normal_values(count, 3));
+        DeviceVector<float> device_residual(residual), device_weight(weight);
+        DeviceVector<uint16_t> device_delta(delta);
+        Output out(form, m, width);
+        AddRmsNormParams p;
+        p.rows = m, p.width = width, p.epsilon = 1e-5f;
+        p.residual = device_residual.data();
+        p.delta = reinterpret_cast<const __half*>(device_delta.data());
+        p.weight = device_weight.data();
+        p.request = out.request(), p.out = out.buffer();
+        add_rms_norm({}, p);
+        const std::vector<float> added = from_half(delta);
+        for (size_t i = 0; i < count; ++i) residual[i] += added[i];
+        EXPECT_EQ(device_residual.read(), residual);
+        std::vector<float> normed(count);
+        rms_norm(residual.data(), weight.data(), 1e-5, normed.data(), m, width);
+        out.check(normed, "width " + std::to_string(width) + " m " + std::to_string(m));
+      }
+}
+
+TEST(AddRmsNorm, StartsFromTheEmbeddingAndEndsWithChosenRows) {
+  constexpr int64_t kWidth = 576, kVocab = 50;
+  const std::vector<uint16_t> table = to_half(normal_values(kWidth * kVocab, 5));
+  const std::vector<int32_t> tokens = {7, 0, 49, 7};
+  const std::vector<float> weight = normal_values(kWidth, 2), rows = from_half(table);
+  DeviceVector<uint16_t> device_table(table);
+  DeviceVector<int32_t> device_tokens(tokens);
+  DeviceVector<float> residual(4 * kWidth), device_weight(weight);
+  AddRmsNormParams p;
+  p.rows = 4, p.width = kWidth, p.epsilon = 1e-5f, p.residual = residual.data();
+  p.tokens = device_tokens.data(), p.embedding = reinterpret_cast<const __half*>(device_table.data());
+  p.weight = device_weight.data();
+  Output out({"f16", ActivationForm::f16, false, false}, 4, kWidth);
+  p.request = out.request(), p.out = out.buffer();
+  add_rms_norm({}, p);
+  std::vector<float> embedded;
+  for (const int32_t t : tokens)
+    embedded.insert(embedded.end(), rows.begin() + t * kWidth, rows.begin() + (t + 1) * kWidth);
+  EXPECT_EQ(residual.read(), embedded);
+
+  const std::vector<int32_t> chosen = {3, 1};
+  DeviceVector<int32_t> device_chosen(chosen);
+  Output last({"f16", ActivationForm::f16, false, false}, 2, kWidth);
+  AddRmsNormParams q;
+  q.rows = 2, q.width = kWidth, q.epsilon = 1e-5f, q.residual = residual.data(), q.source_rows = device_chosen.data();
+  q.weight = device_weight.data(), q.request = last.request(), q.out = last.buffer();
+  add_rms_norm({}, q);
+  std::vector<float> want;
+  for (const int32_t r : chosen)
+    want.insert(want.end(), embedded.begin() + r * kWidth, embedded.begin() + (r + 1) * kWidth);
+  rms_norm(want.data(), weight.data(), 1e-5, want.data(), 2, kWidth);
+  last.check(want, "chosen rows");
+  EXPECT_EQ(residual.read(), embedded) << "the residual was written";
+}
+
+TEST(SiluMul, MatchesTheReference) {
+  for (const int64_t width : {8, 24, 1536, 8192, 14336})
+    for (const int64_t m : {1, 5})
+      for (const Form& form : kForms) {
+        const std::vector<uint16_t> gate_up = to_half(normal_values(static_cast<size_t>(2 * m * width), 4, 2));
+        DeviceVector<uint16_t> device(gate_up);
+        Output out(form, m, width);
+        silu_mul({}, m, width, reinterpret_cast<const __half*>(device.data()), out.request(), out.buffer());
+        const std::vector<float> values = from_half(gate_up);
+        std::vector<float> want;
+        for (int64_t row = 0; row < m; ++row) {
+          const float* gate = values.data() + row * 2 * width;
+          std::vector<float> gated(static_cast<size_t>(width));
+          silu_mul(gate, gate + width, gated.data(), 1, width);
+          want.insert(want.end(), gated.begin(), gated.end());
+        }
+        out.check(want, "silu width " + std::to_string(width));
+      }
+}
+
+TEST(QuantizeRows, MatchesTheReference) {
+  for (const Form& form : kForms) {
+    const std::vector<uint16_t> x = to_half(normal_values(3 * 4096, 6, 2));
+    DeviceVector<uint16_t> device(x);
+    Output out(form, 3, 4096);
+    quantize_rows({}, 3, 4096, reinterpret_cast<const __half*>(device.data()), out.request(), out.buffer());
+    out.check(from_half(x), "quantize");
+  }
+}
+
+TEST(ArgmaxRows, LowestIndexOfEqualsAndFlagsNonFinite) {
+  for (const int64_t vocab : {1, 31, 257, 32768, 49152, 128256}) {
+    std::vector<float> logits = normal_values(static_cast<size_t>(5 * vocab), 8, 4);
+    const size_t v = static_cast<size_t>(vocab);
+    for (size_t i = v; i < 2 * v; ++i) logits[i] = -2.5f;  // all equal
+    logits[2 * v + v / 2] = logits[2 * v + v - 1] = 100;
+    logits[3 * v + v / 3] = std::nanf("");
+    logits[4 * v + v - 1] = INFINITY;
+    DeviceVector<float> device(logits);
+    DeviceVector<int32_t> tokens(5);
+    DeviceVector<uint8_t> scratch(static_cast<size_t>(argmax_scratch_bytes(5)));
+    QG_CUDA(cudaMemset(scratch.data(), 0, static_cast<size_t>(argmax_scratch_bytes(5))));
+    for (int run = 0; run < 2; ++run) {  // the second finds the scratch as the first left it
+      tokens.poison();
+      argmax_rows({}, 5, vocab, device.data(), tokens.data(), scratch.data());
+      const std::vector<int32_t> got = tokens.read();
+      const auto first = logits.begin();
+      EXPECT_EQ(got[0], std::max_element(first, first + vocab) - first);
+      EXPECT_EQ(got[1], 0);
+      EXPECT_EQ(got[2], v / 2);
+      EXPECT_EQ(got[3], -2);
+      EXPECT_EQ(got[4], -2);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace qg::testing
