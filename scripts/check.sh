@@ -18,4 +18,5 @@ else
     echo "check_format: ${#sources[@]} files are formatted"
   fi
 fi
+python3 scripts/check_gpu_hash.py
 exit $status

@@ -83,3 +83,23 @@ if ! sha256sum --check --status "$stamp" 2>/dev/null; then
 else
   say "the pinned wheels are there"
 fi
+
+# CUDA headers out of a wheel, for the GPU build.
+wheel=(third_party/wheels/flashinfer_python-*.whl)
+stamp=third_party/extracted/flashinfer/wheel.sha256
+if ! sha256sum --check --status "$stamp" 2>/dev/null; then
+  say "unpacking the CUDA headers of ${wheel[0]}"
+  rm -rf third_party/extracted/flashinfer
+  .venv/bin/python - "${wheel[0]}" third_party/extracted/flashinfer <<'EOF'
+import pathlib, sys, zipfile
+wanted = ("include/", "cutlass/include/", "cutlass/tools/util/include/", "cccl/libcudacxx/include/")
+with zipfile.ZipFile(sys.argv[1]) as wheel:
+    for name in wheel.namelist():
+        path = name.removeprefix("flashinfer/data/")
+        if path != name and path.startswith(wanted) and not name.endswith("/"):
+            to = pathlib.Path(sys.argv[2], path)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_bytes(wheel.read(name))
+EOF
+  sha256sum "${wheel[0]}" >"$stamp"
+fi

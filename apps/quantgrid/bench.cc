@@ -93,6 +93,7 @@ Json result_json(const BenchResult& r, const Load& load, Executor& executor) {
   json["itl_ms_p50"] = r.itl_ms_p50;
   json["itl_ms_p99"] = r.itl_ms_p99;
   json["batch_achieved"] = r.batch_achieved;
+  json["device_busy_share"] = r.device_busy_share > 0 ? Json(r.device_busy_share) : Json();
   json["requests"] = r.requests;
   json["failed"] = r.failed;
   json["kernels"] = r.kernels;
@@ -116,6 +117,7 @@ void print_result(const BenchResult& r, const Load& load, Executor& executor) {
   fmt::print("first token     {:.1f} ms (p50), {:.1f} ms (p99)\n", r.ttft_ms_p50, r.ttft_ms_p99);
   fmt::print("per token       {:.2f} ms (p50);  gaps {:.2f} ms (p50), {:.2f} ms (p99)\n", r.tpot_ms_p50, r.itl_ms_p50,
              r.itl_ms_p99);
+  if (r.device_busy_share > 0) fmt::print("GPU busy        {:.1f} % of the time\n", 100 * r.device_busy_share);
   fmt::print("batch achieved  {:.2f};  {} requests, {} failed\n", r.batch_achieved, r.requests, r.failed);
 }
 

@@ -15,7 +15,7 @@
 #include "model/architecture.h"
 #include "model/open_model.h"
 #include "quantize/quantize.h"
-#include "runtime/cpu_executor.h"
+#include "quantize/synthetic_checkpoint.h"
 
 namespace qg {
 namespace {
@@ -51,6 +51,13 @@ GridRun::Model& GridRun::model(const std::string& name) {
                       " there, name it with --model-dir or in the grid, or say --weights-from synth to measure speed "
                       "with random weights");
     m->synthetic = true;
+    if (options_.executor == "cuda") {  // in memory: nothing is calibrated, so nothing is worth keeping
+      m->base = synthetic_checkpoint(*m, WeightFormat::fp16);
+      m->base_hash = m->base->weights_hash();
+      m->folder = m->row->stem;
+      slot = std::move(m);
+      return *slot;
+    }
     m->folder = synthetic_folder(grid_, *m->row, *options_.synth_seed);
     if (!std::filesystem::exists(m->folder)) {
       const ModelTable table = make_model_table(m->row->shape.value());
@@ -69,7 +76,22 @@ GridRun::Model& GridRun::model(const std::string& name) {
   return *slot;
 }
 
+std::shared_ptr<const Checkpoint> GridRun::synthetic_checkpoint(const Model& m, WeightFormat weights) const {
+  const ModelTable table = make_model_table(m.row->shape.value());
+  QuantSpec quant;
+  if (weights != WeightFormat::fp16) {
+    std::vector<int64_t> widths;
+    for (const LinearSpec& linear : table.linears) widths.push_back(linear.k);
+    quant = default_recipe(weights).spec(widths);
+    quant.prequant_scales = false;
+  }
+  SyntheticOptions synthetic;
+  synthetic.seed = *options_.synth_seed;
+  return make_synthetic_checkpoint(table, quant, synthetic);
+}
+
 void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases) {
+  if (!m.tokenizer) return;  // random weights in memory
   const EngineSpec& native = engine_spec(EngineId::native);
   QuantizeJob job;
   std::set<std::string> names;
@@ -122,6 +144,7 @@ std::shared_ptr<const Checkpoint> GridRun::checkpoint_of(Model& m, const Case& c
   const std::string name = case_checkpoint(native, m.folder.filename().string(), c.weights, c.kv);
   std::shared_ptr<const Checkpoint>& slot = m.checkpoints[name];
   if (slot) return slot;
+  if (!m.tokenizer) return slot = synthetic_checkpoint(m, c.weights);
   slot = open_model(grid_.models_dir / name);
   if (slot->quant().weights != c.weights)
     throw Error(
@@ -172,13 +195,13 @@ Record GridRun::common_record(Model& m, const Case& c, const CellPart& p) {
   r.measured_on = options_.measured_on;
   r.cross_target = c.gpu != options_.measured_on;
   r.synthetic = m.synthetic;
-  r.executor = "cpu";
+  r.executor = options_.executor;
   r.engine = p.identity.engine;
   r.engine_version = version();
   r.workload = p.workload;
   r.base_ckpt_sha = m.base_hash;
   r.recipe_sha = p.identity.recipe_sha;
-  r.tokenizer_sha = m.tokenizer->hash();
+  if (m.tokenizer) r.tokenizer_sha = m.tokenizer->hash();
   r.checkpoint = runs_original_model(engine_spec(EngineId::native), c.weights)
                      ? m.folder.filename().string()
                      : case_checkpoint(engine_spec(EngineId::native), m.folder.filename().string(), c.weights, c.kv);
@@ -208,12 +231,48 @@ std::unique_ptr<Executor> GridRun::executor(Model& m, const Case& c, int64_t tok
   ExecutorOptions options;
   options.kv = c.kv;
   options.max_rows = max_rows;
+  options.page_tokens = default_page_tokens(options_.executor);
   options.num_pages = tokens / options.page_tokens + 2;
-  return make_cpu_executor(checkpoint_of(m, c), options);
+  return make_executor(options_.executor, checkpoint_of(m, c), options, cuda_options(c));
+}
+
+// A card's kernels and memory, whatever card computes.
+CudaExecutorOptions GridRun::cuda_options(const Case& c) const {
+  CudaExecutorOptions cuda = options_.cuda;
+  const Card& card = grid_.card(c.gpu);
+  if (c.gpu == options_.measured_on || card.is_cpu()) return cuda;
+  cuda.family = family_of(card.cc());
+  cuda.memory_bytes = card.memory_bytes;
+  return cuda;
+}
+
+std::shared_ptr<Executor> GridRun::speed_executor(Model& m, const Case& c, const Load& load,
+                                                  const EngineOptions& engine) {
+  if (options_.executor == "cpu") return executor(m, c, load.batch * (load.isl + load.osl + 32), engine.max_rows);
+  if (speed_case_ == c.id() && speed_executor_) return speed_executor_;
+  speed_executor_.reset();  // its memory is needed
+  ExecutorOptions options;
+  options.kv = c.kv;
+  options.page_tokens = default_page_tokens(options_.executor);
+  options.max_rows = engine.max_rows;
+  options.max_pieces = kMostSequences;
+  speed_executor_ = make_executor(options_.executor, checkpoint_of(m, c), options, cuda_options(c));
+  speed_case_ = c.id();
+  m.checkpoints.clear();  // a model in host memory is not needed beside the one on the card
+  return speed_executor_;
+}
+
+std::vector<Workload> GridRun::workloads() const {
+  std::vector<Workload> all = grid_.workloads_of(options_.profile);
+  if (!options_.points.empty())
+    std::erase_if(all, [&](const Workload& w) {
+      return std::find(options_.points.begin(), options_.points.end(), w.name) == options_.points.end();
+    });
+  return all;
 }
 
 void GridRun::run() {
-  const std::vector<Workload> workloads = grid_.workloads_of(options_.profile);
+  const std::vector<Workload> wanted_workloads = workloads();
   for (const std::string& name : grid_.model_names()) {
     std::vector<Case> cases;
     std::copy_if(cases_.begin(), cases_.end(), std::back_inserter(cases),
@@ -227,7 +286,7 @@ void GridRun::run() {
       run_accuracy(m, cases);
     for (const Case& c : cases) {
       run_memory(m, c);
-      for (const Workload& w : workloads) run_speed(m, c, w);
+      for (const Workload& w : wanted_workloads) run_speed(m, c, w);
     }
   }
 }
@@ -242,7 +301,7 @@ std::map<std::string, Record> GridRun::measured_rows(const Case& c) {
     for (const Record& row : attempt->rows) rows[prefix + row.metric] = row;
   };
   for (const std::string& key : keys) take(key, "");
-  for (const Workload& w : grid_.workloads_of(options_.profile))
+  for (const Workload& w : workloads())
     take(part(m, c, w.name, fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds))
              .key,
          w.name + " ");

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/load.h"
 #include "checkpoint/checkpoint.h"
 #include "eval/windows.h"
 #include "grid/engines.h"
@@ -16,13 +17,19 @@
 #include "record/case_key.h"
 #include "record/journal.h"
 #include "runtime/engine.h"
+#include "runtime/make_executor.h"
 #include "tokenizer/tokenizer.h"
 
 namespace qg {
 
+inline constexpr int64_t kMostSequences = 1024;  // running at once, on a GPU
+
 struct GridRunOptions {
   Profile profile = Profile::quick;
   std::string measured_on = "cpu";     // card that computes
+  std::string executor = "cpu";        // cpu or cuda
+  CudaExecutorOptions cuda;            // which card, for cuda
+  std::vector<std::string> points;     // workloads that are run; empty: all of the profile
   std::optional<uint64_t> synth_seed;  // missing models get random weights of this seed: speed only
   bool rerun = false;
 };
@@ -51,6 +58,7 @@ class GridRun {
 
   // grid_run.cc
   Model& model(const std::string& name);
+  std::shared_ptr<const Checkpoint> synthetic_checkpoint(const Model& m, WeightFormat weights) const;
   void make_missing_checkpoints(Model& m, const std::vector<Case>& cases);
   std::shared_ptr<const Checkpoint> checkpoint_of(Model& m, const Case& c);
   CellPart part(Model& m, const Case& c, const std::string& workload, const std::string& description);
@@ -59,6 +67,11 @@ class GridRun {
   void append(const Record& common, std::vector<Record> rows, double seconds);
   void append_failure(const Record& common, const std::string& what);
   std::unique_ptr<Executor> executor(Model& m, const Case& c, int64_t tokens, int64_t max_rows);
+  // The executor of a speed measurement. On a GPU it has all of the card's memory and serves all workloads of a case,
+  // since loading takes longer than many of them.
+  std::shared_ptr<Executor> speed_executor(Model& m, const Case& c, const Load& load, const EngineOptions& options);
+  CudaExecutorOptions cuda_options(const Case& c) const;
+  std::vector<Workload> workloads() const;
 
   // grid_run_parts.cc
   void run_accuracy(Model& m, const std::vector<Case>& cases);
@@ -73,6 +86,8 @@ class GridRun {
   JournalWriter& journal_;
   std::map<std::string, std::unique_ptr<Model>> models_;
   std::set<std::string> failed_;
+  std::shared_ptr<Executor> speed_executor_;  // of the case below
+  std::string speed_case_;
 };
 
 struct GridRun::Model {

@@ -170,7 +170,13 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
     EngineOptions options;
     options.max_batch = load.batch;
     options.prefix_reuse = false;
-    Engine engine(executor(m, c, load.batch * (load.isl + load.osl + 32), options.max_rows), options);
+    if (options_.executor == "cuda") options.prefill_chunk = options.max_rows;
+    const std::shared_ptr<Executor> ran = speed_executor(m, c, load, options);
+    // No more than fit to their end: who is preempted is computed twice.
+    const int64_t pool_tokens = ran->num_pages() * ran->page_tokens();
+    options.max_batch = std::clamp<int64_t>(pool_tokens / (load.isl + load.osl + ran->page_tokens()), 1,
+                                            std::min(load.batch, kMostSequences));
+    Engine engine(ran, options);
     NativeTarget target(engine);
     Progress progress(fmt::format("{} {}", c.id(), w.name), total_output_tokens(load), "tokens");
     const BenchResult r = measure(target, load, [&](int64_t tokens) { progress.advance(tokens); });

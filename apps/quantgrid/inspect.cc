@@ -35,10 +35,11 @@ void print_quant(const Checkpoint& checkpoint, const Json& json) {
   }
   fmt::print("; other tensors {}\n", to_string(checkpoint.dtype()));
   const KvScales& scales = checkpoint.kv_scales();
-  fmt::print("KV cache   {}; calibrated scales: {}{}{}\n",
+  fmt::print("KV cache   {}; calibrated scales: {}{}{}{}\n",
              quant.fixed_kv ? fmt::format("fixed to {}", to_string(*quant.fixed_kv)) : "chosen at run time",
              scales.fp8.empty() ? "" : "fp8 ", scales.int8.empty() ? "" : "int8",
-             scales.fp8.empty() && scales.int8.empty() ? "none" : "");
+             scales.fp8.empty() && scales.int8.empty() ? "none" : "",
+             scales.shaping.empty() ? "" : ", with shaped keys");
 }
 
 void print_lineage(const std::optional<Lineage>& lineage) {

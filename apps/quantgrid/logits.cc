@@ -81,13 +81,13 @@ struct Model {
   std::vector<CpuLayer> layers;
   CpuHead head;
   std::optional<KvFormat> kv;  // empty: K and V stay in float
-  std::vector<KvScale> scales;
+  std::vector<KvLayerStorage> storage;
 };
 
 Model load(const Session& session) {
   Model model{session.shape(), {}, load_cpu_head(*session.checkpoint()), {}, {}};
   if (session.flags().kv != "auto" || session.checkpoint()->quant().fixed_kv) model.kv = session.kv();
-  model.scales = kv_scales_for(*session.checkpoint(), model.kv.value_or(KvFormat::fp16));
+  model.storage = kv_storage_for(*session.checkpoint(), model.kv.value_or(KvFormat::fp16));
   for (int i = 0; i < model.shape.layers; ++i) model.layers.push_back(load_cpu_layer(*session.checkpoint(), i));
   return model;
 }
@@ -99,7 +99,7 @@ std::vector<float> run_layers(const Session& session, const Model& model, const 
   embed_tokens(*session.checkpoint(), tokens, hidden.data());
   for (size_t i = 0; i < model.layers.size(); ++i) {
     stop_if_interrupted("nothing was written");
-    run_layer(model.shape, model.layers[i], static_cast<int>(i), lengths, hidden.data(), {}, model.kv, model.scales[i]);
+    run_layer(model.shape, model.layers[i], static_cast<int>(i), lengths, hidden.data(), {}, model.kv, model.storage[i]);
   }
   return hidden;
 }

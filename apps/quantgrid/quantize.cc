@@ -18,7 +18,7 @@ namespace qg {
 namespace {
 
 struct QuantizeFlags {
-  std::string model, weights, calib, out, layout = "trtllm", tokenizer, executor = "cpu", kv, activations,
+  std::string model, weights, calib, out, kv_scales, layout = "trtllm", tokenizer, executor = "cpu", kv, activations,
                                           weight_scales;
   int64_t group_size = 0, tp = 1;
   double alpha = -1;
@@ -48,10 +48,35 @@ Recipe recipe_of(const QuantizeFlags& flags) {
   return recipe;
 }
 
+QuantizeOutput output_of(const QuantizeFlags& flags) {
+  QuantizeOutput output;
+  output.recipe = recipe_of(flags);
+  output.out = flags.out;
+  output.layout = *parse_layout(flags.layout);
+  if (!flags.kv.empty()) output.fixed_kv = *parse_kv_format(flags.kv);
+  return output;
+}
+
 void print_report(const QuantizeReport& report, double seconds) {
   fmt::print("{}\n  {:.1f} s, peak memory {:.0f} MB, mean output error {:.2e}, worst {:.2e} in {}\n",
              report.out.string(), seconds, static_cast<double>(peak_rss_bytes()) / 1e6, report.mean_relative_error,
              report.worst_relative_error, report.worst_layer.empty() ? "none" : report.worst_layer);
+}
+
+void print_json(const QuantizeFlags& flags, const std::vector<QuantizeReport>& reports, double seconds) {
+  Json json;
+  json["seconds"] = seconds;
+  json["peak_gpu_bytes"] = 0;
+  json["peak_host_bytes"] = peak_rss_bytes();
+  json["out"] = flags.out.empty() ? flags.kv_scales : flags.out;
+  if (!flags.kv_scales.empty()) json["kv_scales"] = flags.kv_scales;
+  for (const QuantizeReport& report : reports) {
+    json["weights"] = flags.weights;
+    json["mean_relative_error"] = report.mean_relative_error;
+    json["worst_relative_error"] = report.worst_relative_error;
+    json["worst_layer"] = report.worst_layer;
+  }
+  fmt::print("{}\n", json.dump(2));
 }
 
 ExitCode run(const QuantizeFlags& flags) {
@@ -61,6 +86,9 @@ ExitCode run(const QuantizeFlags& flags) {
   if (flags.tp != 1)
     throw Error("checkpoints for several ranks are not made yet", "--tp " + std::to_string(flags.tp), "use --tp 1",
                 ExitCode::cannot_here);
+  if (flags.weights.empty() != flags.out.empty() || (flags.out.empty() && flags.kv_scales.empty()))
+    throw Error("nothing says what to make", "quantize",
+                "give --weights and --out for a checkpoint, or --kv-scales FILE for the KV cache's calibration alone");
   const auto start = std::chrono::steady_clock::now();
   const auto base = open_model(resolve_model(flags.model));
   const Tokenizer tokenizer =
@@ -71,14 +99,10 @@ ExitCode run(const QuantizeFlags& flags) {
   job.architecture = architecture_of_family(base->table().shape.family);
   job.options = flags.calibration;
   job.calibration = read_calibration(tokenizer, flags.calib, flags.calibration);
-  QuantizeOutput output;
-  output.recipe = recipe_of(flags);
-  output.out = flags.out;
-  output.layout = *parse_layout(flags.layout);
-  if (!flags.kv.empty()) output.fixed_kv = *parse_kv_format(flags.kv);
-  job.outputs.push_back(output);
+  job.kv_scales = flags.kv_scales;
+  if (!flags.out.empty()) job.outputs.push_back(output_of(flags));
   info("quantize {} to {}: needs about {:.0f} MB beside the mapped weights", base->folder().filename().string(),
-       flags.weights, static_cast<double>(estimate_quantize_bytes(job)) / 1e6);
+       flags.weights.empty() ? "KV scales" : flags.weights, static_cast<double>(estimate_quantize_bytes(job)) / 1e6);
 
   std::vector<QuantizeReport> reports;
   {
@@ -90,16 +114,10 @@ ExitCode run(const QuantizeFlags& flags) {
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (flags.json) {
-    Json json;
-    json["seconds"] = seconds;
-    json["peak_gpu_bytes"] = 0;
-    json["peak_host_bytes"] = peak_rss_bytes();
-    json["out"] = flags.out;
-    json["weights"] = flags.weights;
-    json["mean_relative_error"] = reports[0].mean_relative_error;
-    json["worst_relative_error"] = reports[0].worst_relative_error;
-    json["worst_layer"] = reports[0].worst_layer;
-    fmt::print("{}\n", json.dump(2));
+    print_json(flags, reports, seconds);
+  } else if (reports.empty()) {
+    fmt::print("{}\n  {:.1f} s, peak memory {:.0f} MB\n", flags.kv_scales, seconds,
+               static_cast<double>(peak_rss_bytes()) / 1e6);
   } else {
     print_report(reports[0], seconds);
   }
@@ -111,10 +129,12 @@ void declare(CLI::App& command, QuantizeFlags& f) {
       ->required();
   command
       .add_option("--weights", f.weights, "fp8, int4_awq, int8_sq, or fp16 (the same weights in the layout asked for)")
-      ->required()
       ->check(CLI::IsMember({"fp16", "fp8", "int4_awq", "int8_sq"}));
   command.add_option("--calib", f.calib, "text file to calibrate on")->required();
-  command.add_option("--out", f.out, "folder to make")->required();
+  command.add_option("--out", f.out, "folder to make");
+  command.add_option("--kv-scales", f.kv_scales,
+                     "also write the KV cache's calibration to this file; alone, without --weights and --out, for a "
+                     "16-bit model that is run as it is (`--kv-scales` of the verbs that run models takes it)");
   command.add_option("--layout", f.layout, "layout of the folder")
       ->check(CLI::IsMember({"trtllm", "modelopt", "compressed-tensors", "autoawq"}));
   command.add_option("--kv", f.kv, "fix the KV format inside the checkpoint, for TensorRT-LLM's TensorRT backend")

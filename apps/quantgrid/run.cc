@@ -3,9 +3,11 @@
 
 #include <algorithm>
 
+#include "bench/nvml.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "grid/cards.h"
 #include "grid/filter.h"
 #include "grid_run.h"
 #include "model/open_model.h"
@@ -17,10 +19,25 @@ namespace {
 struct RunFlags {
   std::string grid, model_dir, filter, target, engine = "native", backend, profile = "quick", executor = "auto",
                                                journal, weights_from;
+  std::vector<std::string> points;
   bool rerun = false, json = false;
 };
 
-std::vector<Case> chosen_cases(const Grid& grid, const RunFlags& flags) {
+// The card here, as the grid's rows know it.
+std::string card_here() {
+  const GpuInventory found = list_gpus();
+  if (found.devices.empty())
+    throw Error("no GPU is here" + (found.problem.empty() ? "" : ": " + found.problem), "--executor cuda",
+                "run `quantgrid doctor`, or use --executor cpu", ExitCode::cannot_here);
+  const GpuDevice& device = found.devices.front();
+  const CardMatch match = identify_card(device.name, device.cc_major, device.cc_minor, device.memory_bytes);
+  if (!match.card)
+    throw Error("this card is not in the table: " + match.reason, device.name, "add a row (docs/add-a-card.md)",
+                ExitCode::cannot_here);
+  return match.card->id;
+}
+
+std::vector<Case> chosen_cases(const Grid& grid, const RunFlags& flags, const GridRunOptions& options) {
   const Filter filter = flags.filter.empty() ? Filter() : Filter(flags.filter, grid);
   std::vector<Case> cases = filtered(grid.cases, filter);
   if (!flags.target.empty()) std::erase_if(cases, [&](const Case& c) { return c.gpu != flags.target; });
@@ -28,6 +45,14 @@ std::vector<Case> chosen_cases(const Grid& grid, const RunFlags& flags) {
     throw Error("no case is left", flags.filter.empty() ? "--target " + flags.target : "--filter " + flags.filter,
                 "`quantgrid plan` shows the cases of the grid");
   if (flags.executor == "cpu") return cases;  // asked for in so many words: any card's cases, for their accuracy
+  if (options.executor == "cuda") {           // this card's cases; another's when --target names it
+    const std::string target = flags.target.empty() ? options.measured_on : flags.target;
+    std::erase_if(cases, [&](const Case& c) { return c.gpu != target; });
+    if (cases.empty())
+      throw Error("no case of the grid is for this card, " + options.measured_on, flags.grid,
+                  "--target CARD runs another card's kernels here");
+    return cases;
+  }
   const auto here =
       std::stable_partition(cases.begin(), cases.end(), [&](const Case& c) { return grid.card(c.gpu).is_cpu(); });
   const auto elsewhere = cases.end() - here;
@@ -93,7 +118,7 @@ ExitCode run(const RunFlags& flags) {
   if (find_engine(flags.engine, flags.backend).id != EngineId::native)
     throw Error("other engines than the native one cannot be driven yet", "--engine " + flags.engine, "leave it out",
                 ExitCode::cannot_here);
-  if (flags.executor == "cuda")
+  if (flags.executor == "cuda" && !has_cuda_executor())
     throw Error("this build has no CUDA executor", "--executor cuda", "use quantgrid-cuda ('make gpu' builds it)",
                 ExitCode::cannot_here);
   Grid grid = load_grid(flags.grid, read_model_shape);
@@ -105,7 +130,12 @@ ExitCode run(const RunFlags& flags) {
   options.profile = *parse_profile(flags.profile);
   options.rerun = flags.rerun;
   options.synth_seed = synth_seed(flags.weights_from);
-  const std::vector<Case> cases = chosen_cases(grid, flags);
+  options.points = flags.points;
+  if (has_cuda_executor() && flags.executor != "cpu") {
+    options.executor = "cuda";
+    options.measured_on = card_here();
+  }
+  const std::vector<Case> cases = chosen_cases(grid, flags, options);
   const std::filesystem::path journal_file =
       flags.journal.empty() ? std::filesystem::path(flags.grid).stem().string() + ".jsonl" : flags.journal;
   if (!journal_file.parent_path().empty()) std::filesystem::create_directories(journal_file.parent_path());
@@ -137,6 +167,7 @@ const RegisterVerb kVerb(
        command.add_option("--profile", f->profile, "quick or full")->check(CLI::IsMember({"quick", "full"}));
        command.add_option("--executor", f->executor, "cpu, cuda or auto; cpu runs any card's cases on the processor")
            ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+       command.add_option("--points", f->points, "only these workloads, e.g. decode/b1,128/128")->delimiter(',');
        command.add_option("--journal", f->journal, "journal to append to (default: GRID.jsonl here)");
        command.add_option("--weights-from", f->weights_from,
                           "synth or synth:SEED: random weights where a model is missing, speed only");

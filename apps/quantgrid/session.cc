@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "checkpoint/kv_scales.h"
 #include "core/error.h"
 #include "core/memory.h"
 #include "model/open_model.h"
@@ -36,6 +37,8 @@ void declare_model_flags(CLI::App& command, ModelFlags& flags) {
       ->required();
   command.add_option("--kv", flags.kv, "KV cache: fp16, fp8, int8, or auto (what the folder fixes, else fp16)")
       ->check(CLI::IsMember({"auto", "fp16", "fp8", "int8"}));
+  command.add_option("--kv-scales", flags.kv_scales,
+                     "calibration of the KV cache for a model without its own (`quantgrid quantize --kv-scales` makes it)");
   command.add_option("--executor", flags.executor, "cpu, cuda, or auto (cuda in a build that has it)")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   command.add_option("--tokenizer", flags.tokenizer, "folder with another tokenizer than the model's own");
@@ -48,6 +51,7 @@ Session::Session(ModelFlags flags) : Session(flags, nullptr) {}
 Session::Session(ModelFlags flags, std::shared_ptr<const Checkpoint> checkpoint) : flags_(std::move(flags)) {
   executor_ = choose_executor(flags_);
   checkpoint_ = checkpoint ? std::move(checkpoint) : open_model(resolve_model(flags_.model));
+  if (!flags_.kv_scales.empty()) checkpoint_ = with_kv_scales(checkpoint_, flags_.kv_scales);
   kv_ = choose_kv(flags_, *checkpoint_);
 }
 

@@ -159,6 +159,9 @@ int64_t total_output_tokens(const Load& w) {
   return rounds * requests_of_round(w) * w.osl;
 }
 
+// Requests of a throughput run's warm-up.
+constexpr int64_t kThroughputWarmUp = 16;
+
 BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t)>& on_token) {
   if (load.arrival == Arrival::together && load.batch < 1) throw Error("a batch of no requests cannot be measured");
   if (load.arrival == Arrival::rate && !(load.rate_per_s > 0)) throw Error("the request rate must be above zero");
@@ -166,10 +169,14 @@ BenchResult measure(LoadTarget& target, const Load& load, const std::function<vo
   int64_t index = 0;
   const bool warm_up = load.arrival == Arrival::together;
   if (warm_up) {
-    run_round(target, load, index, count, on_token);
+    // A throughput run is long, and its ramp counts: a few requests are enough to load kernels.
+    const int64_t warm = load.speed == SpeedKind::throughput ? std::min(count, kThroughputWarmUp) : count;
+    run_round(target, load, index, warm, on_token);
     index += count;
   }
   target.reset_statistics();
+  const double device_before = target.device_seconds();
+  const EngineClock::time_point began = EngineClock::now();
   BenchResult result;
   std::vector<double> speeds, ttft, tpot, itl, prefill;
   int64_t tokens_in = 0, tokens_out = 0;
@@ -203,6 +210,8 @@ BenchResult measure(LoadTarget& target, const Load& load, const std::function<vo
   }
   if (load.arrival == Arrival::together && !prefill.empty()) result.prefill_tok_s = geometric_mean(prefill).value;
   result.batch_achieved = target.achieved_batch();
+  const double device = target.device_seconds() - device_before;
+  if (device > 0) result.device_busy_share = device / seconds_between(began, EngineClock::now());
   result.kernels = target.kernels();
   result.compute_path = target.compute_path();
   return result;

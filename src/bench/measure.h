@@ -32,6 +32,7 @@ struct BenchResult {
   double ttft_ms_p50 = 0, ttft_ms_p99 = 0, tpot_ms_p50 = 0, itl_ms_p50 = 0, itl_ms_p99 = 0;
   double prefill_tok_s = 0;  // input tokens / (last first token - first offer)
   double batch_achieved = 0;
+  double device_busy_share = 0;  // of the measured time, for which the GPU worked; 0 = unknown
   int64_t requests = 0, failed = 0, rounds = 0;
   double seconds = 0;
   std::vector<std::string> kernels;
@@ -43,7 +44,8 @@ struct BenchResult {
 RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, int64_t count,
                      const std::function<void(int64_t tokens)>& on_token);
 
-// Warm-up and rounds; throws Error when every request fails, with the first reason.
+// Warm-up (a whole round; 16 requests of a throughput run) and rounds; throws Error when every request fails, with the
+// first reason.
 BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t tokens)>& on_token);
 
 double decode_speed(const RoundTrace& round);  // output tok/s as defined above; 0 when nothing was decoded

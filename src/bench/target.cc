@@ -41,6 +41,10 @@ void NativeTarget::reset_statistics() {
 std::vector<std::string> NativeTarget::kernels() const {
   return engine_.executor().kernels();
 }
+double NativeTarget::device_seconds() const {
+  return engine_.executor().device_seconds();
+}
+
 std::string NativeTarget::compute_path() const {
   return std::string(to_string(engine_.executor().compute_path()));
 }

@@ -31,6 +31,7 @@ class LoadTarget {
   virtual void reset_statistics() = 0;
   virtual std::vector<std::string> kernels() const = 0;
   virtual std::string compute_path() const = 0;
+  virtual double device_seconds() const { return 0; }  // for which a GPU worked, in all; 0 = unknown
 };
 
 class NativeTarget : public LoadTarget {
@@ -43,6 +44,7 @@ class NativeTarget : public LoadTarget {
   void reset_statistics() override;
   std::vector<std::string> kernels() const override;
   std::string compute_path() const override;
+  double device_seconds() const override;
 
  private:
   Engine& engine_;

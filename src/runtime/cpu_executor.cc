@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "kernels/attention/run.h"
 #include "kernels/kvcache/run.h"
+#include "kernels/kvcache/shaping.h"
 #include "kernels/linear/run.h"
 #include "runtime/cpu_forward.h"
 #include "runtime/cpu_layer.h"
@@ -37,7 +38,7 @@ class CpuExecutor : public Executor {
     attention_.kv = {options_.kv, s.kv_heads, s.head_dim, options_.page_tokens};
     attention_.sliding_window = s.sliding_window;
     attention_.score_scale = attention_score_scale(s);
-    kv_scales_ = kv_scales_for(*checkpoint_, options_.kv);
+    kv_storage_ = kv_storage_for(*checkpoint_, options_.kv);
     num_pages_ = pages_for(options_, s.layers * attention_.kv.page_bytes());
     pool_ = HostBuffer(static_cast<size_t>(kv_pool_bytes()));
     rope_frequencies_ = rope_frequencies(s);
@@ -76,7 +77,7 @@ class CpuExecutor : public Executor {
   ModelTable table_;
   ExecutorOptions options_;
   AttentionDesc attention_;
-  std::vector<KvScale> kv_scales_;
+  std::vector<KvLayerStorage> kv_storage_;
   std::vector<double> rope_frequencies_;
   int64_t num_pages_ = 0, weight_bytes_ = 0;
   HostBuffer pool_;  // [layers][pages], KvLayout
@@ -153,11 +154,13 @@ void CpuExecutor::run_layers(const StepInput& input, std::vector<float>& hidden)
   const RopeTable rope = make_rope_table(rope_frequencies_, positions);
   for (int64_t layer = 0; layer < s.layers; ++layer) {
     std::byte* pool = layer_pool(layer);
-    const KvScale scale = kv_scales_[static_cast<size_t>(layer)];
+    const KvLayerStorage& storage = kv_storage_[static_cast<size_t>(layer)];
     const auto attention = [&](float* qkv, float* attended) {
       const float *k = qkv + s.q_rows(), *v = k + s.kv_rows();
-      run_kv_append_reference(attention_.kv, {k, v, s.qkv_rows(), scale, appends, pool});
-      run_attention_reference(attention_, {qkv, s.qkv_rows(), pool, scale, pieces, attended});
+      run_kv_append_reference(attention_.kv, {k, v, s.qkv_rows(), storage.scale, appends, pool, storage.shaping});
+      if (storage.shaping)
+        shape_queries(*storage.shaping, s.heads, s.kv_heads, s.head_dim, qkv, s.qkv_rows(), m);
+      run_attention_reference(attention_, {qkv, s.qkv_rows(), pool, storage.scale, pieces, attended});
     };
     forward_layer({s, layers_[static_cast<size_t>(layer)], static_cast<int>(layer), m, rope, tap_, attention, &ran_},
                   buffers_, hidden.data());

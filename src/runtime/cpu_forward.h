@@ -34,7 +34,7 @@ struct LayerPass {
   int64_t m;              // rows
   const RopeTable& rope;  // row r of the table is row r's position
   const Tap& tap;         // may be empty
-  // Attention over the rows: qkv [m, qkv_rows], q and k after RoPE; may change k and v. Fills attended [m, q_rows].
+  // Attention over the rows: qkv [m, qkv_rows], q and k after RoPE; may change them. Fills attended [m, q_rows].
   std::function<void(float* qkv, float* attended)> attention;
   KernelsRan* ran = nullptr;  // may be null
 };

@@ -5,8 +5,10 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/parallel.h"
 #include "kernels/attention/run.h"
 #include "kernels/kvcache/run.h"
+#include "kernels/kvcache/shaping.h"
 #include "kernels/linear/run.h"
 #include "runtime/cpu_forward.h"
 
@@ -28,6 +30,23 @@ void through_cache(KvFormat format, float scale, float* x, int64_t stride, int64
     kv_encode(format, scale, x + i * stride, stored.data(), width);
     kv_decode(format, scale, stored.data(), x + i * stride, width);
   }
+}
+
+// Shaped keys of all rows, stored and read back: they stay in the space of the shaped queries.
+void shaped_through_cache(const ModelShape& shape, KvFormat format, const KvLayerStorage& storage, float* k,
+                          int64_t stride, int64_t rows) {
+  parallel_for(rows, 32, [&](int64_t begin, int64_t end) {
+    std::vector<std::byte> stored(static_cast<size_t>(shape.head_dim));
+    std::vector<float> scratch(stored.size());
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t head = 0; head < shape.kv_heads; ++head) {
+        float* x = k + i * stride + head * shape.head_dim;
+        store_shaped_key(*storage.shaping, format, storage.scale.k, head, shape.head_dim, x, stored.data(),
+                         scratch.data());
+        kv_decode(format, storage.scale.k, stored.data(), x, shape.head_dim);
+      }
+    }
+  });
 }
 
 std::vector<int64_t> positions_of(std::span<const int64_t> lengths) {
@@ -107,6 +126,19 @@ std::vector<KvScale> kv_scales_for(const Checkpoint& checkpoint, KvFormat format
   return calibrated;
 }
 
+std::vector<KvLayerStorage> kv_storage_for(const Checkpoint& checkpoint, KvFormat format) {
+  std::vector<KvLayerStorage> storage;
+  for (const KvScale& scale : kv_scales_for(checkpoint, format)) storage.push_back({scale, nullptr});
+  const std::vector<KvShaping>& shaping = checkpoint.kv_scales().shaping;
+  if (format == KvFormat::fp16 || shaping.empty()) return storage;
+  if (shaping.size() != storage.size())
+    throw Error(fmt::format("KV shaping for {} layers, the model has {}", shaping.size(), storage.size()),
+                checkpoint.folder().string(), "calibrate the KV scales again");
+  for (size_t i = 0; i < storage.size(); ++i)
+    storage[i] = {{shaping[i].k_scale(format), storage[i].scale.v}, &shaping[i]};
+  return storage;
+}
+
 CpuLinear load_cpu_linear(const Checkpoint& checkpoint, const LinearSpec& spec) {
   CpuLinear linear;
   linear.weights = checkpoint.linear(spec);
@@ -140,15 +172,18 @@ void embed_tokens(const Checkpoint& checkpoint, std::span<const int32_t> tokens,
 }
 
 void run_layer(const ModelShape& shape, const CpuLayer& layer, int layer_index, std::span<const int64_t> lengths,
-               float* hidden, const Tap& tap, std::optional<KvFormat> kv, KvScale scale) {
+               float* hidden, const Tap& tap, std::optional<KvFormat> kv, const KvLayerStorage& storage) {
   const int64_t rows = std::accumulate(lengths.begin(), lengths.end(), int64_t{0}), stride = shape.qkv_rows();
   const RopeTable rope = make_rope_table(rope_frequencies(shape), positions_of(lengths));
   const auto attention = [&](float* qkv, float* attended) {
     float *k = qkv + shape.q_rows(), *v = k + shape.kv_rows();
-    if (kv) {
-      through_cache(*kv, scale.k, k, stride, rows, shape.kv_rows());
-      through_cache(*kv, scale.v, v, stride, rows, shape.kv_rows());
+    if (kv && storage.shaping) {
+      shape_queries(*storage.shaping, shape.heads, shape.kv_heads, shape.head_dim, qkv, stride, rows);
+      shaped_through_cache(shape, *kv, storage, k, stride, rows);
+    } else if (kv) {
+      through_cache(*kv, storage.scale.k, k, stride, rows, shape.kv_rows());
     }
+    if (kv) through_cache(*kv, storage.scale.v, v, stride, rows, shape.kv_rows());
     run_dense_attention(dense_desc(shape), {qkv, k, v, stride, stride, lengths, attended});
   };
   LayerBuffers buffers;

@@ -32,9 +32,17 @@ struct CpuLayer {
   int64_t bytes() const;
 };
 
-// K and V scales of all layers for a cache format: the calibrated ones; 1 for fp16, and for fp8 where none were
+// Scales of K and V as they are, of all layers, for a cache format: the calibrated ones; 1 for fp16, and for fp8 where none were
 // calibrated. Throws Error for int8 without calibrated scales.
 std::vector<KvScale> kv_scales_for(const Checkpoint& checkpoint, KvFormat format);
+
+// How one layer's K and V are stored.
+struct KvLayerStorage {
+  KvScale scale;
+  const KvShaping* shaping = nullptr;  // belongs to the checkpoint; null: keys are stored as they are
+};
+// Of all layers: kv_scales_for, or, in an 8-bit format where the checkpoint has shaping, that and its scales for K.
+std::vector<KvLayerStorage> kv_storage_for(const Checkpoint& checkpoint, KvFormat format);
 
 CpuLayer load_cpu_layer(const Checkpoint& checkpoint, int layer);
 // One linear layer, as load_cpu_layer makes it.
@@ -48,7 +56,8 @@ void embed_tokens(const Checkpoint& checkpoint, std::span<const int32_t> tokens,
 // layer, under the executor's names. kv: when set, K and V are quantized to that format and back, as the cache would
 // do.
 void run_layer(const ModelShape& shape, const CpuLayer& layer, int layer_index, std::span<const int64_t> lengths,
-               float* hidden, const Tap& tap, std::optional<KvFormat> kv = {}, KvScale scale = {});
+               float* hidden, const Tap& tap, std::optional<KvFormat> kv = {},
+               const KvLayerStorage& storage = {});
 
 // Final norm and lm_head: hidden [m, hidden] (not changed) → logits [m, vocab].
 struct CpuHead {

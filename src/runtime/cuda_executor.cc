@@ -45,6 +45,21 @@ struct Stream {
   cudaStream_t stream = nullptr;
 };
 
+// Time between two points of a stream.
+struct StepTimer {
+  StepTimer() {
+    QG_CUDA(cudaEventCreate(&begin));
+    QG_CUDA(cudaEventCreate(&end));
+  }
+  ~StepTimer() {
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+  }
+  StepTimer(const StepTimer&) = delete;
+  StepTimer& operator=(const StepTimer&) = delete;
+  cudaEvent_t begin = nullptr, end = nullptr;
+};
+
 class CudaExecutor : public Executor {
  public:
   CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const ExecutorOptions& options,
@@ -62,6 +77,7 @@ class CudaExecutor : public Executor {
   int64_t weight_bytes() const override { return model_.bytes; }
   int64_t kv_pool_bytes() const override { return static_cast<int64_t>(pool_.bytes()); }
   std::string name() const override { return "cuda"; }
+  double device_seconds() const override { return device_seconds_; }
   std::vector<std::string> kernels() const override { return {ran_.begin(), ran_.end()}; }
   ComputePath compute_path() const override { return model_.layers.front().gate_up->path(); }
   void step(const StepInput& input, StepOutput& output) override;
@@ -106,6 +122,8 @@ class CudaExecutor : public Executor {
   std::map<std::pair<int64_t, int64_t>, cudaGraphExec_t> graphs_;  // by rows and context
   std::set<std::string> ran_;
   Tap tap_;
+  StepTimer timer_;
+  double device_seconds_ = 0;
 };
 
 CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const ExecutorOptions& options,
@@ -275,6 +293,7 @@ void CudaExecutor::run(const StepInput& input, std::span<const size_t> order, St
     throw Error(fmt::format("a sequence of {} pages, at most {} were planned for", columns, pages_per_piece_));
   if (planned.graph) columns = planned.shape.max_context / options_.page_tokens;
   batch_->fill(input.tokens, pieces, planned.graph ? planned.shape.rows : static_cast<int64_t>(pieces.size()), columns);
+  QG_CUDA(cudaEventRecord(timer_.begin, stream_.stream));
   batch_->upload(stream_.stream);
   if (planned.graph) {
     launch_graph(planned.shape);
@@ -385,7 +404,11 @@ void CudaExecutor::finish(const StepInput& input, std::span<const size_t> sampli
   if (!sampling.empty())
     QG_CUDA(cudaMemcpyAsync(sampled_.as<int32_t>(), buffers_->sampled.data(), sampling.size() * sizeof(int32_t),
                             cudaMemcpyDeviceToHost, stream_.stream));
+  QG_CUDA(cudaEventRecord(timer_.end, stream_.stream));
   QG_CUDA(cudaStreamSynchronize(stream_.stream));
+  float milliseconds = 0;
+  QG_CUDA(cudaEventElapsedTime(&milliseconds, timer_.begin, timer_.end));
+  device_seconds_ += 1e-3 * milliseconds;
   std::vector<float> logits;
   const size_t vocab = static_cast<size_t>(table_.shape.vocab);
   for (size_t i = 0; i < sampling.size(); ++i) {

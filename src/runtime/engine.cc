@@ -45,7 +45,7 @@ SchedulerLimits limits_of(const Executor& executor) {
 }  // namespace
 
 struct Engine::State {
-  State(std::unique_ptr<Executor> executor_, const EngineOptions& options)
+  State(std::shared_ptr<Executor> executor_, const EngineOptions& options)
       : executor(std::move(executor_)),
         vocab(executor->table().shape.vocab),
         scheduler(options, limits_of(*executor)),
@@ -66,7 +66,7 @@ struct Engine::State {
   void save_stats();
 
   // Used by the thread that calls step() only.
-  std::unique_ptr<Executor> executor;
+  std::shared_ptr<Executor> executor;
   int64_t vocab;
   Scheduler scheduler;
   std::vector<int32_t> tokens;
@@ -85,7 +85,7 @@ struct Engine::State {
   EngineStats stats;
 };
 
-Engine::Engine(std::unique_ptr<Executor> executor, EngineOptions options)
+Engine::Engine(std::shared_ptr<Executor> executor, EngineOptions options)
     : state_(std::make_unique<State>(std::move(executor), options)) {}
 
 Engine::~Engine() = default;

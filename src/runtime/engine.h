@@ -70,7 +70,7 @@ struct EngineStats {
 class Engine {
  public:
   // Throws Error when the options make no sense.
-  Engine(std::unique_ptr<Executor> executor, EngineOptions options);
+  Engine(std::shared_ptr<Executor> executor, EngineOptions options);
   ~Engine();
 
   // Requests start in the order of their ids. One that can never fit ends in the next step, refused with a reason.

@@ -79,6 +79,8 @@ class Executor {
   virtual int64_t weight_bytes() const = 0;              // resident
   virtual int64_t kv_pool_bytes() const = 0;
   virtual std::string name() const = 0;  // "cpu", "cuda"
+  // Seconds for which a GPU worked on steps, since the executor was made; 0 where none does.
+  virtual double device_seconds() const { return 0; }
 };
 
 }  // namespace qg

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "core/parallel.h"
@@ -176,6 +177,45 @@ TEST(CudaExecutor, EarlierFamilies) {
       cuda.family = family;
       compare(m, KvFormat::fp8, cuda);
     }
+}
+
+using Taps = std::map<std::string, std::vector<float>>;
+
+Taps taps_of(Executor& executor, const std::vector<int32_t>& tokens) {
+  Taps taps;
+  executor.set_tap([&](const std::string& name, std::span<const float> values, int64_t, int64_t) {
+    taps[name].assign(values.begin(), values.end());
+  });
+  std::vector<int32_t> pages;
+  for (int32_t page = 0; page < 8; ++page) pages.push_back(page);
+  SequencePiece piece;
+  piece.num_tokens = static_cast<int64_t>(tokens.size());
+  piece.pages = pages;
+  StepOutput out;
+  executor.step({tokens, std::span(&piece, 1), LogitsWanted::all}, out);
+  return taps;
+}
+
+// Where two executors part: the error of every intermediate, and of each layer's output beyond that of its input.
+TEST(CudaExecutor, TapsStayCloseLayerByLayer) {
+  for (const WeightFormat weights : kWeightFormats) {
+    Model m;
+    m.weights = weights;
+    m.layers = 3;
+    const auto checkpoint = make_model(m);
+    const auto tokens = random_sequences({200}, m.vocab).front();
+    const auto cpu = make_executor("cpu", checkpoint, options_for(KvFormat::fp16));
+    const auto gpu = make_executor("cuda", checkpoint, options_for(KvFormat::fp16));
+    const Taps want = taps_of(*cpu, tokens), got = taps_of(*gpu, tokens);
+    printf("%s:", std::string(to_string(weights)).c_str());
+    for (const auto& [name, values] : got) {
+      ASSERT_TRUE(want.contains(name)) << name;
+      const double error = relative_error({values}, {want.at(name)});
+      printf(" %s %.1e", name.c_str(), error);
+      EXPECT_LE(error, 5e-2) << name << " of " << to_string(weights);
+    }
+    printf("\n");
+  }
 }
 
 // Greedy tokens of many requests; whoever is done makes room.
