@@ -17,3 +17,17 @@ add_compile_definitions(QG_WITH_CUDA)
 # Warnings of the host compiler hold for .cu files too, but those that nvcc's own generated code sets off do not.
 add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>
                     $<$<COMPILE_LANGUAGE:CUDA>:-Wno-shadow> $<$<COMPILE_LANGUAGE:CUDA>:-Wno-unused-parameter>)
+
+# FlashInfer's FA3 templates for prefill on Hopper: headers out of the pinned wheel, which scripts/setup.sh unpacks. Without
+# them the portable kernels serve Hopper too, and say so.
+set(QG_FLASHINFER_HEADERS ${CMAKE_SOURCE_DIR}/third_party/extracted/flashinfer)
+if(EXISTS ${QG_FLASHINFER_HEADERS}/include/flashinfer)
+  set(QG_FLASHINFER_OPTIONS -DQG_FLASHINFER -DCUTE_USE_PACKED_TUPLE=1 --expt-extended-lambda -w -Xcompiler=-w)
+  foreach(folder cccl/libcudacxx/include include cutlass/include cutlass/tools/util/include)
+    list(APPEND QG_FLASHINFER_OPTIONS -I${QG_FLASHINFER_HEADERS}/${folder})
+  endforeach()
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/kernels/attention/sm90_prefill.cu PROPERTIES
+                              COMPILE_OPTIONS "${QG_FLASHINFER_OPTIONS}")
+else()
+  message(WARNING "third_party/extracted/flashinfer is not there: no Hopper prefill kernel. Run scripts/setup.sh --data")
+endif()

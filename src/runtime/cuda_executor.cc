@@ -88,6 +88,7 @@ class CudaExecutor : public Executor {
     CudaStepShape shape;
     bool graph = false;
   };
+  void choose_algorithms();
   int64_t pages_that_fit(int64_t page_bytes) const;
   void make_buffers();
   CudaForward forward();
@@ -151,7 +152,18 @@ CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const E
   queue_ = {stream_.stream, device_.family == KernelFamily::sm90a};
   linear_ = std::make_unique<CudaLinearContext>(device_, options_.max_rows);
   model_ = load_cuda_model(*checkpoint_, *linear_);
+  if (!options_.deterministic) choose_algorithms();
   make_buffers();
+}
+
+// Library products are timed here once, for every bucket of rows that a step may have. Layers of one shape share what
+// was found. With --deterministic the library's own first choice stands, which is the same in every run.
+void CudaExecutor::choose_algorithms() {
+  const CudaLayer& layer = model_.layers.front();
+  for (int64_t m = 16; m < options_.max_rows; m += m < 64 ? 16 : m < 512 ? 64 : m < 2048 ? 256 : 1024)
+    for (CudaLinear* linear :
+         {layer.qkv.get(), layer.attention_output.get(), layer.gate_up.get(), layer.down.get(), model_.lm_head.get()})
+      if (linear != model_.lm_head.get() || m <= kLogitRows) linear->prepare(m);
 }
 
 // What is left of the card, or of the limit, after all else.
@@ -288,10 +300,10 @@ void CudaExecutor::run(const StepInput& input, std::span<const size_t> order, St
     columns = std::max(columns, static_cast<int64_t>(piece.pages.size()));
   }
   const Planned planned = plan(input, pieces);
-  if (planned.graph) columns = std::max(columns, planned.shape.max_context / options_.page_tokens);
   if (columns > pages_per_piece_)
     throw Error(fmt::format("a sequence of {} pages, at most {} were planned for", columns, pages_per_piece_));
-  if (planned.graph) columns = planned.shape.max_context / options_.page_tokens;
+  // A graph's page table is as wide as its context bucket; prefill kernels plan for the widest.
+  columns = planned.graph ? planned.shape.max_context / options_.page_tokens : pages_per_piece_;
   batch_->fill(input.tokens, pieces, planned.graph ? planned.shape.rows : static_cast<int64_t>(pieces.size()), columns);
   QG_CUDA(cudaEventRecord(timer_.begin, stream_.stream));
   batch_->upload(stream_.stream);
@@ -340,7 +352,7 @@ void CudaExecutor::launch_directly(const StepInput& input, std::span<const Seque
                          static_cast<int32_t>(piece.context_tokens + piece.num_tokens)});
       row += piece.num_tokens;
     }
-    attention_->plan_prefill(queue_, planned.shape.decode_pieces, prefill);
+    attention_->plan_prefill(queue_, batch_->view(), planned.shape.decode_pieces, prefill);
   }
   run_cuda_layers(f, queue_, *batch_, planned.shape);
   ran_.merge(cuda_kernel_names(f, planned.shape));

@@ -19,9 +19,10 @@ struct KvAppendParams {
   const float* k = nullptr;  // [rows, kv_heads, head_dim], rows `stride` elements apart
   const float* v = nullptr;  // the same
   int64_t stride = 0;
-  KvScale scale;
+  KvScale scale;  // of what is stored: of the shaped keys when shaping is set
   std::span<const KvAppendPiece> pieces;
-  std::byte* pool = nullptr;  // one layer's pages, KvLayout
+  std::byte* pool = nullptr;           // one layer's pages, KvLayout
+  const KvShaping* shaping = nullptr;  // of this layer, with fp8 and int8 only; null: keys are stored as they are
 };
 
 }  // namespace qg

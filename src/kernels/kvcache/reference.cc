@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "core/float.h"
 #include "core/multiversion.h"
 #include "core/parallel.h"
 #include "kernels/kvcache/run.h"
+#include "kernels/kvcache/shaping.h"
 
 namespace qg {
 namespace {
@@ -53,14 +55,19 @@ void kv_decode(KvFormat format, float scale, const std::byte* from, float* to, i
 void run_kv_append_reference(const KvLayout& layout, const KvAppendParams& params) {
   for (const KvAppendPiece& piece : params.pieces) {
     parallel_for(piece.num_tokens, 32, [&](int64_t begin, int64_t end) {
+      std::vector<float> scratch(static_cast<size_t>(layout.head_dim));
       for (int64_t i = begin; i < end; ++i) {
         const int64_t token = piece.context_tokens + i;
         const int64_t page = piece.pages[static_cast<size_t>(token / layout.page_tokens)];
         for (int64_t head = 0; head < layout.kv_heads; ++head) {
           const int64_t from = (piece.first_row + i) * params.stride + head * layout.head_dim;
           const int64_t slot = token % layout.page_tokens;
-          kv_encode(layout.format, params.scale.k, params.k + from, params.pool + layout.offset(page, 0, head, slot),
-                    layout.head_dim);
+          std::byte* key = params.pool + layout.offset(page, 0, head, slot);
+          if (params.shaping)
+            store_shaped_key(*params.shaping, layout.format, params.scale.k, head, layout.head_dim, params.k + from, key,
+                             scratch.data());
+          else
+            kv_encode(layout.format, params.scale.k, params.k + from, key, layout.head_dim);
           kv_encode(layout.format, params.scale.v, params.v + from, params.pool + layout.offset(page, 1, head, slot),
                     layout.head_dim);
         }

@@ -1,0 +1,51 @@
+#pragma once
+// cuBLASLt, opened at run time: y[m, n] = alpha x[m, k] W[n, k]^T. Algorithms are looked up once a shape and bucket of
+// m, or timed on request, and kept; the same shape then always runs the same algorithm.
+#include <cstdint>
+#include <memory>
+
+#include "core/dtype.h"
+#include "kernels/common/cuda.h"
+
+namespace qg {
+
+// e4m3_scaled: a float scale for each row of x and each row of W, applied by the library (sm_90). int8: sums as int32.
+enum class GemmKind { f16, e4m3, e4m3_scaled, int8 };
+
+struct GemmShape {
+  GemmKind kind = GemmKind::f16;
+  DType y_type = DType::f16;  // F16 or F32; I32 for int8
+  int64_t m = 0, n = 0, k = 0;
+  int64_t weight_pitch = 0, y_pitch = 0;  // elements from row to row
+};
+struct GemmPointers {
+  const void* weight = nullptr;
+  const void* x = nullptr;
+  void* y = nullptr;
+  const float* weight_scales = nullptr;  // [n], e4m3_scaled
+  const float* x_scales = nullptr;       // [m], e4m3_scaled
+  float alpha = 1;                       // not for int8
+};
+
+class CublasLt {
+ public:
+  explicit CublasLt(const DeviceCapabilities& device);  // throws Error (cannot_here) where the library is missing
+  ~CublasLt();
+  CublasLt(const CublasLt&) = delete;
+  CublasLt& operator=(const CublasLt&) = delete;
+
+  bool can_run(const GemmShape& shape);  // does the library have an algorithm
+  void run(const GemmShape& shape, const GemmPointers& pointers, cudaStream_t stream);
+  // Times the heuristic's first algorithms for the bucket of shape.m, L2 emptied before each by writing `flush` bytes,
+  // and keeps the fastest; returns its time. x and y must hold the bucket's largest m. Waits for the device.
+  float find_fastest_us(const GemmShape& shape, const GemmPointers& pointers, void* flush, size_t flush_bytes,
+                        cudaStream_t stream);
+  static int64_t bucket(int64_t m);  // the largest m of the bucket
+  int64_t bytes() const;             // workspace on the device
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace qg

@@ -1,0 +1,65 @@
+#pragma once
+// Quantized linear layers on a GPU: y[m, n] = x[m, k] W[n, k]^T, all scales applied. docs/engine.md has the kernels.
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "core/dtype.h"
+#include "core/format.h"
+#include "core/quant_spec.h"
+#include "kernels/common/activation.h"
+#include "kernels/common/cuda.h"
+#include "kernels/common/device.h"
+
+namespace qg {
+
+struct LinearContextState;  // kernels/linear/cuda_state.h
+struct LinearState;
+
+// What all linear layers of one executor share: the cuBLASLt handle, the algorithms found for each shape, and a
+// workspace for split sums, integer sums and expanded weights. Layers that share a context must run on one stream.
+// Must outlive its layers.
+class CudaLinearContext {
+ public:
+  // max_rows: the largest m that any layer will run. Throws Error (cannot_here) when cuBLASLt is missing.
+  CudaLinearContext(const DeviceCapabilities& device, int64_t max_rows);
+  ~CudaLinearContext();
+  CudaLinearContext(const CudaLinearContext&) = delete;
+  CudaLinearContext& operator=(const CudaLinearContext&) = delete;
+
+  int64_t bytes() const;  // workspace on the device; grows while layers are made, never in run()
+  LinearContextState& state() { return *state_; }
+
+ private:
+  std::unique_ptr<LinearContextState> state_;
+};
+
+class CudaLinear {
+ public:
+  // parts: layers that read the same input, laid one after the other along n (gate and up; usually one). Format, k,
+  // group size, activation scaling, static input scale and prequant scale are the same for all; weight scales may
+  // differ. Copies, and where the format asks for it repacks, on the device. Throws Error for what no kernel can do.
+  CudaLinear(std::span<const LinearWeights* const> parts, ActivationScaling activations, CudaLinearContext& context);
+  ~CudaLinear();
+  CudaLinear(CudaLinear&&) noexcept;
+  CudaLinear& operator=(CudaLinear&&) noexcept;
+
+  int64_t n() const;
+  int64_t k() const;
+  int64_t bytes() const;  // resident on the device
+  ComputePath path() const;
+  ActivationRequest input() const;           // what form x must have; the producer kernel quantizes
+  std::string kernel_name(int64_t m) const;  // "sm90a_skinny_w8a8_fp8_m8", "cublaslt_fp16", ...
+  // Times cuBLASLt's algorithms for this m now, where it is what runs. Without it the heuristic's first is taken. Never
+  // inside a graph capture.
+  void prepare(int64_t m);
+  // x [m, k] as input() says, 16-byte aligned; y [m, n] dense, F16 or F32. Allocates nothing and waits for nothing, so
+  // it can be captured in a graph. 1 <= m <= max_rows.
+  void run(const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y, DType y_type) const;
+
+ private:
+  std::unique_ptr<LinearState> state_;
+};
+
+}  // namespace qg

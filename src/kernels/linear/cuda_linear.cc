@@ -1,0 +1,336 @@
+// Which kernel runs a layer for which m, and the calls.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "core/error.h"
+#include "kernels/linear/cuda_state.h"
+
+namespace qg {
+namespace {
+
+int64_t round_up(int64_t value, int64_t to) {
+  return (value + to - 1) / to * to;
+}
+
+// Up to how many rows the skinny kernel is the faster one (measured by LinearSpeed, tests/gpu/linear_test.cc). split:
+// for 8-bit layers whose scales the library cannot apply in a single call.
+struct Crossover {
+  ComputePath path;
+  int64_t skinny_rows, skinny_rows_split;
+};
+constexpr std::array kCrossovers{
+    Crossover{ComputePath::w16a16, 16, 16},    Crossover{ComputePath::w8a8_fp8, 16, 32},
+    Crossover{ComputePath::w8a8_int8, 32, 32}, Crossover{ComputePath::w8a16_fp8, 64, 64},
+    Crossover{ComputePath::w4a16, 64, 64},
+};
+constexpr int64_t kPartsFromRows = 256;   // a library call per part rather than sums and a scaling pass
+constexpr int64_t kScaledFromRows = 512;  // the library's own row and column scales rather than that
+constexpr int64_t kSumsBytes = 64 << 20;  // of sums at a time
+
+// What the library asks of a layer's shape: 16-byte rows, and for 8-bit types multiples of 16.
+bool library_can(const LinearState& layer) {
+  const bool bytes = layer.path == ComputePath::w8a8_fp8 || layer.path == ComputePath::w8a8_int8;
+  for (const LinearPart& part : layer.parts)
+    if (part.n % (bytes ? 16 : 8) != 0) return false;
+  return true;
+}
+
+LinearRoute library_route(const LinearState& layer, int64_t m) {
+  switch (layer.path) {
+    case ComputePath::w16a16:
+      return LinearRoute::library;
+    case ComputePath::w4a16:
+    case ComputePath::w8a16_fp8:
+      return LinearRoute::expand;
+    case ComputePath::w8a8_int8:
+      return LinearRoute::library_sums;
+    case ComputePath::w8a8_fp8:
+      break;
+  }
+  if (!layer.per_token) {
+    if (layer.uniform) return LinearRoute::library;
+    return layer.tensor_scales && m >= kPartsFromRows ? LinearRoute::library_parts : LinearRoute::library_sums;
+  }
+  const bool hopper =
+      layer.context->device.compute_capability == 90 && layer.context->device.family == KernelFamily::sm90a;
+  return hopper && m >= kScaledFromRows ? LinearRoute::library_scaled : LinearRoute::library_sums;
+}
+
+int64_t skinny_rows(const LinearState& layer) {
+  const bool split = layer.path == ComputePath::w8a8_int8 || layer.per_token || !layer.uniform;
+  for (const Crossover& c : kCrossovers)
+    if (c.path == layer.path) return split ? c.skinny_rows_split : c.skinny_rows;
+  return kSkinnyMaxTokens;
+}
+
+const char* skinny_family(ComputePath path) {
+  return path == ComputePath::w8a8_fp8 ? "sm89" : "sm80";
+}
+
+void run_skinny(const LinearState& layer, const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y,
+                bool y_f32) {
+  const LinearContextState& context = *layer.context;
+  const SkinnyPlan plan = plan_skinny(layer.skinny, m, layer.n, layer.k, context.device);
+  const SkinnyChunk chunk = skinny_chunk(layer.skinny);
+  SkinnyArguments a;
+  a.weight = layer.weight.data();
+  a.group_scales = layer.group_scales.data();
+  a.channel_scales = layer.channel_scales.as<float>();
+  a.x = x.values;
+  a.row_scales = layer.per_token ? x.row_scales : nullptr;
+  a.y = y;
+  a.partials = context.scratch.data();
+  a.tickets = context.tickets.as<int>();
+  a.scale = layer.static_scale;
+  if (layer.path == ComputePath::w4a16) a.scale = layer.weight_scale;
+  if (layer.path == ComputePath::w8a16_fp8) a.scale = 256;  // undoes the expansion's 1/256
+  const int64_t element = layer.path == ComputePath::w16a16 ? 2 : 1;
+  a.half_bytes = 8 * layer.pitch * element;
+  a.tile_bytes = layer.path == ComputePath::w4a16 ? layer.int4.chunks() * 512 : 16 * layer.pitch * element;
+  a.m = static_cast<int>(m);
+  a.n = static_cast<int>(layer.n);
+  a.tiles = static_cast<int>(round_up(layer.n, kSkinnyRows) / kSkinnyRows);
+  a.chunks = static_cast<int>((layer.k + chunk.k - 1) / chunk.k);
+  a.slices = plan.slices;
+  a.chunks_per_slice = plan.chunks_per_slice;
+  a.x_row_bytes = static_cast<int>(layer.k * chunk.x_bytes / chunk.k);
+  a.x_pitch = plan.x_pitch;
+  a.group_shift = layer.int4.group_shift;
+  a.groups = layer.int4.groups;
+  a.y_f32 = y_f32;
+  launch_skinny(layer.skinny, plan, a, queue);
+}
+
+// One piece of at most rows_a_piece rows.
+void run_piece(const LinearState& layer, LinearRoute route, const CudaQueue& queue, int64_t m,
+               const ActivationBuffer& x, void* y, DType y_type) {
+  LinearContextState& context = *layer.context;
+  const GemmShape shape = library_shape(layer, route, m, y_type);
+  GemmPointers p;
+  p.weight = layer.weight.data();
+  p.x = x.values;
+  p.y = y;
+  switch (route) {
+    case LinearRoute::skinny:
+      return run_skinny(layer, queue, m, x, y, y_type == DType::f32);
+    case LinearRoute::library:
+      p.alpha = layer.weight_scale * layer.static_scale;
+      return context.library.run(shape, p, queue.stream);
+    case LinearRoute::library_parts:
+      for (const LinearPart& part : layer.parts) {
+        GemmShape one = shape;
+        one.n = part.n;
+        p.weight = layer.weight.data() + part.begin * layer.pitch;
+        p.y = static_cast<std::byte*>(y) + part.begin * static_cast<int64_t>(size_bytes(y_type));
+        p.alpha = part.scale * layer.static_scale;
+        context.library.run(one, p, queue.stream);
+      }
+      return;
+    case LinearRoute::library_scaled:
+      p.weight_scales = layer.channel_scales.as<float>();
+      p.x_scales = x.row_scales;
+      return context.library.run(shape, p, queue.stream);
+    case LinearRoute::library_sums:
+      p.y = context.scratch.data();
+      context.library.run(shape, p, queue.stream);
+      return scale_sums(shape.kind == GemmKind::int8, p.y, layer.per_token ? x.row_scales : nullptr, layer.static_scale,
+                        layer.channel_scales.as<float>(), y, y_type == DType::f32, m, layer.n, queue);
+    case LinearRoute::expand:
+      p.weight = context.scratch.data();
+      p.alpha = layer.weight_scale;
+      if (layer.path == ComputePath::w4a16) {
+        expand_int4(layer.int4, layer.weight.data(), layer.group_scales.data(), context.scratch.data(), queue);
+      } else {
+        expand_e4m3(layer.weight.data(), layer.uniform ? nullptr : layer.channel_scales.as<float>(),
+                    context.scratch.data(), layer.n, layer.k, layer.pitch, queue);
+      }
+      return context.library.run(shape, p, queue.stream);
+  }
+}
+
+LinearRoute find_route(const LinearState& layer, int64_t m) {
+  if (m <= skinny_rows(layer) || !library_can(layer)) return LinearRoute::skinny;
+  const LinearRoute route = library_route(layer, m);
+  GemmShape shape = library_shape(layer, route, std::min(m, rows_a_piece(layer, route, m)), DType::f16);
+  if (route == LinearRoute::library_parts) shape.n = layer.parts.front().n;
+  return layer.context->library.can_run(shape) ? route : LinearRoute::skinny;
+}
+
+}  // namespace
+
+LinearRoute choose_route(const LinearState& layer, int64_t m) {
+  const auto at = static_cast<size_t>(m);
+  if (layer.routes.size() <= at) layer.routes.resize(at + 1, -1);
+  if (layer.routes[at] < 0) layer.routes[at] = static_cast<int8_t>(find_route(layer, m));
+  return static_cast<LinearRoute>(layer.routes[at]);
+}
+
+GemmShape library_shape(const LinearState& layer, LinearRoute route, int64_t m, DType y_type) {
+  GemmShape shape;
+  shape.m = m;
+  shape.n = layer.n;
+  shape.k = layer.k;
+  shape.weight_pitch = route == LinearRoute::expand ? layer.k : layer.pitch;
+  shape.y_pitch = layer.n;
+  shape.y_type = y_type;
+  if (layer.path == ComputePath::w8a8_int8) {
+    shape.kind = GemmKind::int8;
+    shape.y_type = DType::i32;
+  } else if (layer.path == ComputePath::w8a8_fp8) {
+    shape.kind = route == LinearRoute::library_scaled ? GemmKind::e4m3_scaled : GemmKind::e4m3;
+    if (route == LinearRoute::library_sums) shape.y_type = DType::f32;
+  }
+  return shape;
+}
+
+int64_t rows_a_piece(const LinearState& layer, LinearRoute route, int64_t m) {
+  if (route == LinearRoute::skinny) return kSkinnyMaxTokens;
+  if (route != LinearRoute::library_sums) return m;
+  return std::max<int64_t>(128, kSumsBytes / 4 / layer.n / 128 * 128);
+}
+
+int64_t scratch_bytes(const LinearState& layer) {
+  const LinearContextState& context = *layer.context;
+  int64_t bytes = 0;
+  for (int64_t m = 1; m <= std::min<int64_t>(context.max_rows, kSkinnyMaxTokens); ++m)
+    bytes =
+        std::max(bytes, skinny_partial_bytes(plan_skinny(layer.skinny, m, layer.n, layer.k, context.device), layer.n));
+  if (context.max_rows <= skinny_rows(layer)) return bytes;
+  const bool sums = layer.path == ComputePath::w8a8_int8 ||
+                    (layer.path == ComputePath::w8a8_fp8 && (layer.per_token || !layer.uniform));
+  const bool expands = layer.path == ComputePath::w4a16 || layer.path == ComputePath::w8a16_fp8;
+  if (expands) bytes = std::max(bytes, layer.n * layer.k * 2);
+  if (sums)
+    bytes = std::max(
+        bytes,
+        layer.n * 4 * std::min(context.max_rows, rows_a_piece(layer, LinearRoute::library_sums, context.max_rows)));
+  return bytes;
+}
+
+void LinearContextState::reserve(int64_t scratch_bytes, int64_t ticket_count) {
+  const auto wanted = static_cast<size_t>(scratch_bytes), counters = static_cast<size_t>(ticket_count) * sizeof(int);
+  if (wanted > scratch.bytes()) {
+    scratch = DeviceBuffer();  // the old one goes first
+    scratch = DeviceBuffer(wanted);
+  }
+  if (counters > tickets.bytes()) {
+    tickets = DeviceBuffer(counters);
+    QG_CUDA(cudaMemset(tickets.data(), 0, counters));
+    QG_CUDA(cudaStreamSynchronize(nullptr));
+  }
+}
+
+CudaLinearContext::CudaLinearContext(const DeviceCapabilities& device, int64_t max_rows)
+    : state_(std::make_unique<LinearContextState>(device, max_rows)) {
+  configure_skinny(device);
+}
+CudaLinearContext::~CudaLinearContext() = default;
+
+int64_t CudaLinearContext::bytes() const {
+  return static_cast<int64_t>(state_->scratch.bytes() + state_->tickets.bytes()) + state_->library.bytes();
+}
+
+CudaLinear::CudaLinear(std::span<const LinearWeights* const> parts, ActivationScaling activations,
+                       CudaLinearContext& context)
+    : state_(load_linear(parts, activations, context.state())) {}
+CudaLinear::~CudaLinear() = default;
+CudaLinear::CudaLinear(CudaLinear&&) noexcept = default;
+CudaLinear& CudaLinear::operator=(CudaLinear&&) noexcept = default;
+
+int64_t CudaLinear::n() const {
+  return state_->n;
+}
+int64_t CudaLinear::k() const {
+  return state_->k;
+}
+ComputePath CudaLinear::path() const {
+  return state_->path;
+}
+
+int64_t CudaLinear::bytes() const {
+  const LinearState& s = *state_;
+  return static_cast<int64_t>(s.weight.bytes() + s.group_scales.bytes() + s.channel_scales.bytes() +
+                              s.prequant.bytes());
+}
+
+ActivationRequest CudaLinear::input() const {
+  ActivationRequest request;
+  if (state_->path == ComputePath::w8a8_fp8) request.form = ActivationForm::fp8;
+  if (state_->path == ComputePath::w8a8_int8) request.form = ActivationForm::int8;
+  request.per_token = state_->per_token;
+  request.static_scale = state_->static_scale;
+  request.prequant = state_->prequant.as<float>();
+  return request;
+}
+
+std::string CudaLinear::kernel_name(int64_t m) const {
+  const LinearState& s = *state_;
+  const std::string path(to_string(s.path));
+  switch (choose_route(s, m)) {
+    case LinearRoute::skinny: {
+      const int64_t rows = std::min<int64_t>(m, kSkinnyMaxTokens);
+      return fmt::format("{}_skinny_{}_m{}", skinny_family(s.path), path,
+                         8 * plan_skinny(s.skinny, rows, s.n, s.k, s.context->device).token_tiles);
+    }
+    case LinearRoute::library:
+      return s.path == ComputePath::w16a16 ? "cublaslt_w16a16" : "cublaslt_w8a8_fp8";
+    case LinearRoute::library_parts:
+      return "cublaslt_w8a8_fp8_parts";
+    case LinearRoute::library_scaled:
+      return "cublaslt_w8a8_fp8_scaled";
+    case LinearRoute::library_sums:
+      return fmt::format("cublaslt_{}+sm80_scale_sums", path);
+    case LinearRoute::expand:
+      return fmt::format("sm80_expand_{}+cublaslt_f16", path);
+  }
+  return {};
+}
+
+void CudaLinear::prepare(int64_t m) {
+  const LinearState& s = *state_;
+  const LinearRoute route = choose_route(s, m);
+  if (route == LinearRoute::skinny) return;
+  const int64_t rows = CublasLt::bucket(std::min(m, rows_a_piece(s, route, m)));
+  GemmShape shape = library_shape(s, route, rows, DType::f16);
+  const size_t width = s.path == ComputePath::w16a16 || route == LinearRoute::expand ? 2 : 1;
+  const size_t x_bytes = static_cast<size_t>(rows * s.k) * width, y_bytes = static_cast<size_t>(rows * s.n) * 4;
+  const size_t flush_bytes = static_cast<size_t>(2 * s.context->device.l2_bytes);
+  const DeviceBuffer x(x_bytes), y(y_bytes), flush(flush_bytes), scales(static_cast<size_t>(rows) * sizeof(float));
+  // Halves near 0.37 and codes that are neither zero nor NaN: zeros would flatter the clock.
+  QG_CUDA(cudaMemset(x.data(), 0x35, x_bytes));
+  QG_CUDA(cudaMemset(scales.data(), 0x35, static_cast<size_t>(rows) * sizeof(float)));
+  GemmPointers p;
+  p.weight = route == LinearRoute::expand ? s.context->scratch.data() : s.weight.data();
+  p.x = x.data();
+  p.y = y.data();
+  p.weight_scales = s.channel_scales.as<float>();
+  p.x_scales = scales.as<float>();
+  if (route == LinearRoute::expand)
+    QG_CUDA(cudaMemset(s.context->scratch.data(), 0x25, static_cast<size_t>(s.n * s.k) * 2));
+  if (route != LinearRoute::library_parts) {
+    s.context->library.find_fastest_us(shape, p, flush.data(), flush_bytes, nullptr);
+    return;
+  }
+  for (const LinearPart& part : s.parts) {
+    shape.n = part.n;
+    s.context->library.find_fastest_us(shape, p, flush.data(), flush_bytes, nullptr);
+  }
+}
+
+void CudaLinear::run(const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y, DType y_type) const {
+  const LinearState& s = *state_;
+  const LinearRoute route = choose_route(s, m);
+  const int64_t piece = rows_a_piece(s, route, m);
+  const int64_t x_row = s.k * (input().form == ActivationForm::f16 ? 2 : 1);
+  for (int64_t begin = 0; begin < m; begin += piece) {
+    ActivationBuffer from = x;
+    from.values = static_cast<std::byte*>(x.values) + begin * x_row;
+    if (x.row_scales) from.row_scales = x.row_scales + begin;
+    run_piece(s, route, queue, std::min(piece, m - begin), from,
+              static_cast<std::byte*>(y) + begin * s.n * static_cast<int64_t>(size_bytes(y_type)), y_type);
+  }
+}
+
+}  // namespace qg

@@ -1,0 +1,234 @@
+// A layer's stored tensors to device memory, in the form that its kernels read.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "core/error.h"
+#include "kernels/linear/cuda_state.h"
+#include "kernels/linear/desc.h"
+
+namespace qg {
+namespace {
+
+int64_t round_up(int64_t value, int64_t to) {
+  return (value + to - 1) / to * to;
+}
+
+std::string place(const LinearWeights& w) {
+  return fmt::format("linear layer of {} weights [{}, {}]", to_string(w.format), w.n, w.k);
+}
+
+DeviceBuffer upload(const void* from, size_t bytes) {
+  DeviceBuffer buffer(bytes);
+  QG_CUDA(cudaMemcpy(buffer.data(), from, bytes, cudaMemcpyHostToDevice));
+  return buffer;
+}
+
+bool same_bytes(const Tensor& a, const Tensor& b) {
+  return a.dtype == b.dtype && a.shape == b.shape && (a.empty() || std::equal(a.data, a.data + a.bytes(), b.data));
+}
+
+// Throws unless the parts can be one layer.
+void check_parts(std::span<const LinearWeights* const> parts, ActivationScaling activations) {
+  if (parts.empty()) throw Error("a linear layer without parts");
+  const LinearWeights& first = *parts.front();
+  for (const LinearWeights* part : parts) {
+    describe_linear(*part, activations, 1);
+    const bool same = part->format == first.format && part->k == first.k && part->group_size == first.group_size &&
+                      part->zero_point.empty() == first.zero_point.empty() &&
+                      part->weight.dtype == first.weight.dtype && same_bytes(part->input_scale, first.input_scale) &&
+                      same_bytes(part->prequant_scale, first.prequant_scale);
+    if (!same)
+      throw Error("layers that are to be read as one differ in format, inputs, group size or input scaling",
+                  place(*part), "make them layers of their own");
+  }
+  if (first.k % 16 != 0)
+    throw Error(fmt::format("{} inputs: the kernels need a multiple of 16", first.k), place(first), "run it on the CPU",
+                ExitCode::cannot_here);
+}
+
+ComputePath choose_path(const LinearWeights& w, ActivationScaling activations, KernelFamily family) {
+  switch (w.format) {
+    case WeightFormat::fp16:
+      return ComputePath::w16a16;
+    case WeightFormat::int4_awq:
+      return ComputePath::w4a16;
+    case WeightFormat::int8_sq:
+      if (activations == ActivationScaling::none)
+        throw Error("int8 weights with 16-bit activations: no kernel computes this", place(w),
+                    "quantize the activations too", ExitCode::cannot_here);
+      return ComputePath::w8a8_int8;
+    case WeightFormat::fp8:
+      return activations == ActivationScaling::none || family == KernelFamily::sm80 ? ComputePath::w8a16_fp8
+                                                                                    : ComputePath::w8a8_fp8;
+  }
+  return ComputePath::w16a16;
+}
+
+SkinnyFormat skinny_format(const LinearState& layer) {
+  switch (layer.path) {
+    case ComputePath::w16a16:
+      return SkinnyFormat::f16;
+    case ComputePath::w8a8_fp8:
+      return SkinnyFormat::e4m3;
+    case ComputePath::w8a8_int8:
+      return SkinnyFormat::int8;
+    case ComputePath::w8a16_fp8:
+      return SkinnyFormat::e4m3_f16;
+    case ComputePath::w4a16:
+      return layer.int4.halves == 2 ? SkinnyFormat::w4_zeros_32
+             : layer.int4.zeros     ? SkinnyFormat::w4_zeros
+                                    : SkinnyFormat::w4;
+  }
+  return SkinnyFormat::f16;
+}
+
+void copy_rows(const LinearState& layer, const Tensor& from, int64_t first_row) {
+  const size_t element = size_bytes(from.dtype), width = static_cast<size_t>(layer.k) * element;
+  const size_t pitch = static_cast<size_t>(layer.pitch) * element;
+  QG_CUDA(cudaMemcpy2D(layer.weight.data() + static_cast<size_t>(first_row) * pitch, pitch, from.data, width, width,
+                       static_cast<size_t>(from.shape[0]), cudaMemcpyHostToDevice));
+}
+
+void convert_rows(const LinearState& layer, const LinearWeights& part, int64_t first_row) {
+  const DeviceBuffer raw = upload(part.weight.data, part.weight.bytes());
+  const int none = 0;
+  const DeviceBuffer overflows = upload(&none, sizeof none);
+  convert_to_f16(part.weight.dtype == DType::bf16 ? WideFloat::bf16 : WideFloat::f32, raw.data(),
+                 layer.weight.data() + first_row * layer.pitch * 2, part.n, part.k, layer.pitch, overflows.as<int>(),
+                 nullptr);
+  int overflow = 0;
+  QG_CUDA(cudaMemcpy(&overflow, overflows.data(), sizeof overflow, cudaMemcpyDeviceToHost));
+  if (overflow)
+    throw Error("a weight is larger than FP16 can hold (65504)", place(part), "quantize the model to fp8 or int8",
+                ExitCode::cannot_here);
+}
+
+void load_rows(LinearState& layer, std::span<const LinearWeights* const> parts) {
+  const DType type = parts.front()->weight.dtype;
+  const bool wide = type == DType::bf16 || type == DType::f32;
+  layer.pitch = round_up(layer.k, 64);
+  const size_t bytes = static_cast<size_t>(round_up(layer.n, 16) * layer.pitch) * (wide ? 2 : size_bytes(type));
+  layer.weight = DeviceBuffer(bytes);
+  QG_CUDA(cudaMemset(layer.weight.data(), 0, bytes));
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (wide) {
+      convert_rows(layer, *parts[i], layer.parts[i].begin);
+    } else {
+      copy_rows(layer, parts[i]->weight, layer.parts[i].begin);
+    }
+  }
+}
+
+void load_channel_scales(LinearState& layer, std::span<const LinearWeights* const> parts) {
+  std::vector<float> scales(static_cast<size_t>(round_up(layer.n, 16)), 0.0f);
+  layer.tensor_scales = true;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const float* from = parts[i]->weight_scale.as<float>();
+    const bool tensor = parts[i]->weight_scale.elements() == 1;
+    layer.tensor_scales = layer.tensor_scales && tensor;
+    layer.parts[i].scale = from[0];
+    for (int64_t r = 0; r < parts[i]->n; ++r)
+      scales[static_cast<size_t>(layer.parts[i].begin + r)] = from[tensor ? 0 : r];
+  }
+  layer.uniform = layer.tensor_scales && std::all_of(layer.parts.begin(), layer.parts.end(), [&](const LinearPart& p) {
+                    return p.scale == layer.parts.front().scale;
+                  });
+  layer.weight_scale = layer.uniform ? layer.parts.front().scale : 1.0f;
+  layer.channel_scales = upload(scales.data(), scales.size() * sizeof(float));
+}
+
+Int4Layout int4_layout(const LinearState& layer, const LinearWeights& first) {
+  Int4Layout layout;
+  layout.n = layer.n;
+  layout.k = layer.k;
+  layout.group_size = first.group_size;
+  if (first.group_size % 32 != 0)
+    throw Error(fmt::format("int4 groups of {}: the kernels need a multiple of 32", first.group_size), place(first),
+                "run it on the CPU, or make the checkpoint with groups of 128", ExitCode::cannot_here);
+  layout.halves = first.group_size % 64 == 0 ? 1 : 2;
+  layout.zeros = layout.halves == 2 || !first.zero_point.empty();
+  // Groups of 64 times a power of two are stored as they are; others once for every chunk.
+  const auto chunks_a_group = static_cast<uint64_t>(first.group_size / 64);
+  layout.group_shift = layout.halves == 1 && std::has_single_bit(chunks_a_group) ? std::countr_zero(chunks_a_group) : 0;
+  layout.groups = static_cast<int>((layout.chunks() + (int64_t{1} << layout.group_shift) - 1) >> layout.group_shift);
+  return layout;
+}
+
+// The power of two that brings the largest scale to 1..2, so that small ones are not subnormal halves.
+float scale_multiplier(std::span<const LinearWeights* const> parts) {
+  float largest = 0;
+  for (const LinearWeights* part : parts) {
+    const float* scales = part->weight_scale.as<float>();
+    for (int64_t i = 0; i < part->weight_scale.elements(); ++i) largest = std::max(largest, std::fabs(scales[i]));
+  }
+  return largest > 0 && std::isfinite(largest) ? std::ldexp(1.0f, -std::ilogb(largest)) : 1.0f;
+}
+
+// One tensor of every part, one after the other on the device.
+DeviceBuffer upload_joined(std::span<const LinearWeights* const> parts, Tensor LinearWeights::*member) {
+  size_t bytes = 0;
+  for (const LinearWeights* part : parts) bytes += (part->*member).bytes();
+  DeviceBuffer joined(bytes);
+  size_t at = 0;
+  for (const LinearWeights* part : parts) {
+    const Tensor& tensor = part->*member;
+    QG_CUDA(cudaMemcpy(joined.data() + at, tensor.data, tensor.bytes(), cudaMemcpyHostToDevice));
+    at += tensor.bytes();
+  }
+  return joined;
+}
+
+void load_int4(LinearState& layer, std::span<const LinearWeights* const> parts) {
+  layer.int4 = int4_layout(layer, *parts.front());
+  layer.weight = DeviceBuffer(static_cast<size_t>(layer.int4.weight_bytes()));
+  layer.group_scales = DeviceBuffer(static_cast<size_t>(layer.int4.scale_bytes()));
+  const DeviceBuffer codes = upload_joined(parts, &LinearWeights::weight);
+  const DeviceBuffer scales = upload_joined(parts, &LinearWeights::weight_scale);
+  DeviceBuffer zeros;
+  if (!parts.front()->zero_point.empty()) zeros = upload_joined(parts, &LinearWeights::zero_point);
+  const float multiplier = scale_multiplier(parts);
+  layer.weight_scale = 1 / multiplier;
+  pack_int4(layer.int4, codes.data(), layer.weight.data(), nullptr);
+  pack_int4_scales(layer.int4, scales.as<float>(), zeros.as<uint8_t>(), multiplier, layer.group_scales.data(), nullptr);
+  QG_CUDA(cudaStreamSynchronize(nullptr));  // before the codes as they came go
+}
+
+void set_activations(LinearState& layer, const LinearWeights& first, ActivationScaling activations) {
+  if (layer.path != ComputePath::w8a8_fp8 && layer.path != ComputePath::w8a8_int8) return;
+  layer.per_token = activations == ActivationScaling::dynamic_token;
+  if (!layer.per_token) layer.static_scale = *first.input_scale.as<float>();
+}
+
+}  // namespace
+
+std::unique_ptr<LinearState> load_linear(std::span<const LinearWeights* const> parts, ActivationScaling activations,
+                                         LinearContextState& context) {
+  check_parts(parts, activations);
+  const LinearWeights& first = *parts.front();
+  const ActivationScaling scaling = describe_linear(first, activations, 1).activations;
+  auto layer = std::make_unique<LinearState>();
+  layer->context = &context;
+  layer->k = first.k;
+  for (const LinearWeights* part : parts) {
+    layer->parts.push_back({layer->n, part->n, 1.0f});
+    layer->n += part->n;
+  }
+  layer->path = choose_path(first, scaling, context.device.family);
+  if (layer->path == ComputePath::w4a16) {
+    load_int4(*layer, parts);
+  } else {
+    load_rows(*layer, parts);
+    if (layer->path != ComputePath::w16a16) load_channel_scales(*layer, parts);
+  }
+  layer->skinny = skinny_format(*layer);
+  set_activations(*layer, first, scaling);
+  if (!first.prequant_scale.empty()) layer->prequant = upload(first.prequant_scale.data, first.prequant_scale.bytes());
+  QG_CUDA(cudaStreamSynchronize(nullptr));  // other streams read the weights
+  context.reserve(scratch_bytes(*layer), round_up(layer->n, kSkinnyRows) / kSkinnyRows);
+  return layer;
+}
+
+}  // namespace qg

@@ -1,0 +1,70 @@
+#pragma once
+// What CudaLinearContext and CudaLinear hold.
+#include <vector>
+
+#include "kernels/common/cuda_cublaslt.h"
+#include "kernels/linear/cuda.h"
+#include "kernels/linear/cuda_repack.h"
+#include "kernels/linear/cuda_skinny.h"
+
+namespace qg {
+
+struct LinearContextState {
+  DeviceCapabilities device;
+  int64_t max_rows = 0;
+  CublasLt library;
+  // Both grow while layers are made and are one after the other's: a kernel uses them only between the end of the
+  // kernel before it and its own.
+  DeviceBuffer scratch;  // split sums, integer or float sums, expanded weights
+  DeviceBuffer tickets;  // zero between kernels
+
+  LinearContextState(const DeviceCapabilities& capabilities, int64_t rows)
+      : device(capabilities), max_rows(rows), library(capabilities) {}
+  void reserve(int64_t scratch_bytes, int64_t ticket_count);
+};
+
+struct LinearPart {
+  int64_t begin = 0, n = 0;  // rows of the joined weights
+  float scale = 1;           // of a per-tensor part
+};
+
+struct LinearState {
+  LinearContextState* context = nullptr;
+  ComputePath path = ComputePath::w16a16;
+  SkinnyFormat skinny = SkinnyFormat::f16;
+  int64_t n = 0, k = 0;
+  int64_t pitch = 0;  // elements from row to row of row-major weights: k rounded up to 64
+  std::vector<LinearPart> parts;
+  bool tensor_scales = false;  // 8-bit: each part has one scale
+  bool uniform = false;        // and all parts the same
+  bool per_token = false;      // scales of x come with x
+  float static_scale = 1;      // of x otherwise
+  float weight_scale = 1;      // uniform scale of 8-bit weights; what undoes the multiplier of int4 scales
+  Int4Layout int4;
+  DeviceBuffer weight;                 // row-major [n rounded up to 16, pitch], zeros outside; or Int4Layout
+  DeviceBuffer group_scales;           // Int4Layout
+  DeviceBuffer channel_scales;         // [n rounded up to 16] floats, 8-bit
+  DeviceBuffer prequant;               // [k] floats
+  mutable std::vector<int8_t> routes;  // LinearRoute by m; -1: not asked yet
+};
+
+// Copies and repacks; throws Error for what no kernel can do. cuda_load.cc
+std::unique_ptr<LinearState> load_linear(std::span<const LinearWeights* const> parts, ActivationScaling activations,
+                                         LinearContextState& context);
+
+// How m rows go through the layer.
+enum class LinearRoute {
+  skinny,          // 64 rows at a time
+  library,         // cuBLASLt on the stored weights
+  library_parts,   // the same, a call per part with its own scale
+  library_scaled,  // the same, cuBLASLt applies row and column scales
+  library_sums,    // cuBLASLt to sums in scratch, scaled by scale_sums
+  expand,          // weights to halves in scratch, then cuBLASLt
+};
+LinearRoute choose_route(const LinearState& layer, int64_t m);
+// The library call of a route for m rows (of the whole layer; parts change n).
+GemmShape library_shape(const LinearState& layer, LinearRoute route, int64_t m, DType y_type);
+int64_t rows_a_piece(const LinearState& layer, LinearRoute route, int64_t m);
+int64_t scratch_bytes(const LinearState& layer);  // for every m up to the context's max_rows
+
+}  // namespace qg
