@@ -55,7 +55,7 @@ format:  ## clang-format-14 on every source
 tidy:  ## clang-tidy on every source (needs build/cpu, from make build)
 	@scripts/tidy.sh
 
-gpu:  ## bin/quantgrid-cuda (needs nvcc 13.0)
+gpu: setup  ## bin/quantgrid-cuda and the GPU tests (needs nvcc 13.0); QG_CUDA_ARCHITECTURES=90a-real: one card only
 	@scripts/gpu.sh build
 
 gpu-test:  ## tests of the kernels and the CUDA executor, on a machine with a GPU

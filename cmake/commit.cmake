@@ -9,4 +9,6 @@ else()
     string(APPEND QG_COMMIT "+dirty")
   endif()
 endif()
+execute_process(COMMAND ${SOURCE_DIR}/scripts/gpu_hash.sh OUTPUT_VARIABLE QG_KERNELS_HASH OUTPUT_STRIP_TRAILING_WHITESPACE
+                ERROR_QUIET)
 configure_file(${SOURCE_DIR}/src/core/version.cc.in ${OUT} @ONLY)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The parts that need CUDA: scripts/gpu.sh build|test|bench|speed [ARGS...]
+# QG_CUDA_ARCHITECTURES=90a-real builds for one card in a third of the time (80, 86, 89 or 90a).
 # Exit 4 where this machine cannot do it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,11 +15,11 @@ if [[ -z "$nvcc" ]]; then
 fi
 [[ -x "$nvcc" ]] || fail "there is no nvcc. CUDA toolkit 13.0 is needed: https://developer.nvidia.com/cuda-13-0-0-download-archive" \
   "(package cuda-toolkit-13-0 of NVIDIA's repository for Debian 12 or Ubuntu 24.04); then put its bin folder on the PATH or set CUDA_HOME"
-find src -name '*.cu' | grep -q . || fail "the CUDA executor is not there yet: src holds no .cu file"
 
 case "$what" in
   build)
-    CUDACXX=$nvcc scripts/build.sh cuda quantgrid
+    QG_CMAKE_ARGS=${QG_CUDA_ARCHITECTURES:+-DQG_CUDA_ARCHITECTURES=$QG_CUDA_ARCHITECTURES} CUDACXX=$nvcc \
+      scripts/build.sh cuda quantgrid test_gpu
     scripts/place_binary.sh build/cuda/quantgrid bin/quantgrid-cuda
     ;;
   test | bench | speed)

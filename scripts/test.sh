@@ -106,7 +106,7 @@ fi
 if [[ -x build/cpu/quantgrid ]]; then
   step "results/summary.json and README's tables are current" env QUANTGRID=build/cpu/quantgrid scripts/results.sh --check
 fi
-step "CUDA code compiles" scripts/compile_cuda.sh sm_90a
+step "CUDA code compiles" scripts/compile_cuda.sh 90a
 
 if ((failed)); then
   printf 'test: failed: %s\n' "${failures[@]}"

@@ -15,22 +15,26 @@ namespace {
 
 struct EvalFlags {
   ModelFlags model;
-  std::string base, base_kv = "fp16", text, tasks;
+  std::string base, base_kv = "fp16", base_executor, text, tasks;
   EvalProtocol protocol;
   bool json = false;
 };
 
-ExecutorOptions window_cache(int64_t tokens) {
-  ExecutorOptions options;
+constexpr int64_t kMostPieces = 64;  // windows and answers go through one or a few at a time
+
+std::unique_ptr<Executor> executor_of(const Session& session, int64_t tokens) {
+  ExecutorOptions options = session.executor_options();
   options.num_pages = (tokens + options.page_tokens - 1) / options.page_tokens;
   options.max_rows = std::max(options.max_rows, tokens);
-  return options;
+  options.max_pieces = kMostPieces;
+  return session.make_executor(options);
 }
 
 Session base_session(const EvalFlags& flags) {
   ModelFlags base = flags.model;
   base.model = flags.base.empty() ? flags.model.model : flags.base;
   base.kv = flags.base_kv;
+  if (!flags.base_executor.empty()) base.executor = flags.base_executor;
   return Session(base);
 }
 
@@ -40,8 +44,8 @@ Json interval_json(const Interval& interval) {
 
 Json run_text(const EvalFlags& flags, Session& base, Session& candidate) {
   const EvalText text = cut_windows(base.tokenizer(), flags.text, flags.protocol);
-  const auto base_executor = base.make_executor(window_cache(flags.protocol.window));
-  const auto executor = candidate.make_executor(window_cache(flags.protocol.window));
+  const auto base_executor = executor_of(base, flags.protocol.window);
+  const auto executor = executor_of(candidate, flags.protocol.window);
   Executor* candidates[] = {executor.get()};
   Progress progress("evaluate", 2 * flags.protocol.windows * flags.protocol.window, "tokens");
   const FidelityScores scores =
@@ -70,8 +74,8 @@ Json run_text(const EvalFlags& flags, Session& base, Session& candidate) {
 
 Json run_tasks(const EvalFlags& flags, Session& base, Session& candidate) {
   const std::vector<ChoiceItem> items = read_choices(flags.tasks);
-  const auto base_executor = base.make_executor(window_cache(4096));
-  const auto executor = candidate.make_executor(window_cache(4096));
+  const auto base_executor = executor_of(base, 4096);
+  const auto executor = executor_of(candidate, 4096);
   Progress progress("answer", 2 * static_cast<int64_t>(items.size()), "questions");
   const auto step = [&] { progress.advance(); };
   const std::vector<double> base_correct = score_choices(*base_executor, base.tokenizer(), items, step);
@@ -136,6 +140,10 @@ const RegisterVerb kVerb(
        command.add_option("--base", flags->base, "the unquantized model to compare with (default: --model itself)");
        command.add_option("--base-kv", flags->base_kv, "KV format of the base")
            ->check(CLI::IsMember({"fp16", "fp8", "int8"}));
+       command
+           .add_option("--base-executor", flags->base_executor,
+                       "cpu or cuda for the base (default: the same as for --model)")
+           ->check(CLI::IsMember({"cpu", "cuda"}));
        command.add_option("--text", flags->text, "text file to score");
        command.add_option("--tasks", flags->tasks, "multiple-choice questions, one JSON object a line");
        command.add_option("--windows", flags->protocol.windows, "windows of the text")->check(CLI::Range(1, 1000000));

@@ -23,18 +23,31 @@ struct RunFlags {
   bool rerun = false, json = false;
 };
 
-// The card here, as the grid's rows know it.
-std::string card_here() {
-  const GpuInventory found = list_gpus();
+GpuInventory gpus_here() {
+  GpuInventory found = list_gpus();
   if (found.devices.empty())
     throw Error("no GPU is here" + (found.problem.empty() ? "" : ": " + found.problem), "--executor cuda",
                 "run `quantgrid doctor`, or use --executor cpu", ExitCode::cannot_here);
-  const GpuDevice& device = found.devices.front();
+  return found;
+}
+
+// The card here, as the grid's rows know it.
+std::string card_here(const GpuInventory& gpus) {
+  const GpuDevice& device = gpus.devices.front();
   const CardMatch match = identify_card(device.name, device.cc_major, device.cc_minor, device.memory_bytes);
   if (!match.card)
     throw Error("this card is not in the table: " + match.reason, device.name, "add a row (docs/add-a-card.md)",
                 ExitCode::cannot_here);
   return match.card->id;
+}
+
+void describe_gpu(const GpuInventory& gpus, Environment& environment) {
+  const GpuDevice& device = gpus.devices.front();
+  environment.machine = environment.gpu = device.name;
+  environment.gpu_count = static_cast<int64_t>(gpus.devices.size());
+  environment.gpu_memory_bytes = device.memory_bytes;
+  environment.sm = fmt::format("{}.{}", device.cc_major, device.cc_minor);
+  environment.driver = gpus.driver_version;
 }
 
 std::vector<Case> chosen_cases(const Grid& grid, const RunFlags& flags, const GridRunOptions& options) {
@@ -131,15 +144,18 @@ ExitCode run(const RunFlags& flags) {
   options.rerun = flags.rerun;
   options.synth_seed = synth_seed(flags.weights_from);
   options.points = flags.points;
+  Environment environment = this_environment();
   if (has_cuda_executor() && flags.executor != "cpu") {
     options.executor = "cuda";
-    options.measured_on = card_here();
+    const GpuInventory gpus = gpus_here();
+    options.measured_on = card_here(gpus);
+    describe_gpu(gpus, environment);
   }
   const std::vector<Case> cases = chosen_cases(grid, flags, options);
   const std::filesystem::path journal_file =
       flags.journal.empty() ? std::filesystem::path(flags.grid).stem().string() + ".jsonl" : flags.journal;
   if (!journal_file.parent_path().empty()) std::filesystem::create_directories(journal_file.parent_path());
-  JournalWriter journal(journal_file, this_environment());
+  JournalWriter journal(journal_file, environment);
   info("{} cases, journal {}", cases.size(), journal_file.string());
   GridRun grid_run(grid, cases, options, journal);
   grid_run.run();

@@ -61,6 +61,7 @@ Environment this_environment() {
   e.version = version();
   e.commit = build_commit();
   e.build = build_options();
+  e.kernels_hash = kernels_hash();
   return e;
 }
 

@@ -158,8 +158,7 @@ void CpuExecutor::run_layers(const StepInput& input, std::vector<float>& hidden)
     const auto attention = [&](float* qkv, float* attended) {
       const float *k = qkv + s.q_rows(), *v = k + s.kv_rows();
       run_kv_append_reference(attention_.kv, {k, v, s.qkv_rows(), storage.scale, appends, pool, storage.shaping});
-      if (storage.shaping)
-        shape_queries(*storage.shaping, s.heads, s.kv_heads, s.head_dim, qkv, s.qkv_rows(), m);
+      if (storage.shaping) shape_queries(*storage.shaping, s.heads, s.kv_heads, s.head_dim, qkv, s.qkv_rows(), m);
       run_attention_reference(attention_, {qkv, s.qkv_rows(), pool, storage.scale, pieces, attended});
     };
     forward_layer({s, layers_[static_cast<size_t>(layer)], static_cast<int>(layer), m, rope, tap_, attention, &ran_},

@@ -32,8 +32,8 @@ struct CpuLayer {
   int64_t bytes() const;
 };
 
-// Scales of K and V as they are, of all layers, for a cache format: the calibrated ones; 1 for fp16, and for fp8 where none were
-// calibrated. Throws Error for int8 without calibrated scales.
+// Scales of K and V as they are, of all layers, for a cache format: the calibrated ones; 1 for fp16, and for fp8 where
+// none were calibrated. Throws Error for int8 without calibrated scales.
 std::vector<KvScale> kv_scales_for(const Checkpoint& checkpoint, KvFormat format);
 
 // How one layer's K and V are stored.
@@ -56,8 +56,7 @@ void embed_tokens(const Checkpoint& checkpoint, std::span<const int32_t> tokens,
 // layer, under the executor's names. kv: when set, K and V are quantized to that format and back, as the cache would
 // do.
 void run_layer(const ModelShape& shape, const CpuLayer& layer, int layer_index, std::span<const int64_t> lengths,
-               float* hidden, const Tap& tap, std::optional<KvFormat> kv = {},
-               const KvLayerStorage& storage = {});
+               float* hidden, const Tap& tap, std::optional<KvFormat> kv = {}, const KvLayerStorage& storage = {});
 
 // Final norm and lm_head: hidden [m, hidden] (not changed) → logits [m, vocab].
 struct CpuHead {

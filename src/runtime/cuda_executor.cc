@@ -118,6 +118,8 @@ class CudaExecutor : public Executor {
   std::unique_ptr<CudaAttention> attention_;
   std::unique_ptr<CudaStepBatch> batch_;
   std::vector<KvScale> kv_scales_;
+  std::vector<CudaShaping> shaping_;
+  std::vector<CudaKvShaping> kv_shaping_;
   DeviceBuffer rope_table_, pool_, row_numbers_;
   PinnedBuffer sampled_, logits_;
   std::map<std::pair<int64_t, int64_t>, cudaGraphExec_t> graphs_;  // by rows and context
@@ -148,7 +150,12 @@ CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const E
   attention_desc_.kv = {options_.kv, s.kv_heads, s.head_dim, options_.page_tokens};
   attention_desc_.sliding_window = s.sliding_window;
   attention_desc_.score_scale = attention_score_scale(s);
-  kv_scales_ = kv_scales_for(*checkpoint_, options_.kv);
+  for (const KvLayerStorage& storage : kv_storage_for(*checkpoint_, options_.kv)) {
+    kv_scales_.push_back(storage.scale);
+    if (!storage.shaping) continue;
+    shaping_.push_back(upload_shaping(*storage.shaping));
+    kv_shaping_.push_back(shaping_.back().view());
+  }
   queue_ = {stream_.stream, device_.family == KernelFamily::sm90a};
   linear_ = std::make_unique<CudaLinearContext>(device_, options_.max_rows);
   model_ = load_cuda_model(*checkpoint_, *linear_);
@@ -231,6 +238,7 @@ CudaForward CudaExecutor::forward() {
           *attention_,
           attention_desc_.kv,
           kv_scales_,
+          kv_shaping_,
           rope_table_.as<float2>(),
           pool_.data(),
           limits_.num_pages * attention_desc_.kv.page_bytes(),

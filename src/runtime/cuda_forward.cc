@@ -70,7 +70,7 @@ class LayerLaunches {
     const KvScale scale = f_.kv_scales[layer];
     rope_and_append(queue_, f_.kv, batch_.view(), step_.rows,
                     {b_.qkv.as<__half>(), f_.shape.qkv_rows(), f_.shape.heads}, f_.rope_table, scale, b_.q.as<__half>(),
-                    pool);
+                    pool, f_.kv_shaping.empty() ? nullptr : &f_.kv_shaping[layer]);
     observe("q");
     const ActivationRequest request = layer_.attention_output->input();
     if (step_.decode_pieces > 0)

@@ -42,6 +42,7 @@ struct CudaForward {
   CudaAttention& attention;
   const KvLayout& kv;
   const std::vector<KvScale>& kv_scales;
+  const std::vector<CudaKvShaping>& kv_shaping;  // one a layer, or empty: keys are stored as they are
   const float2* rope_table;
   std::byte* pool;  // [layers][pages]
   int64_t layer_pool_bytes;

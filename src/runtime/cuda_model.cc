@@ -59,6 +59,14 @@ DeviceBuffer upload_f16(const Tensor& tensor, const std::string& name) {
   return upload(half.data(), half.size() * sizeof(uint16_t));
 }
 
+CudaShaping upload_shaping(const KvShaping& shaping) {
+  const auto half = [](const std::vector<float>& values, const char* name) {
+    return upload_f16(tensor_from_f32(values, {static_cast<int64_t>(values.size())}), name);
+  };
+  return {upload_f32(shaping.k_center), half(shaping.k_transform, "k_transform"),
+          half(shaping.q_transform, "q_transform"), half(shaping.k_feedback, "k_feedback")};
+}
+
 CudaModel load_cuda_model(const Checkpoint& checkpoint, CudaLinearContext& context) {
   const ModelShape& shape = checkpoint.table().shape;
   CudaModel model;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
+#include "kernels/kvcache/cuda.h"
 #include "kernels/linear/cuda.h"
 
 namespace qg {
@@ -26,6 +27,15 @@ struct CudaModel {
 // Layer by layer, with progress. Throws Error when a weight overflows half, when no kernel can run a layer, when there
 // is not enough memory.
 CudaModel load_cuda_model(const Checkpoint& checkpoint, CudaLinearContext& context);
+
+// One layer's KvShaping on the device.
+struct CudaShaping {
+  DeviceBuffer k_center, k_transform, q_transform, k_feedback;
+  CudaKvShaping view() const {
+    return {k_center.as<float>(), k_transform.as<__half>(), q_transform.as<__half>(), k_feedback.as<__half>()};
+  }
+};
+CudaShaping upload_shaping(const KvShaping& shaping);
 
 // A tensor of floats on the device; a tensor of any float type as half (throws Error when a value overflows).
 DeviceBuffer upload_f32(std::span<const float> values);

@@ -235,56 +235,89 @@ TEST(CudaExecutor, TapsStayCloseLayerByLayer) {
   }
 }
 
+struct Crowd {
+  int64_t batch, pages, requests, max_tokens;
+  double cancelled;  // share of requests that are cancelled at a random time
+  bool graphs, deterministic;
+};
+
 // Greedy tokens of many requests; whoever is done makes room.
-std::vector<std::vector<int32_t>> generate(const std::shared_ptr<const Checkpoint>& checkpoint, bool graphs,
-                                           bool deterministic, int64_t batch, int64_t pages, int64_t requests) {
+std::vector<std::vector<int32_t>> generate(const std::shared_ptr<const Checkpoint>& checkpoint, const Crowd& crowd) {
   EngineOptions options;
-  options.max_batch = batch;
+  options.max_batch = crowd.batch;
   options.max_rows = 256;
   options.prefill_chunk = 64;
-  options.deterministic = deterministic;
+  options.deterministic = crowd.deterministic;
   ExecutorOptions executor = options_for(KvFormat::fp16);
   executor.page_tokens = 16;
-  executor.num_pages = pages;
+  executor.num_pages = crowd.pages;
   executor.max_rows = options.max_rows;
-  executor.max_pieces = batch;
-  executor.deterministic = deterministic;
+  executor.max_pieces = crowd.batch;
+  executor.deterministic = crowd.deterministic;
   CudaExecutorOptions cuda;
-  cuda.graphs = graphs;
+  cuda.graphs = crowd.graphs;
   Engine engine(make_executor("cuda", checkpoint, executor, cuda), options);
-  Rng rng(3);
-  std::vector<std::vector<int32_t>> replies(static_cast<size_t>(requests));
-  std::vector<RequestId> ids;
-  for (int64_t i = 0; i < requests; ++i) {
+  Rng lengths(3), cancels(4);
+  std::vector<std::vector<int32_t>> replies(static_cast<size_t>(crowd.requests));
+  std::map<RequestId, size_t> numbers;
+  std::vector<RequestId> victims;
+  for (int64_t i = 0; i < crowd.requests; ++i) {
     Request request;
-    const uint64_t length = 1 + rng.next_below(100);
-    for (uint64_t t = 0; t < length; ++t) request.prompt.push_back(static_cast<int32_t>(rng.next_below(1000)));
-    request.max_tokens = static_cast<int64_t>(1 + rng.next_below(16));
+    const uint64_t length = 1 + lengths.next_below(100);
+    for (uint64_t t = 0; t < length; ++t) request.prompt.push_back(static_cast<int32_t>(lengths.next_below(1000)));
+    request.max_tokens = static_cast<int64_t>(1 + lengths.next_below(static_cast<uint64_t>(crowd.max_tokens)));
     request.ignore_stop = true;
-    ids.push_back(engine.add(request));
+    const RequestId id = engine.add(request);
+    numbers[id] = static_cast<size_t>(i);
+    if (cancels.next_uniform() < crowd.cancelled) victims.push_back(id);
   }
-  while (!engine.idle())
+  size_t next_victim = 0;
+  while (!engine.idle()) {
     engine.step([&](const TokenEvent& event) {
-      if (event.token >= 0)
-        replies[static_cast<size_t>(std::find(ids.begin(), ids.end(), event.request) - ids.begin())].push_back(
-            event.token);
+      if (event.token >= 0) replies[numbers.at(event.request)].push_back(event.token);
     });
+    // Near the request that is being served: some are cancelled while they wait, some while they run.
+    if (cancels.next_uniform() < 0.3 && next_victim < victims.size()) engine.cancel(victims[next_victim++]);
+  }
   const EngineStats stats = engine.stats();
   EXPECT_EQ(stats.pages_used, 0) << "pages were leaked";
-  printf("batch %ld, %ld pages: %ld steps, %ld preemptions\n", batch, pages, stats.steps, stats.preemptions);
+  printf("batch %ld, %ld pages: %ld steps, %ld preemptions, %ld cancelled\n", crowd.batch, crowd.pages, stats.steps,
+         stats.preemptions, stats.cancelled);
   return replies;
 }
 
 TEST(CudaExecutor, GraphsGiveTheSameTokensAsDirectLaunches) {
   const auto checkpoint = make_model({});
-  EXPECT_EQ(generate(checkpoint, true, false, 16, 256, 60), generate(checkpoint, false, false, 16, 256, 60));
+  EXPECT_EQ(generate(checkpoint, {16, 256, 200, 16, 0, true, false}),
+            generate(checkpoint, {16, 256, 200, 16, 0, false, false}));
 }
 
-TEST(CudaExecutor, DeterministicRepliesDoNotDependOnTheBatch) {
+// Every reply, or as much of it as was given before its request was cancelled, equals the one computed alone.
+void expect_as_alone(Crowd crowd, const std::shared_ptr<const Checkpoint>& checkpoint,
+                     const std::vector<std::vector<int32_t>>& alone) {
+  const auto together = generate(checkpoint, crowd);
+  int64_t compared = 0;
+  for (size_t i = 0; i < alone.size(); ++i) {
+    ASSERT_LE(together[i].size(), alone[i].size());
+    const std::vector<int32_t> begin(alone[i].begin(), alone[i].begin() + static_cast<int64_t>(together[i].size()));
+    ASSERT_EQ(together[i], begin) << "request " << i << ", " << crowd.pages << " pages";
+    compared += static_cast<int64_t>(together[i].size());
+  }
+  EXPECT_GT(compared, crowd.requests * crowd.max_tokens * 2 / 5);
+}
+
+TEST(CudaExecutor, TenThousandDeterministicRepliesDoNotDependOnTheBatch) {
   const auto checkpoint = make_model({});
-  const auto alone = generate(checkpoint, true, true, 1, 256, 60);
-  EXPECT_EQ(generate(checkpoint, true, true, 24, 256, 60), alone);
-  EXPECT_EQ(generate(checkpoint, true, true, 24, 24, 60), alone) << "with preemption";
+  const auto alone = generate(checkpoint, {1, 256, 10000, 16, 0, true, true});
+  expect_as_alone({24, 256, 10000, 16, 0.1, true, true}, checkpoint, alone);
+  expect_as_alone({24, 24, 10000, 16, 0.1, true, true}, checkpoint, alone);
+}
+
+// Replies that outgrow what was kept free for them when they started.
+TEST(CudaExecutor, PreemptedRepliesEqualThoseComputedAlone) {
+  const auto checkpoint = make_model({});
+  const auto alone = generate(checkpoint, {1, 256, 500, 100, 0, true, true});
+  expect_as_alone({24, 24, 500, 100, 0.05, true, true}, checkpoint, alone);
 }
 
 }  // namespace

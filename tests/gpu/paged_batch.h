@@ -52,15 +52,17 @@ class PagedBatch {
     pool_.assign(static_cast<size_t>(num_pages_ * layout_.page_bytes()), std::byte{kPoison});
   }
 
-  // Random K and V in the tokens that some query sees; with a window, those before it stay poison.
+  // Random K and V. With a window, the tokens before it hold large numbers: the reference multiplies them by zero, so
+  // they may not be poison, but who uses one is far off.
   void fill(KvScale scale, int64_t window, float deviation) {
     const int64_t d = layout_.head_dim;
     for (size_t i = 0; i < pieces_.size(); ++i) {
       const int64_t first = std::max<int64_t>(0, pieces_[i].kv_tokens - pieces_[i].num_tokens + 1 - window);
       for (int64_t which = 0; which < 2; ++which) {
-        const std::vector<float> x = normal_values(static_cast<size_t>(pieces_[i].kv_tokens * layout_.kv_heads * d),
-                                                   7 * i + 3 + which, deviation);
-        for (int64_t t = first; t < pieces_[i].kv_tokens; ++t)
+        std::vector<float> x = normal_values(static_cast<size_t>(pieces_[i].kv_tokens * layout_.kv_heads * d),
+                                             7 * i + 3 + which, deviation);
+        std::fill_n(x.begin(), first * layout_.kv_heads * d, 20 * deviation);
+        for (int64_t t = 0; t < pieces_[i].kv_tokens; ++t)
           for (int64_t head = 0; head < layout_.kv_heads; ++head)
             kv_encode(layout_.format, which == 0 ? scale.k : scale.v, x.data() + (t * layout_.kv_heads + head) * d,
                       pool_.data() + offset(i, which, head, t), d);
