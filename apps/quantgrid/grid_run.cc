@@ -4,8 +4,10 @@
 
 #include <algorithm>
 
+#include "checkpoint/kv_scales.h"
 #include "checkpoint/synthetic.h"
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/interrupt.h"
 #include "core/log.h"
 #include "core/memory.h"
@@ -96,6 +98,7 @@ void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases)
   QuantizeJob job;
   std::set<std::string> names;
   for (const Case& c : cases) {
+    if (needs_kv_scales_file(m, c) && !std::filesystem::exists(kv_scales_file(m))) job.kv_scales = kv_scales_file(m);
     if (runs_original_model(native, c.weights)) continue;
     const std::string name = case_checkpoint(native, m.folder.filename().string(), c.weights, c.kv);
     if (!names.insert(name).second || std::filesystem::exists(grid_.models_dir / name)) continue;
@@ -104,17 +107,17 @@ void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases)
     output.out = grid_.models_dir / name;
     job.outputs.push_back(std::move(output));
   }
-  if (job.outputs.empty()) return;
+  if (job.outputs.empty() && job.kv_scales.empty()) return;
   if (grid_.calibration.text.empty())
-    throw Error("checkpoints are missing and the grid names no calibration text", grid_.file.string(),
+    throw Error("checkpoints or KV scales are missing and the grid names no calibration text", grid_.file.string(),
                 "add [calibration] text = \"FILE\", or make them with `quantgrid quantize`");
   job.base = m.base.get();
   job.architecture = architecture_of_family(m.base->table().shape.family);
   job.options = calibration_options(grid_.calibration);
   job.calibration = read_calibration(*m.tokenizer, grid_.calibration.text, job.options);
   const int64_t needed = estimate_quantize_bytes(job);
-  info("{}: making {} checkpoints, about {:.0f} MB of memory", m.row->name, job.outputs.size(),
-       static_cast<double>(needed) / 1e6);
+  info("{}: making {} checkpoints{}, about {:.0f} MB of memory", m.row->name, job.outputs.size(),
+       job.kv_scales.empty() ? "" : " and the KV scales of the 16-bit model", static_cast<double>(needed) / 1e6);
   Progress progress("quantize " + m.row->name, m.base->table().shape.layers * kQuantizeSteps, "steps");
   const std::vector<QuantizeReport> reports = quantize(job, [&](const std::string& step) {
     progress.note(step);
@@ -138,8 +141,23 @@ void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases)
   }
 }
 
+bool GridRun::needs_kv_scales_file(const Model& m, const Case& c) const {
+  return !m.synthetic && c.kv != KvFormat::fp16 && runs_original_model(engine_spec(EngineId::native), c.weights);
+}
+
+std::filesystem::path GridRun::kv_scales_file(const Model& m) const {
+  return grid_.models_dir / (m.folder.filename().string() + "-kv_scales.safetensors");
+}
+
 std::shared_ptr<const Checkpoint> GridRun::checkpoint_of(Model& m, const Case& c) {
   const EngineSpec& native = engine_spec(EngineId::native);
+  if (needs_kv_scales_file(m, c)) {
+    if (!m.base_with_kv_scales) {
+      m.base_with_kv_scales = with_kv_scales(m.base, kv_scales_file(m), m.base_hash);
+      m.kv_scales_hash = sha256_file(kv_scales_file(m));
+    }
+    return m.base_with_kv_scales;
+  }
   if (runs_original_model(native, c.weights)) return m.base;
   const std::string name = case_checkpoint(native, m.folder.filename().string(), c.weights, c.kv);
   std::shared_ptr<const Checkpoint>& slot = m.checkpoints[name];
@@ -161,7 +179,10 @@ CellPart GridRun::part(Model& m, const Case& c, const std::string& workload, con
   p.workload = workload;
   CaseIdentity& id = p.identity;
   id.model_sha = m.synthetic ? "synth:" + std::to_string(*options_.synth_seed) + ":" + m.row->name : m.base_hash;
-  if (!runs_original_model(engine_spec(EngineId::native), c.weights)) {
+  if (needs_kv_scales_file(m, c)) {
+    checkpoint_of(m, c);
+    id.recipe_sha = m.kv_scales_hash;
+  } else if (!runs_original_model(engine_spec(EngineId::native), c.weights)) {
     const auto checkpoint = checkpoint_of(m, c);
     if (checkpoint->lineage())
       id.recipe_sha = checkpoint->lineage()->recipe_hash() + checkpoint->lineage()->calibration_hash;

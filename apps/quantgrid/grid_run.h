@@ -60,6 +60,9 @@ class GridRun {
   Model& model(const std::string& name);
   std::shared_ptr<const Checkpoint> synthetic_checkpoint(const Model& m, WeightFormat weights) const;
   void make_missing_checkpoints(Model& m, const std::vector<Case>& cases);
+  // A 16-bit model with an 8-bit cache is run from its own folder; its cache's calibration is a file beside the folder.
+  bool needs_kv_scales_file(const Model& m, const Case& c) const;
+  std::filesystem::path kv_scales_file(const Model& m) const;
   std::shared_ptr<const Checkpoint> checkpoint_of(Model& m, const Case& c);
   CellPart part(Model& m, const Case& c, const std::string& workload, const std::string& description);
   bool wanted(const CellPart& part) const;
@@ -95,7 +98,8 @@ struct GridRun::Model {
   std::filesystem::path folder;
   std::shared_ptr<const Checkpoint> base;
   std::optional<Tokenizer> tokenizer;
-  std::string base_hash;
+  std::shared_ptr<const Checkpoint> base_with_kv_scales;  // opened on first use
+  std::string base_hash, kv_scales_hash;
   bool synthetic = false;
   std::map<std::string, std::shared_ptr<const Checkpoint>> checkpoints;  // by folder name
 };

@@ -99,7 +99,8 @@ std::vector<float> run_layers(const Session& session, const Model& model, const 
   embed_tokens(*session.checkpoint(), tokens, hidden.data());
   for (size_t i = 0; i < model.layers.size(); ++i) {
     stop_if_interrupted("nothing was written");
-    run_layer(model.shape, model.layers[i], static_cast<int>(i), lengths, hidden.data(), {}, model.kv, model.storage[i]);
+    run_layer(model.shape, model.layers[i], static_cast<int>(i), lengths, hidden.data(), {}, model.kv,
+              model.storage[i]);
   }
   return hidden;
 }

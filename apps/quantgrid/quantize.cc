@@ -19,7 +19,7 @@ namespace {
 
 struct QuantizeFlags {
   std::string model, weights, calib, out, kv_scales, layout = "trtllm", tokenizer, executor = "cpu", kv, activations,
-                                          weight_scales;
+                                                     weight_scales;
   int64_t group_size = 0, tp = 1;
   double alpha = -1;
   bool no_clip = false, no_feedback = false, no_search = false, zero_points = false, json = false;

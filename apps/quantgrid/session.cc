@@ -37,8 +37,9 @@ void declare_model_flags(CLI::App& command, ModelFlags& flags) {
       ->required();
   command.add_option("--kv", flags.kv, "KV cache: fp16, fp8, int8, or auto (what the folder fixes, else fp16)")
       ->check(CLI::IsMember({"auto", "fp16", "fp8", "int8"}));
-  command.add_option("--kv-scales", flags.kv_scales,
-                     "calibration of the KV cache for a model without its own (`quantgrid quantize --kv-scales` makes it)");
+  command.add_option(
+      "--kv-scales", flags.kv_scales,
+      "calibration of the KV cache for a model without its own (`quantgrid quantize --kv-scales` makes it)");
   command.add_option("--executor", flags.executor, "cpu, cuda, or auto (cuda in a build that has it)")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   command.add_option("--tokenizer", flags.tokenizer, "folder with another tokenizer than the model's own");

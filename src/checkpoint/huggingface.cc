@@ -18,7 +18,7 @@ class HuggingfaceCheckpoint final : public FolderCheckpoint {
       : FolderCheckpoint(folder, std::move(table), TensorSet::open_folder(folder)) {
     check_tensors();
     dtype_ = tensors_.find(table_.find(TensorRole::embedding)->hf_name)->dtype;
-    kv_scales_ = read_kv_scales(folder_, table_.shape.layers);
+    kv_scales_ = read_kv_scales(folder_, table_.shape);
   }
 
   Layout layout() const override { return Layout::huggingface; }
@@ -121,7 +121,7 @@ class HuggingfaceWriter final : public CheckpointWriter {
 
   void finish() override {
     file_.finish();
-    write_kv_scales(folder_.path(), kv_scales_, options_.table.shape.layers);
+    write_kv_scales(folder_.path(), kv_scales_, options_.table.shape);
     if (lineage_) write_lineage(folder_.path(), *lineage_);
     const Json config = make_hf_config(options_.table.shape, options_.dtype, *options_.hf_rules);
     write_file(folder_.path() / "config.json", config.dump(2) + "\n");

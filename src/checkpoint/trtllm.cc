@@ -82,7 +82,7 @@ class TrtllmCheckpoint final : public FolderCheckpoint {
     quant_ = config.quant;
     dtype_ = config.dtype;
     check_tensors();
-    kv_scales_ = fixes_kv(quant_) ? inner_kv_scales() : read_kv_scales(folder_, table_.shape.layers);
+    kv_scales_ = fixes_kv(quant_) ? inner_kv_scales() : read_kv_scales(folder_, table_.shape);
   }
 
   Layout layout() const override { return Layout::trtllm; }
@@ -153,19 +153,20 @@ class TrtllmCheckpoint final : public FolderCheckpoint {
     }
     KvScales scales;
     (quant_.fixed_kv == KvFormat::int8 ? scales.int8 : scales.fp8) = std::move(list);
-    check_kv_scales(scales, table_.shape.layers, folder_.string());
+    check_kv_scales(scales, table_.shape, folder_.string());
     return scales;
   }
 };
 
 // The layer scales of a fixed KV format: what was calibrated, or 1 for fp8.
-std::vector<KvScale> scales_to_fix(const KvScales& scales, KvFormat kv, int64_t layers, const std::string& where) {
-  check_kv_scales(scales, layers, where);
+std::vector<KvScale> scales_to_fix(const KvScales& scales, KvFormat kv, const ModelShape& shape,
+                                   const std::string& where) {
+  check_kv_scales(scales, shape, where);
   const std::vector<KvScale>& list = scales.of(kv);
   if (!list.empty()) return list;
   if (kv == KvFormat::int8)
     throw Error("there are no calibrated int8 KV scales", where, "quantize the model again, with KV calibration");
-  return std::vector<KvScale>(static_cast<size_t>(layers));
+  return std::vector<KvScale>(static_cast<size_t>(shape.layers));
 }
 
 void write_kv_tensors(SafetensorsWriter& file, const ModelTable& table, const std::vector<KvScale>& scales) {
@@ -198,7 +199,7 @@ class TrtllmWriter final : public CheckpointWriter {
   }
 
   void set_kv_scales(const KvScales& scales) override {
-    check_kv_scales(scales, options_.table.shape.layers, options_.out.string());
+    check_kv_scales(scales, options_.table.shape, options_.out.string());
     kv_scales_ = scales;
   }
   void set_lineage(const Lineage& lineage) override { lineage_ = lineage; }
@@ -208,12 +209,12 @@ class TrtllmWriter final : public CheckpointWriter {
   }
 
   void finish() override {
-    const int64_t layers = options_.table.shape.layers;
+    const ModelShape& shape = options_.table.shape;
     if (fixes_kv(options_.quant))
       write_kv_tensors(file_, options_.table,
-                       scales_to_fix(kv_scales_, *options_.quant.fixed_kv, layers, options_.out.string()));
+                       scales_to_fix(kv_scales_, *options_.quant.fixed_kv, shape, options_.out.string()));
     else
-      write_kv_scales(folder_.path(), kv_scales_, layers);
+      write_kv_scales(folder_.path(), kv_scales_, shape);
     file_.finish();
     if (lineage_) write_lineage(folder_.path(), *lineage_);
     write_file(folder_.path() / "config.json", config_text_);
@@ -259,7 +260,7 @@ void write_fixed_kv(const Checkpoint& checkpoint, KvFormat kv, const fs::path& o
   if (fixes_kv(checkpoint.quant()))
     throw Error("the KV format is fixed already, to " + std::string(to_string(*checkpoint.quant().fixed_kv)), where,
                 "convert the -kv_fp16 folder it was made from");
-  const std::vector<KvScale> scales = scales_to_fix(checkpoint.kv_scales(), kv, table.shape.layers, where);
+  const std::vector<KvScale> scales = scales_to_fix(checkpoint.kv_scales(), kv, table.shape, where);
 
   Json config = read_strict_json(checkpoint.folder() / "config.json");
   if (!config["quantization"].is_object()) config["quantization"] = Json::object();

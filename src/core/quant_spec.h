@@ -44,10 +44,23 @@ struct LinearWeights {
 struct KvScale {
   float k = 1, v = 1;
 };
+// How one layer's keys are changed before an 8-bit cache rounds them, and its queries to match
+// (docs/kv-cache-notes.md). Matrices are [kv_heads, head_dim, head_dim]; row j is what element j of the input adds to
+// each element of the output. Their values are such that F16 holds them exactly.
+struct KvShaping {
+  std::vector<float> k_center;     // [kv_heads, head_dim]: subtracted from the keys, after RoPE
+  std::vector<float> k_transform;  // applied to the centred keys
+  std::vector<float> q_transform;  // applied to the queries after RoPE: the transposed inverse of k_transform
+  // Row j: what the rounding error of element j takes from the elements after it; zero on and left of the diagonal.
+  std::vector<float> k_feedback;
+  float fp8_k_scale = 1, int8_k_scale = 1;  // of the changed keys; V keeps its scale
+  float k_scale(KvFormat f) const { return f == KvFormat::int8 ? int8_k_scale : fp8_k_scale; }
+};
 // Calibrated scales per layer; a format that was not calibrated has an empty list (then scales are 1 for fp8, and int8
-// is refused).
+// is refused). shaping: one a layer, or empty; it serves both 8-bit formats and needs the lists of both.
 struct KvScales {
   std::vector<KvScale> fp8, int8;
+  std::vector<KvShaping> shaping;
   const std::vector<KvScale>& of(KvFormat f) const { return f == KvFormat::int8 ? int8 : fp8; }
 };
 

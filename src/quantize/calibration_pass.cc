@@ -50,8 +50,8 @@ void CalibrationPass::visit_attention_in(const Visitor& visitor) const {
   each_sequence([&](int64_t row, int64_t rows) { visitor(normed(layer_.attention_norm, row, rows), rows); });
 }
 
-void CalibrationPass::attend(const Visitor& keys, const Visitor& values) {
-  const int64_t width = shape_.qkv_rows(), q_rows = shape_.q_rows(), kv_rows = shape_.kv_rows();
+void CalibrationPass::attend(const SequenceVisitor& visitor) {
+  const int64_t width = shape_.qkv_rows(), q_rows = shape_.q_rows();
   attention_.resize(static_cast<size_t>(total(lengths_) * q_rows));
   const std::vector<double> frequencies = rope_frequencies(shape_);
   AttentionDesc desc;
@@ -68,20 +68,12 @@ void CalibrationPass::attend(const Visitor& keys, const Visitor& values) {
     const RopeTable table = make_rope_table(frequencies, positions);
     rope(table, qkv.data(), width, rows, shape_.heads, shape_.head_dim);
     rope(table, qkv.data() + q_rows, width, rows, shape_.kv_heads, shape_.head_dim);
-    const auto columns = [&](int64_t first, const Visitor& visitor) {
-      if (!visitor) return;
-      std::vector<float> part(static_cast<size_t>(rows * kv_rows));
-      for (int64_t r = 0; r < rows; ++r)
-        std::copy_n(qkv.data() + r * width + first, kv_rows, part.data() + r * kv_rows);
-      visitor(part, rows);
-    };
-    columns(q_rows, keys);
-    columns(q_rows + kv_rows, values);
+    if (visitor) visitor(qkv.data(), rows);
 
     DenseAttentionParams params;
     params.q = qkv.data();
     params.k = qkv.data() + q_rows;
-    params.v = qkv.data() + q_rows + kv_rows;
+    params.v = qkv.data() + q_rows + shape_.kv_rows();
     params.q_stride = params.kv_stride = width;
     params.lengths = std::span(&rows, 1);
     params.out = attention_.data() + row * q_rows;

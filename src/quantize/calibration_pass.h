@@ -21,8 +21,10 @@ class CalibrationPass {
                   std::vector<float>& hidden);
 
   void visit_attention_in(const Visitor& visitor) const;
-  // Runs qkv and attention; keys and values go to the visitors (may be empty), K after RoPE.
-  void attend(const Visitor& keys, const Visitor& values);
+  // One whole sequence: qkv [rows, qkv_rows], q and k after RoPE.
+  using SequenceVisitor = std::function<void(const float* qkv, int64_t rows)>;
+  // Runs qkv and attention; what attention reads goes to the visitor (may be empty).
+  void attend(const SequenceVisitor& visitor);
   void visit_attention_out(const Visitor& visitor) const;
   void add_attention();  // hidden += attention_output(attention)
   void visit_mlp_in(const Visitor& visitor) const;

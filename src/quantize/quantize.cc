@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "checkpoint/kv_scales.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/utc.h"
@@ -11,6 +12,7 @@
 #include "quantize/calibration_pass.h"
 #include "quantize/group.h"
 #include "quantize/kv_scales.h"
+#include "quantize/kv_shaping.h"
 
 namespace qg {
 namespace {
@@ -75,19 +77,17 @@ class Output {
     report_.seconds += std::chrono::duration<double>(Clock::now() - start).count();
   }
 
-  void end_layer(const KvScale& fp8, const KvScale& int8) {
-    scales_.fp8.push_back(fp8);
-    scales_.int8.push_back(int8);
+  void end_layer() {
     const ModelTable& table = options_.table;
     for (const LinearSpec* spec : table.layer_linears(index_)) writer_->write(*spec, layer_.linear(spec->role).weights);
     write_norm(TensorRole::attention_norm, layer_.attention_norm);
     write_norm(TensorRole::mlp_norm, layer_.mlp_norm);
   }
 
-  QuantizeReport finish() {
+  QuantizeReport finish(const KvScales& scales) {
     for (const TensorSpec& spec : options_.table.tensors)
       if (spec.layer < 0) writer_->write(spec, stored(spec));
-    writer_->set_kv_scales(scales_);
+    writer_->set_kv_scales(scales);
     writer_->set_lineage(lineage());
     writer_->copy_side_files(job_.base->folder());
     writer_->finish();
@@ -117,6 +117,7 @@ class Output {
                                {"sequences", job_.options.sequences},
                                {"tokens", job_.options.tokens},
                                {"search_rows", job_.options.sample_rows}};
+    l.recipe["kv_keys"] = "shaped";
     l.calibration_hash = job_.calibration.hash;
     l.seed = job_.options.seed;
     l.tool_version = version();
@@ -131,7 +132,6 @@ class Output {
   std::unique_ptr<CheckpointWriter> writer_;
   CpuLayer layer_;  // the one being quantized
   int index_ = 0;
-  KvScales scales_;
   QuantizeReport report_;
   int groups_ = 0;
 };
@@ -165,9 +165,7 @@ class Calibration {
     on_step(name + "qkv");
     quantize({LinearRole::qkv}, shape.hidden, &CpuLayer::attention_norm,
              [&](const auto& v) { pass.visit_attention_in(v); });
-    KvCollector keys, values;
-    pass.attend([&](std::span<const float> x, int64_t) { keys.add(x); },
-                [&](std::span<const float> x, int64_t) { values.add(x); });
+    calibrate_cache(pass, layer);
     on_step(name + "attention output");
     quantize({LinearRole::attention_output}, shape.q_rows(), nullptr,
              [&](const auto& v) { pass.visit_attention_out(v); });
@@ -179,12 +177,30 @@ class Calibration {
     on_step(name + "down");
     quantize({LinearRole::down}, shape.ffn, nullptr, [&](const auto& v) { pass.visit_mlp_act(v); });
     pass.add_mlp();
-    for (Output& output : outputs_)
-      output.end_layer({keys.scale(KvFormat::fp8), values.scale(KvFormat::fp8)},
-                       {keys.scale(KvFormat::int8), values.scale(KvFormat::int8)});
+    for (Output& output : outputs_) output.end_layer();
   }
 
+  const KvScales& kv_scales() const { return kv_scales_; }
+
  private:
+  // Runs attention, and finds the layer's scales and its shaping.
+  void calibrate_cache(CalibrationPass& pass, const CpuLayer& layer) {
+    const ModelShape& shape = job_.base->table().shape;
+    KvCollector keys, values;
+    KvShapingCollector shaping(shape, layer.attention_output.dequantized(), rows_);
+    pass.attend([&](const float* qkv, int64_t rows) {
+      for (int64_t r = 0; r < rows; ++r) {
+        const float* k = qkv + r * shape.qkv_rows() + shape.q_rows();
+        keys.add({k, static_cast<size_t>(shape.kv_rows())});
+        values.add({k + shape.kv_rows(), static_cast<size_t>(shape.kv_rows())});
+      }
+      shaping.add(qkv, rows);
+    });
+    kv_scales_.fp8.push_back({keys.scale(KvFormat::fp8), values.scale(KvFormat::fp8)});
+    kv_scales_.int8.push_back({keys.scale(KvFormat::int8), values.scale(KvFormat::int8)});
+    kv_scales_.shaping.push_back(shaping.finish());
+  }
+
   void quantize(const std::vector<LinearRole>& roles, int64_t k, std::vector<float> CpuLayer::*norm,
                 const std::function<void(const CalibrationPass::Visitor&)>& visit) {
     stop_if_interrupted("quantization starts again from the first layer");
@@ -201,6 +217,7 @@ class Calibration {
   std::vector<int64_t> lengths_;
   std::vector<float> hidden_;  // [rows, hidden]
   int64_t rows_ = 0;
+  KvScales kv_scales_;
   bool with_gram_ = false, needed_ = false;
 };
 
@@ -232,7 +249,9 @@ std::vector<QuantizeReport> quantize(const QuantizeJob& job, const std::function
   Calibration calibration(job, outputs);
   for (int i = 0; i < job.base->table().shape.layers; ++i) calibration.run_layer(i, on_step);
   std::vector<QuantizeReport> reports;
-  for (Output& output : outputs) reports.push_back(output.finish());
+  for (Output& output : outputs) reports.push_back(output.finish(calibration.kv_scales()));
+  if (!job.kv_scales.empty())
+    write_kv_scales_file(job.kv_scales, calibration.kv_scales(), job.base->table().shape, job.base->weights_hash());
   return reports;
 }
 

@@ -24,7 +24,8 @@ struct QuantizeJob {
   std::string architecture;  // of the base, "LlamaForCausalLM"
   CalibrationText calibration;
   CalibrationOptions options;
-  std::vector<QuantizeOutput> outputs;
+  std::vector<QuantizeOutput> outputs;  // may be empty when kv_scales is not
+  std::filesystem::path kv_scales;      // also write the KV cache's calibration to this file; empty: do not
 };
 
 struct QuantizeReport {

@@ -1,17 +1,20 @@
 #include "quantize/synthetic_checkpoint.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "core/error.h"
 #include "core/float.h"
 #include "core/parallel.h"
+#include "core/rng.h"
 
 namespace qg {
 namespace {
 
 constexpr float kInputScale = 16.0f / 448.0f;  // activations are near 1; the rare large ones stay in range
 constexpr float kKvMagnitude = 8.0f;
+constexpr uint64_t kShapingStream = uint64_t{3} << 40;  // apart from those of the tensors
 
 using Row = std::vector<float>;
 
@@ -85,6 +88,25 @@ void round_to_int4(const Tensor& stored, int64_t group_size, LinearWeights& out)
   out.group_size = group_size;
 }
 
+// Shaping that costs what a calibrated one costs: a Walsh-Hadamard rotation of keys and queries, small feedback. Head
+// sizes that are no power of two have none.
+KvShaping synthetic_shaping(const ModelShape& shape, const Rng& rng) {
+  const int64_t d = shape.head_dim;
+  KvShaping shaping;
+  shaping.k_center.assign(static_cast<size_t>(shape.kv_heads * d), 0.0f);
+  const float size = f32_from_f16(f16_from_f32(1.0f / std::sqrt(static_cast<float>(d))));
+  for (int64_t i = 0; i < shape.kv_heads * d * d; ++i) {
+    const int64_t row = i / d % d, column = i % d;
+    shaping.k_transform.push_back(std::popcount(static_cast<uint64_t>(row & column)) % 2 == 0 ? size : -size);
+    const auto noise = static_cast<float>(0.1 * (rng.uniform(static_cast<uint64_t>(i)) - 0.5));
+    shaping.k_feedback.push_back(column > row ? f32_from_f16(f16_from_f32(noise)) : 0.0f);
+  }
+  shaping.q_transform = shaping.k_transform;  // its own transposed inverse, but for the rounding of `size`
+  shaping.fp8_k_scale = kKvMagnitude / kE4m3Max;
+  shaping.int8_k_scale = kKvMagnitude / 127.0f;
+  return shaping;
+}
+
 class SyntheticCheckpoint : public Checkpoint {
  public:
   SyntheticCheckpoint(ModelTable table, const QuantSpec& quant, const SyntheticOptions& options)
@@ -92,6 +114,9 @@ class SyntheticCheckpoint : public Checkpoint {
     const size_t layers = static_cast<size_t>(table_.shape.layers);
     kv_scales_.fp8.assign(layers, {kKvMagnitude / kE4m3Max, kKvMagnitude / kE4m3Max});
     kv_scales_.int8.assign(layers, {kKvMagnitude / 127.0f, kKvMagnitude / 127.0f});
+    if (std::has_single_bit(static_cast<uint64_t>(table_.shape.head_dim)))
+      for (size_t layer = 0; layer < layers; ++layer)
+        kv_scales_.shaping.push_back(synthetic_shaping(table_.shape, Rng(options.seed, kShapingStream + layer)));
   }
 
   Layout layout() const override { return Layout::huggingface; }

@@ -170,22 +170,111 @@ TEST(Writers, RefuseOverflow) {
 
 TEST(KvScales, RoundTripAndRefusals) {
   const TestFolder out;
-  EXPECT_TRUE(read_kv_scales(out.path(), 2).fp8.empty());
+  EXPECT_TRUE(read_kv_scales(out.path(), tiny_shape()).fp8.empty());
+  ModelShape three = tiny_shape();
+  three.layers = 3;
   KvScales scales;
   scales.int8 = {{1, 2}, {3, 4}};
-  write_kv_scales(out.path(), scales, 2);
-  EXPECT_EQ(read_kv_scales(out.path(), 2).int8.at(1).k, 3);
-  EXPECT_EQ(read_kv_scales(out.path(), 2).int8.at(0).v, 2);
-  expect_contains(error_of([&] { read_kv_scales(out.path(), 3); }), "should be F32 [3]");
-  expect_contains(error_of([&] { write_kv_scales(out.path(), scales, 3); }), "the model has 3 layers");
+  write_kv_scales(out.path(), scales, tiny_shape());
+  EXPECT_EQ(read_kv_scales(out.path(), tiny_shape()).int8.at(1).k, 3);
+  EXPECT_EQ(read_kv_scales(out.path(), tiny_shape()).int8.at(0).v, 2);
+  expect_contains(error_of([&] { read_kv_scales(out.path(), three); }), "should be F32 [3]");
+  expect_contains(error_of([&] { write_kv_scales(out.path(), scales, three); }), "the model has 3 layers");
   for (float bad : {0.0f, -1.0f, NAN, INFINITY}) {
     scales.int8[0].v = bad;
-    expect_contains(error_of([&] { write_kv_scales(out.path(), scales, 2); }), "finite and above 0");
+    expect_contains(error_of([&] { write_kv_scales(out.path(), scales, tiny_shape()); }), "finite and above 0");
   }
   SafetensorsWriter one(out / kKvScalesFile, {{"fp8.k", DType::f32, {2}}});
   one.write("fp8.k", tensor_from_f32(std::vector<float>{1, 1}, {2}));
   one.finish();
-  expect_contains(error_of([&] { read_kv_scales(out.path(), 2); }), "only one of fp8.k and fp8.v");
+  expect_contains(error_of([&] { read_kv_scales(out.path(), tiny_shape()); }), "only one of fp8.k and fp8.v");
+}
+
+KvScales shaped_scales(const ModelShape& shape) {
+  KvScales scales;
+  const size_t n = static_cast<size_t>(shape.head_dim), heads = static_cast<size_t>(shape.kv_heads);
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    const float base = static_cast<float>(layer + 1);
+    scales.fp8.push_back({base, 2 * base});
+    scales.int8.push_back({3 * base, 4 * base});
+    KvShaping shaping;
+    shaping.fp8_k_scale = 5 * base;
+    shaping.int8_k_scale = 6 * base;
+    for (size_t i = 0; i < heads * n; ++i) shaping.k_center.push_back(base / 3 + static_cast<float>(i));
+    for (size_t i = 0; i < heads * n * n; ++i) {
+      const size_t row = i / n % n, column = i % n;
+      shaping.k_transform.push_back(base + static_cast<float>(i % 64));
+      shaping.q_transform.push_back(-base - static_cast<float>(i % 32));
+      shaping.k_feedback.push_back(column > row ? base * 0.25f : 0.0f);
+    }
+    scales.shaping.push_back(std::move(shaping));
+  }
+  return scales;
+}
+
+TEST(KvShaping, RoundTrips) {
+  const TestFolder out;
+  const ModelShape shape = tiny_shape();
+  const KvScales scales = shaped_scales(shape);
+  write_kv_scales(out.path(), scales, shape);
+  const KvScales back = read_kv_scales(out.path(), shape);
+  ASSERT_EQ(back.shaping.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(back.shaping[i].k_center, scales.shaping[i].k_center);
+    EXPECT_EQ(back.shaping[i].k_transform, scales.shaping[i].k_transform);
+    EXPECT_EQ(back.shaping[i].q_transform, scales.shaping[i].q_transform);
+    EXPECT_EQ(back.shaping[i].k_feedback, scales.shaping[i].k_feedback);
+    EXPECT_EQ(back.shaping[i].fp8_k_scale, scales.shaping[i].fp8_k_scale);
+    EXPECT_EQ(back.shaping[i].int8_k_scale, scales.shaping[i].int8_k_scale);
+    EXPECT_EQ(back.fp8[i].v, scales.fp8[i].v);
+  }
+}
+
+TEST(KvShaping, RefusesWhatCannotBe) {
+  const TestFolder out;
+  const ModelShape shape = tiny_shape();
+  const auto refusal = [&](const std::function<void(KvScales&)>& spoil) {
+    KvScales scales = shaped_scales(shape);
+    spoil(scales);
+    return error_of([&] { write_kv_scales(out.path(), scales, shape); });
+  };
+  expect_contains(refusal([](KvScales& s) { s.shaping.pop_back(); }), "1 KV shapings, the model has 2 layers");
+  expect_contains(refusal([](KvScales& s) { s.fp8.clear(); }), "need the fp8 and int8 scales of V");
+  expect_contains(refusal([](KvScales& s) { s.shaping[1].k_center.pop_back(); }), "shaped.k_center of layer 1 has");
+  expect_contains(refusal([](KvScales& s) { s.shaping[0].q_transform[3] = INFINITY; }), "infinite or not a number");
+  expect_contains(refusal([](KvScales& s) { s.shaping[0].fp8_k_scale = 0; }), "finite and above 0");
+  expect_contains(refusal([](KvScales& s) { s.shaping[1].k_feedback[0] = 1; }), "not zero on and left of its diagonal");
+  EXPECT_FALSE(fs::exists(out / kKvScalesFile));
+
+  // Files: one tensor missing, or of the wrong dtype or shape.
+  const auto file_refusal = [&](const std::string& name, DType dtype, Shape dims) {
+    SafetensorsWriter file(out / kKvScalesFile, {{name, dtype, dims}});
+    file.write(name, tensor_from_f32(std::vector<float>(static_cast<size_t>(num_elements(dims)), 1.0f), dims, dtype));
+    file.finish();
+    return error_of([&] { read_kv_scales(out.path(), shape); });
+  };
+  expect_contains(file_refusal("shaped.k_center", DType::f32, {2, shape.kv_heads, shape.head_dim}), "but not");
+  expect_contains(file_refusal("shaped.nothing", DType::f32, {2}), "is not known here");
+  write_kv_scales(out.path(), shaped_scales(shape), shape);
+  ModelShape other = shape;
+  other.head_dim *= 2;
+  expect_contains(error_of([&] { read_kv_scales(out.path(), other); }), "should be F32 [2, ");
+}
+
+// Scales in a file of their own, for a folder that has none.
+TEST(KvShaping, OtherScalesThanTheFolders) {
+  const TestFolder out;
+  make_synthetic(out / "a");
+  const std::shared_ptr<const Checkpoint> model = open_model(out / "a");
+  const ModelShape& shape = model->table().shape;
+  write_kv_scales_file(out / "kv.safetensors", shaped_scales(shape), shape, model->weights_hash());
+  EXPECT_TRUE(model->kv_scales().fp8.empty());
+  const auto with = with_kv_scales(model, out / "kv.safetensors", model->weights_hash());
+  EXPECT_EQ(with->kv_scales().fp8.at(1).v, 4);
+  EXPECT_EQ(with->kv_scales().shaping.size(), 2u);
+  EXPECT_EQ(with->weights_hash(), model->weights_hash());
+  expect_contains(error_of([&] { with_kv_scales(model, out / "kv.safetensors", "other"); }), "on other weights");
+  expect_contains(error_of([&] { with_kv_scales(model, out / "none.safetensors"); }), "none.safetensors");
 }
 
 TEST(FixedKv, CopiesEverythingAndAddsTheScale) {
@@ -193,7 +282,7 @@ TEST(FixedKv, CopiesEverythingAndAddsTheScale) {
   fs::copy(kGolden / "trtllm/int4_awq", out / "open");
   KvScales scales;
   scales.fp8 = {{0.5f, 0.25f}};
-  write_kv_scales(out / "open", scales, 1);
+  write_kv_scales(out / "open", scales, open_model(out / "open")->table().shape);
   write_fixed_kv(*open_model(out / "open"), KvFormat::fp8, out / "fixed");
   const auto before = open_model(out / "open"), after = open_model(out / "fixed");
   EXPECT_EQ(after->quant().fixed_kv, KvFormat::fp8);

@@ -213,6 +213,23 @@ const std::vector<Broken>& cases() {
       // quantize and convert
       {"CalibrationTooShort", [](auto& d) { write_text(d / "text.txt", "hi"); },
        "quantize --model model --weights fp8 --calib text.txt --out q", "text.txt"},
+      {"QuantizeToNothing", {}, "quantize --model model --calib text.txt", "nothing says what to make"},
+      {"QuantizeWithoutFolder",
+       {},
+       "quantize --model model --weights fp8 --calib text.txt",
+       "nothing says what to make"},
+      {"KvScalesMissing",
+       {},
+       "logits --model model --tokens ids.json --out out.safetensors --kv-scales no.safetensors",
+       "no.safetensors"},
+      {"KvScalesOfAnotherShape",
+       [](const fs::path& d) {
+         write_text(
+             d / "kv.safetensors",
+             safetensors(R"({"fp8.k":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}      )", std::string(4, '\0')));
+       },
+       "logits --model model --tokens ids.json --out out.safetensors --kv fp8 --kv-scales kv.safetensors",
+       "one scale a layer"},
       {"WeightsUnknown", {}, "quantize --model model --weights int3 --calib text.txt --out q", "int3"},
       {"QuantizeQuantized",
        {},

@@ -34,6 +34,13 @@ gpus = ["cpu"]
 weights = ["fp8", "int4_awq"]
 kv = ["fp16", "fp8"]
 
+[[product]]
+section = "must"
+models = ["tiny"]
+gpus = ["cpu"]
+weights = ["fp16"]
+kv = ["int8"]
+
 [[workloads]]
 name = "decode/b2"
 kind = "decode"
@@ -79,18 +86,21 @@ class GridRunTest : public testing::Test {
 };
 
 void expect_complete(const Json& cases) {
-  ASSERT_EQ(cases.size(), 5u);
+  ASSERT_EQ(cases.size(), 6u);
   for (const Json& c : cases) {
     for (const char* metric : {"ppl", "kld_mean", "top1", "weights_bytes", "max_batch", "decode/b2 output_tok_s"})
       EXPECT_TRUE(c["metrics"].contains(metric)) << c.dump() << " lacks " << metric;
   }
   EXPECT_EQ(cases[0]["metrics"]["kld_mean"], 0.0);
   EXPECT_GT(cases[1]["metrics"]["kld_mean"].get<double>(), 0);
+  EXPECT_EQ(cases[5]["id"], "tiny/cpu/fp16/kv_int8");
+  EXPECT_GT(cases[5]["metrics"]["kld_mean"].get<double>(), 0);
 }
 
 TEST_F(GridRunTest, MakesMeasuresAndDoesNothingTwice) {
   expect_complete(results());
   EXPECT_TRUE(fs::exists(folder_ / "models/tiny-trtllm-ckpt-wq_fp8-kv_fp16/rank0.safetensors"));
+  EXPECT_TRUE(fs::exists(folder_ / "models/tiny-kv_scales.safetensors"));  // of the 16-bit model's 8-bit cache
   const std::string journal = read_text(folder_ / "j.jsonl");
   expect_complete(results());
   EXPECT_EQ(read_text(folder_ / "j.jsonl"), journal) << "a finished grid was measured again";

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "checkpoint/kv_scales.h"
 #include "checkpoint/synthetic.h"
 #include "core/error.h"
 #include "core/memory.h"
@@ -66,12 +67,13 @@ class Quantize : public testing::Test {
     return j;
   }
 
-  double kl_of(const fs::path& model, KvFormat kv = KvFormat::fp16) const {
+  double kl_of(const fs::path& model, KvFormat kv = KvFormat::fp16) const { return kl_of(open_model(model), kv); }
+  double kl_of(std::shared_ptr<const Checkpoint> model, KvFormat kv) const {
     ExecutorOptions options;
     options.num_pages = 8;
     const auto base = make_cpu_executor(base_, options);
     options.kv = kv;
-    const auto candidate = make_cpu_executor(open_model(model), options);
+    const auto candidate = make_cpu_executor(std::move(model), options);
     Executor* candidates[] = {candidate.get()};
     const FidelityScores scores = score_fidelity(*base, candidates, text_, [](int64_t) {});
     const auto& kld = scores.candidates[0].kld;
@@ -128,6 +130,27 @@ TEST_F(Quantize, WritesWhatTheRecipeSays) {
                       up = fp8->linear(fp8->table().linear(LinearRole::up, 0));
   EXPECT_EQ(to_f32(gate.input_scale), to_f32(up.input_scale));
   EXPECT_EQ(to_f32(gate.weight_scale), to_f32(up.weight_scale));
+}
+
+// The same file, alone, for a 16-bit model that is run as it is.
+TEST_F(Quantize, ShapedKeysCostLessThanPlainOnes) {
+  QuantizeJob only = job({}, "");
+  only.kv_scales = folder_ / "kv.safetensors";
+  EXPECT_TRUE(quantize(only, [](const std::string&) {}).empty());
+  const auto shaped = with_kv_scales(base_, only.kv_scales, base_->weights_hash());
+  KvScales plain = shaped->kv_scales();
+  ASSERT_EQ(plain.shaping.size(), 2u);
+  plain.shaping.clear();
+  write_kv_scales_file(folder_ / "plain.safetensors", plain, base_->table().shape, "");
+  const double ours = kl_of(shaped, KvFormat::fp8),
+               nearest = kl_of(with_kv_scales(base_, folder_ / "plain.safetensors"), KvFormat::fp8);
+  EXPECT_GT(ours, 0);
+  EXPECT_LT(ours, 0.7 * nearest);
+
+  quantize(job({default_recipe(WeightFormat::fp8)}, ""), [](const std::string&) {});
+  const auto fp8 = open_model(folder_ / "fp8");
+  EXPECT_EQ(fp8->kv_scales().shaping.at(1).k_transform, shaped->kv_scales().shaping.at(1).k_transform);
+  EXPECT_EQ(fp8->lineage()->recipe["kv_keys"], "shaped");
 }
 
 TEST_F(Quantize, EveryKvFormatRunsOnOneCheckpoint) {

@@ -64,8 +64,8 @@ void run_kv_append_reference(const KvLayout& layout, const KvAppendParams& param
           const int64_t slot = token % layout.page_tokens;
           std::byte* key = params.pool + layout.offset(page, 0, head, slot);
           if (params.shaping)
-            store_shaped_key(*params.shaping, layout.format, params.scale.k, head, layout.head_dim, params.k + from, key,
-                             scratch.data());
+            store_shaped_key(*params.shaping, layout.format, params.scale.k, head, layout.head_dim, params.k + from,
+                             key, scratch.data());
           else
             kv_encode(layout.format, params.scale.k, params.k + from, key, layout.head_dim);
           kv_encode(layout.format, params.scale.v, params.v + from, params.pool + layout.offset(page, 1, head, slot),
