@@ -24,7 +24,8 @@ struct Library {
 #define QG_CUBLASLT_FUNCTIONS(X)                                                                              \
   X(cublasLtCreate)                                                                                           \
   X(cublasLtDestroy)                                                                                          \
-  X(cublasLtMatmul) X(cublasLtMatmulAlgoGetHeuristic) X(cublasLtMatmulAlgoCheck) X(cublasLtMatmulDescCreate)  \
+  X(cublasLtMatmul)                                                                                           \
+  X(cublasLtMatmulAlgoGetHeuristic) X(cublasLtMatmulAlgoCheck) X(cublasLtMatmulDescCreate)                    \
       X(cublasLtMatmulDescDestroy) X(cublasLtMatmulDescSetAttribute) X(cublasLtMatrixLayoutCreate)            \
           X(cublasLtMatrixLayoutDestroy) X(cublasLtMatmulPreferenceCreate) X(cublasLtMatmulPreferenceDestroy) \
               X(cublasLtMatmulPreferenceSetAttribute) X(cublasLtGetStatusString)
