@@ -13,6 +13,7 @@
 #include "runtime/cpu_forward.h"
 #include "runtime/cpu_layer.h"
 #include "runtime/sampling.h"
+#include "runtime/step_check.h"
 
 namespace qg {
 namespace {
@@ -63,8 +64,7 @@ class CpuExecutor : public Executor {
   int64_t layer_pool_bytes() const { return num_pages_ * attention_.kv.page_bytes(); }
   std::byte* layer_pool(int64_t layer) { return pool_.data() + layer * layer_pool_bytes(); }
   void load_weights();
-  void check(const StepInput& input) const;
-  void check_page(int64_t page) const;
+  StepLimits limits() const { return {options_.max_rows, options_.page_tokens, num_pages_}; }
   void run_layers(const StepInput& input, std::vector<float>& hidden);
   // Rows of `hidden` whose logits are computed: all, or the last of each sampling piece.
   std::vector<float> rows_for_logits(const StepInput& input, std::vector<float> hidden) const;
@@ -110,34 +110,6 @@ ComputePath CpuExecutor::compute_path() const {
   }
   const auto less = [](const auto& a, const auto& b) { return a.second < b.second; };
   return std::max_element(ran_.linear_weights.begin(), ran_.linear_weights.end(), less)->first;
-}
-
-void CpuExecutor::check_page(int64_t page) const {
-  if (page < 0 || page >= num_pages_)
-    throw Error(fmt::format("page {} is not one of the KV cache's {} pages", page, num_pages_));
-}
-
-void CpuExecutor::check(const StepInput& input) const {
-  const int64_t rows = static_cast<int64_t>(input.tokens.size());
-  if (rows > options_.max_rows)
-    throw Error(fmt::format("a step of {} tokens is over the limit of {}", rows, options_.max_rows));
-  for (const int32_t token : input.tokens)
-    if (token < 0 || token >= table_.shape.vocab)
-      throw Error(fmt::format("token {} is not in the vocabulary of {} tokens", token, table_.shape.vocab), "",
-                  "use the tokenizer of this model");
-  int64_t next = 0;
-  for (const SequencePiece& piece : input.pieces) {
-    if (piece.first_row != next || piece.num_tokens <= 0 || piece.context_tokens < 0)
-      throw Error(fmt::format("a piece of {} tokens at row {} after {} tokens of context; row {} was expected",
-                              piece.num_tokens, piece.first_row, piece.context_tokens, next));
-    next += piece.num_tokens;
-    const int64_t tokens = piece.context_tokens + piece.num_tokens;
-    if (static_cast<int64_t>(piece.pages.size()) * options_.page_tokens < tokens)
-      throw Error(
-          fmt::format("{} pages of {} tokens do not hold {} tokens", piece.pages.size(), options_.page_tokens, tokens));
-    for (const int32_t page : piece.pages) check_page(page);
-  }
-  if (next != rows) throw Error(fmt::format("the pieces cover {} of {} rows", next, rows));
 }
 
 void CpuExecutor::run_layers(const StepInput& input, std::vector<float>& hidden) {
@@ -194,7 +166,7 @@ void CpuExecutor::sample(const StepInput& input, const std::vector<float>& logit
 }
 
 void CpuExecutor::step(const StepInput& input, StepOutput& output) {
-  check(input);
+  check_step(input, table_.shape, limits());
   const ModelShape& s = table_.shape;
   output.sampled.assign(input.pieces.size(), -1);
   output.logits.clear();
@@ -217,8 +189,8 @@ void CpuExecutor::step(const StepInput& input, StepOutput& output) {
 }
 
 void CpuExecutor::copy_page(int32_t from, int32_t to) {
-  check_page(from);
-  check_page(to);
+  check_page(from, limits());
+  check_page(to, limits());
   if (from == to) return;
   const int64_t bytes = attention_.kv.page_bytes();
   for (int64_t layer = 0; layer < table_.shape.layers; ++layer)

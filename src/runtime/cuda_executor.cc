@@ -16,26 +16,13 @@
 #include "runtime/cuda_tap.h"
 #include "runtime/sampling.h"
 #include "runtime/step_check.h"
+#include "runtime/step_plan.h"
 
 namespace qg {
 namespace {
 
 // Kept free for CUDA itself: graphs, local memory of kernels, the driver's own.
 constexpr int64_t kReservedBytes = int64_t{1} << 30;
-constexpr int64_t kSmallestContextBucket = 256;
-
-// Rows that graphs are made for: a step is padded to the next.
-int64_t row_bucket(int64_t rows) {
-  if (rows <= 8) return rows;
-  const int64_t step = rows <= 64 ? 8 : rows <= 256 ? 32 : 64;
-  return (rows + step - 1) / step * step;
-}
-
-int64_t context_bucket(int64_t tokens) {
-  int64_t bucket = kSmallestContextBucket;
-  while (bucket < tokens) bucket *= 2;
-  return bucket;
-}
 
 struct Stream {
   Stream() { QG_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)); }
@@ -84,20 +71,14 @@ class CudaExecutor : public Executor {
   void copy_page(int32_t from, int32_t to) override;
 
  private:
-  struct Planned {
-    CudaStepShape shape;
-    bool graph = false;
-  };
   void choose_algorithms();
-  int64_t pages_that_fit(int64_t page_bytes) const;
+  int64_t fitting_pages(int64_t page_bytes) const;
   void make_buffers();
   CudaForward forward();
-  std::vector<size_t> order_of(const StepInput& input) const;
   void run(const StepInput& input, std::span<const size_t> order, StepOutput& output);
-  Planned plan(const StepInput& input, std::span<const SequencePiece* const> pieces) const;
-  void launch_directly(const StepInput& input, std::span<const SequencePiece* const> pieces, const Planned& planned,
+  void launch_directly(const StepInput& input, std::span<const SequencePiece* const> pieces, const PlannedStep& planned,
                        StepOutput& output);
-  void launch_graph(const CudaStepShape& shape);
+  void launch_graph(const StepShape& shape);
   void heads(int64_t samples, const std::function<void(int64_t first, int64_t count)>& after_each);
   void read_logits(int64_t count, float* to);
   void finish(const StepInput& input, std::span<const size_t> sampling, StepOutput& output);
@@ -173,27 +154,21 @@ void CudaExecutor::choose_algorithms() {
       if (linear != model_.lm_head.get() || m <= kLogitRows) linear->prepare(m);
 }
 
-// What is left of the card, or of the limit, after all else.
-int64_t CudaExecutor::pages_that_fit(int64_t page_bytes) const {
+int64_t CudaExecutor::fitting_pages(int64_t page_bytes) const {
   size_t free_bytes = 0, total_bytes = 0;
   QG_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
-  int64_t left = static_cast<int64_t>(free_bytes) - kReservedBytes;
-  if (cuda_.memory_bytes > 0) {
-    const int64_t used = static_cast<int64_t>(total_bytes - free_bytes);
-    left = std::min(left, cuda_.memory_bytes - used - kReservedBytes);
-  }
-  const int64_t wanted = options_.num_pages > 0  ? options_.num_pages
-                         : options_.kv_bytes > 0 ? options_.kv_bytes / page_bytes
-                                                 : std::max<int64_t>(left, 0) / page_bytes;
-  if (wanted <= 0 || wanted * page_bytes > left)
-    throw Error(
-        fmt::format("the KV cache does not fit: {} pages of {} tokens take {} bytes; of {} on the card, weights "
-                    "take {}, buffers {}, {} are kept free and {} are left",
-                    std::max<int64_t>(wanted, 1), options_.page_tokens, std::max<int64_t>(wanted, 1) * page_bytes,
-                    total_bytes, model_.bytes, buffers_->bytes() + linear_->bytes() + attention_->scratch_bytes(),
-                    kReservedBytes, left),
-        "", "take a smaller batch or context, an 8-bit KV cache, or a smaller weight format", ExitCode::cannot_here);
-  return wanted;
+  KvBudget budget;
+  budget.card_bytes = static_cast<int64_t>(total_bytes);
+  budget.free_bytes = static_cast<int64_t>(free_bytes);
+  budget.limit_bytes = cuda_.memory_bytes;
+  budget.reserved_bytes = kReservedBytes;
+  budget.weight_bytes = model_.bytes;
+  budget.buffer_bytes = buffers_->bytes() + linear_->bytes() + attention_->scratch_bytes();
+  budget.page_bytes = page_bytes;
+  budget.page_tokens = options_.page_tokens;
+  budget.wanted_pages = options_.num_pages;
+  budget.wanted_bytes = options_.kv_bytes;
+  return pages_that_fit(budget);
 }
 
 void CudaExecutor::make_buffers() {
@@ -223,7 +198,7 @@ void CudaExecutor::make_buffers() {
   QG_CUDA(cudaMemcpy(row_numbers_.data(), numbers.data(), row_numbers_.bytes(), cudaMemcpyHostToDevice));
   sampled_ = PinnedBuffer(static_cast<size_t>(options_.max_rows) * sizeof(int32_t));
   const int64_t page_bytes = s.layers * attention_desc_.kv.page_bytes();
-  limits_ = {options_.max_rows, options_.page_tokens, pages_that_fit(page_bytes)};
+  limits_ = {options_.max_rows, options_.page_tokens, fitting_pages(page_bytes)};
   pool_ = DeviceBuffer(static_cast<size_t>(limits_.num_pages * page_bytes));
   QG_CUDA(cudaMemset(pool_.data(), 0, pool_.bytes()));
   info("{}: weights {} bytes, buffers {} bytes, KV cache {} bytes ({} tokens)", device_.name, model_.bytes,
@@ -245,15 +220,6 @@ CudaForward CudaExecutor::forward() {
           {}};
 }
 
-// Pieces of one token first. Where rows are given out (taps, logits) they stay in the caller's order.
-std::vector<size_t> CudaExecutor::order_of(const StepInput& input) const {
-  std::vector<size_t> order(input.pieces.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  if (!tap_ && input.logits == LogitsWanted::none)
-    std::stable_partition(order.begin(), order.end(), [&](size_t i) { return input.pieces[i].num_tokens == 1; });
-  return order;
-}
-
 void CudaExecutor::step(const StepInput& input, StepOutput& output) {
   check_step(input, table_.shape, limits_);
   if (static_cast<int64_t>(input.pieces.size()) > options_.max_pieces)
@@ -263,38 +229,10 @@ void CudaExecutor::step(const StepInput& input, StepOutput& output) {
   output.logits.clear();
   if (input.tokens.empty()) return;
   QG_CUDA(cudaSetDevice(cuda_.device));
-  const std::vector<size_t> order = order_of(input);
+  const bool keep_order = tap_ || input.logits != LogitsWanted::none;
+  const std::vector<size_t> order = step_order(input.pieces, keep_order);
   if (!options_.deterministic) return run(input, order, output);
   for (const size_t piece : order) run(input, std::span(&piece, 1), output);
-}
-
-CudaExecutor::Planned CudaExecutor::plan(const StepInput& input, std::span<const SequencePiece* const> pieces) const {
-  Planned planned;
-  CudaStepShape& shape = planned.shape;
-  bool all_sample = true, greedy = true;
-  for (const SequencePiece* piece : pieces) {
-    shape.rows += piece->num_tokens;
-    all_sample &= piece->sample;
-    greedy &= piece->sampling.temperature <= 0;
-  }
-  while (shape.decode_pieces < static_cast<int64_t>(pieces.size()) &&
-         pieces[static_cast<size_t>(shape.decode_pieces)]->num_tokens == 1)
-    ++shape.decode_pieces;
-  // Pieces that keep the caller's order may be mixed: then all are computed as prefill pieces.
-  if (std::any_of(pieces.begin() + shape.decode_pieces, pieces.end(),
-                  [](const SequencePiece* piece) { return piece->num_tokens == 1; }))
-    shape.decode_pieces = 0;
-  shape.prefill = shape.decode_pieces < static_cast<int64_t>(pieces.size());
-  for (int64_t i = 0; i < shape.decode_pieces; ++i)
-    shape.max_context = std::max(shape.max_context, pieces[static_cast<size_t>(i)]->context_tokens + 1);
-  shape.max_context = context_bucket(shape.max_context);
-  const int64_t padded = row_bucket(shape.rows);
-  const bool one_part = padded <= kLogitRows;  // the logits of all rows are there at the end
-  planned.graph = cuda_.graphs && !tap_ && !shape.prefill && all_sample && padded <= options_.max_pieces &&
-                  padded <= options_.max_rows && input.logits != LogitsWanted::all &&
-                  (one_part || (greedy && input.logits == LogitsWanted::none));
-  if (planned.graph) shape.rows = shape.decode_pieces = padded;
-  return planned;
 }
 
 void CudaExecutor::run(const StepInput& input, std::span<const size_t> order, StepOutput& output) {
@@ -307,7 +245,8 @@ void CudaExecutor::run(const StepInput& input, std::span<const size_t> order, St
     if (piece.sample) sampling.push_back(i);
     columns = std::max(columns, static_cast<int64_t>(piece.pages.size()));
   }
-  const Planned planned = plan(input, pieces);
+  const PlannedStep planned = plan_step(pieces, input.logits, static_cast<bool>(tap_),
+                                        {options_.max_rows, options_.max_pieces, kLogitRows, cuda_.graphs});
   if (columns > pages_per_piece_)
     throw Error(fmt::format("a sequence of {} pages, at most {} were planned for", columns, pages_per_piece_));
   // A graph's page table is as wide as its context bucket; prefill kernels plan for the widest.
@@ -348,7 +287,7 @@ void CudaExecutor::read_logits(int64_t count, float* to) {
 }
 
 void CudaExecutor::launch_directly(const StepInput& input, std::span<const SequencePiece* const> pieces,
-                                   const Planned& planned, StepOutput& output) {
+                                   const PlannedStep& planned, StepOutput& output) {
   CudaForward f = forward();
   if (tap_) f.observe = make_cuda_observer(f, tap_, stream_.stream, planned.shape.rows);
   if (planned.shape.prefill) {
@@ -396,7 +335,7 @@ void CudaExecutor::launch_directly(const StepInput& input, std::span<const Seque
   });
 }
 
-void CudaExecutor::launch_graph(const CudaStepShape& shape) {
+void CudaExecutor::launch_graph(const StepShape& shape) {
   const auto key = std::make_pair(shape.rows, shape.max_context);
   auto found = graphs_.find(key);
   if (found == graphs_.end()) {

@@ -14,8 +14,8 @@ size_t bytes_of(int64_t elements, size_t element_size) {
 // One layer's launches.
 class LayerLaunches {
  public:
-  LayerLaunches(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
-                const CudaStepShape& step, int layer)
+  LayerLaunches(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch, const StepShape& step,
+                int layer)
       : f_(forward),
         b_(forward.buffers),
         queue_(queue),
@@ -84,7 +84,7 @@ class LayerLaunches {
   CudaActivations& b_;
   const CudaQueue& queue_;
   const CudaStepBatch& batch_;
-  const CudaStepShape& step_;
+  const StepShape& step_;
   int index_;
   const CudaLayer& layer_;
 };
@@ -114,7 +114,7 @@ int64_t CudaActivations::bytes() const {
 }
 
 void run_cuda_layers(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
-                     const CudaStepShape& step) {
+                     const StepShape& step) {
   for (int layer = 0; layer < forward.shape.layers; ++layer) LayerLaunches(forward, queue, batch, step, layer).run();
 }
 
@@ -134,7 +134,7 @@ void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int
   forward.model.lm_head->run(queue, count, params.out, b.logits.data(), DType::f32);
 }
 
-std::set<std::string> cuda_kernel_names(const CudaForward& forward, const CudaStepShape& step) {
+std::set<std::string> cuda_kernel_names(const CudaForward& forward, const StepShape& step) {
   std::set<std::string> names;
   const CudaLayer& layer = forward.model.layers.front();
   for (const CudaLinear* linear :

@@ -11,6 +11,7 @@
 #include "kernels/kvcache/cuda.h"
 #include "runtime/cuda_batch.h"
 #include "runtime/cuda_model.h"
+#include "runtime/step_plan.h"
 
 namespace qg {
 
@@ -50,21 +51,14 @@ struct CudaForward {
   std::function<void(const char* name, int layer)> observe;
 };
 
-struct CudaStepShape {
-  int64_t rows = 0;           // all, padding included
-  int64_t decode_pieces = 0;  // padding included
-  bool prefill = false;       // pieces were planned
-  int64_t max_context = 0;    // of the decode pieces
-};
-
 // All layers: from tokens to the residual stream. The last layer's output is left in buffers.projected, for the norm
 // that follows.
 void run_cuda_layers(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
-                     const CudaStepShape& step);
+                     const StepShape& step);
 // Final norm of `count` rows named in `source_rows` (device), and their logits into buffers.logits.
 // count <= kLogitRows.
 void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int32_t* source_rows, int64_t count);
 // Names of the kernels that such a step runs.
-std::set<std::string> cuda_kernel_names(const CudaForward& forward, const CudaStepShape& step);
+std::set<std::string> cuda_kernel_names(const CudaForward& forward, const StepShape& step);
 
 }  // namespace qg
