@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bench/load.h"
+#include "bench/measure.h"
 #include "checkpoint/checkpoint.h"
 #include "eval/windows.h"
 #include "grid/engines.h"
@@ -80,6 +81,7 @@ class GridRun {
   void run_accuracy(Model& m, const std::vector<Case>& cases);
   void run_accuracy_batch(Model& m, const std::vector<Case>& cases, const EvalText& text);
   void run_speed(Model& m, const Case& c, const Workload& workload);
+  std::optional<double> roofline_share(const Model& m, const Case& c, const Load& load, const BenchResult& r) const;
   void run_memory(Model& m, const Case& c);
   std::string accuracy_description(const Model& m) const;
 

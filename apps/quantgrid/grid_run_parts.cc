@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "bench/measure.h"
+#include "bench/nvml.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/log.h"
@@ -12,6 +13,7 @@
 #include "core/progress.h"
 #include "eval/fidelity.h"
 #include "grid/memory.h"
+#include "grid/roofline.h"
 #include "grid_run.h"
 
 namespace qg {
@@ -75,6 +77,25 @@ std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const
   }
   add("peak_rss_bytes", static_cast<double>(peak_rss_bytes()));
   return rows;
+}
+
+// Clocks and temperature as a measurement left them, and the energy that it took.
+void add_conditions(const GpuReading& before, const GpuReading& after, Record& common) {
+  common.sm_mhz_mean = after.sm_mhz;
+  common.temp_c_max = after.temperature_c;
+  if (!before.energy_j || !after.energy_j) return;
+  common.energy_j = *after.energy_j - *before.energy_j;
+  common.energy_source = "counter";
+}
+
+void add_gpu_rows(const Record& common, const BenchResult& r, const GpuReading& before, const GpuReading& after,
+                  std::vector<Record>& rows) {
+  if (after.memory_used_bytes)
+    rows.push_back(measured(common, "peak_gpu_bytes", static_cast<double>(*after.memory_used_bytes)));
+  if (!before.energy_j || !after.energy_j || r.output_tokens == 0 || r.seconds <= 0) return;
+  const double joules = *after.energy_j - *before.energy_j;
+  rows.push_back(measured(common, "j_per_output_token", joules / static_cast<double>(r.output_tokens)));
+  rows.push_back(measured(common, "power_w_mean", joules / r.seconds));
 }
 
 }  // namespace
@@ -156,6 +177,21 @@ void GridRun::run_accuracy_batch(Model& m, const std::vector<Case>& cases, const
   for (size_t i = 0; i < compared.size(); ++i) record(compared[i], scores.candidates[i], *candidates[i]);
 }
 
+// Of what the card's data sheet allows; empty for prefill and for cards whose figures are not known.
+std::optional<double> GridRun::roofline_share(const Model& m, const Case& c, const Load& load,
+                                              const BenchResult& r) const {
+  const ModelShape& shape = m.base->table().shape;
+  const Card& card = grid_.card(c.gpu);
+  std::optional<double> limit;
+  if (load.speed == SpeedKind::decode)
+    limit = decode_tok_s(shape, card, c.weights, c.kv, load.batch,
+                         static_cast<double>(load.isl) + static_cast<double>(load.osl) / 2);
+  else if (load.speed == SpeedKind::throughput)
+    limit = load_tok_s(shape, card, c.weights, c.kv, r.batch_achieved, load.isl, load.osl);
+  if (!limit) return std::nullopt;
+  return r.output_tok_s.value / *limit;
+}
+
 void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
   const CellPart p =
       part(m, c, w.name, fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds));
@@ -179,14 +215,22 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
     Engine engine(ran, options);
     NativeTarget target(engine);
     Progress progress(fmt::format("{} {}", c.id(), w.name), total_output_tokens(load), "tokens");
-    const BenchResult r = measure(target, load, [&](int64_t tokens) { progress.advance(tokens); });
+    const GpuMeter meter(options_.cuda.device);
+    GpuReading before;
+    const BenchResult r = measure(
+        target, load, [&](int64_t tokens) { progress.advance(tokens); }, [&] { before = meter.read(); });
+    const GpuReading after = meter.read();
+    add_conditions(before, after, common);
+    if (c.gpu == options_.measured_on) common.roofline_share = roofline_share(m, c, load, r);
     common.compute_path = r.compute_path;
     common.kernels = r.kernels;
     common.rounds = r.rounds;
     common.num_requests = r.requests;
     common.num_failed = r.failed;
     common.batch_achieved = r.batch_achieved;
-    append(common, speed_rows(common, r, load), seconds_since(start));
+    std::vector<Record> rows = speed_rows(common, r, load);
+    if (options_.executor == "cuda") add_gpu_rows(common, r, before, after, rows);
+    append(common, std::move(rows), seconds_since(start));
   } catch (const Error& e) {
     if (e.code() == ExitCode::interrupted) throw;
     append_failure(common, e.what());

@@ -162,7 +162,8 @@ int64_t total_output_tokens(const Load& w) {
 // Requests of a throughput run's warm-up.
 constexpr int64_t kThroughputWarmUp = 16;
 
-BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t)>& on_token) {
+BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t)>& on_token,
+                    const std::function<void()>& on_start) {
   if (load.arrival == Arrival::together && load.batch < 1) throw Error("a batch of no requests cannot be measured");
   if (load.arrival == Arrival::rate && !(load.rate_per_s > 0)) throw Error("the request rate must be above zero");
   const int64_t count = requests_of_round(load);
@@ -175,6 +176,7 @@ BenchResult measure(LoadTarget& target, const Load& load, const std::function<vo
     index += count;
   }
   target.reset_statistics();
+  if (on_start) on_start();
   const double device_before = target.device_seconds();
   const EngineClock::time_point began = EngineClock::now();
   BenchResult result;
@@ -200,6 +202,7 @@ BenchResult measure(LoadTarget& target, const Load& load, const std::function<vo
   if (speeds.empty()) throw Error("every request failed: " + result.first_error, load.name);
   result.output_tok_s =
       load.speed == SpeedKind::throughput && speeds.size() == 1 ? throughput_estimate(round) : geometric_mean(speeds);
+  result.output_tokens = tokens_out;
   result.total_tok_s = static_cast<double>(tokens_in + tokens_out) / result.seconds;
   result.ttft_ms_p50 = quantile(ttft, 0.5);
   result.ttft_ms_p99 = quantile(ttft, 0.99);

@@ -35,6 +35,7 @@ struct BenchResult {
   double device_busy_share = 0;  // of the measured time, for which the GPU worked; 0 = unknown
   int64_t requests = 0, failed = 0, rounds = 0;
   double seconds = 0;
+  int64_t output_tokens = 0;  // of the measured rounds
   std::vector<std::string> kernels;
   std::string compute_path;
   std::string first_error;
@@ -46,7 +47,9 @@ RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, 
 
 // Warm-up (a whole round; 16 requests of a throughput run) and rounds; throws Error when every request fails, with the
 // first reason.
-BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t tokens)>& on_token);
+// on_start (may be empty) is called when the warm-up is over.
+BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t tokens)>& on_token,
+                    const std::function<void()>& on_start = {});
 
 double decode_speed(const RoundTrace& round);  // output tok/s as defined above; 0 when nothing was decoded
 double throughput_speed(const RoundTrace& round);

@@ -129,4 +129,45 @@ GpuInventory list_gpus() {
   return found;
 }
 
+struct GpuMeter::State {
+  Library library;
+  Functions nvml{library};
+  int (*energy)(Handle, unsigned long long*) = nullptr;  // mJ
+  int (*clock)(Handle, int, unsigned*) = nullptr;        // MHz
+  int (*temperature)(Handle, int, unsigned*) = nullptr;  // degrees Celsius
+  Handle device = nullptr;
+  bool started = false;
+};
+
+GpuMeter::GpuMeter(int index) : state_(std::make_unique<State>()) {
+  State& s = *state_;
+  if (!s.library.is_open() || !s.nvml.are_complete() || s.nvml.init() != kSuccess) return;
+  s.started = true;
+  if (s.nvml.device_handle(static_cast<unsigned>(index), &s.device) != kSuccess) s.device = nullptr;
+  s.energy = s.library.find<int(Handle, unsigned long long*)>("nvmlDeviceGetTotalEnergyConsumption");
+  s.clock = s.library.find<int(Handle, int, unsigned*)>("nvmlDeviceGetClockInfo");
+  s.temperature = s.library.find<int(Handle, int, unsigned*)>("nvmlDeviceGetTemperature");
+}
+
+GpuMeter::~GpuMeter() {
+  if (state_->started) state_->nvml.shutdown();
+}
+
+GpuReading GpuMeter::read() const {
+  constexpr int kSmClock = 1, kGpuSensor = 0;
+  const State& s = *state_;
+  GpuReading reading;
+  if (!s.device) return reading;
+  unsigned long long millijoules = 0;
+  if (s.energy && s.energy(s.device, &millijoules) == kSuccess)
+    reading.energy_j = 1e-3 * static_cast<double>(millijoules);
+  MemoryInfo memory{};
+  if (s.nvml.device_memory(s.device, &memory) == kSuccess)
+    reading.memory_used_bytes = static_cast<int64_t>(memory.used_bytes);
+  unsigned number = 0;
+  if (s.clock && s.clock(s.device, kSmClock, &number) == kSuccess) reading.sm_mhz = number;
+  if (s.temperature && s.temperature(s.device, kGpuSensor, &number) == kSuccess) reading.temperature_c = number;
+  return reading;
+}
+
 }  // namespace qg

@@ -2,6 +2,8 @@
 // The NVIDIA driver's own library, loaded at run time: what GPUs are here. A machine without a driver is an ordinary
 // answer, not an error.
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,5 +25,25 @@ struct GpuInventory {
 };
 
 GpuInventory list_gpus();
+
+// What a GPU has used so far, read through NVML while something runs on it. Empty where the driver does not say.
+struct GpuReading {
+  std::optional<double> energy_j;  // since the driver was loaded
+  std::optional<int64_t> memory_used_bytes;
+  std::optional<double> sm_mhz, temperature_c;
+};
+
+class GpuMeter {
+ public:
+  explicit GpuMeter(int index);  // a machine without a driver gives empty readings
+  ~GpuMeter();
+  GpuMeter(const GpuMeter&) = delete;
+  GpuMeter& operator=(const GpuMeter&) = delete;
+  GpuReading read() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace qg

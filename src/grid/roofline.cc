@@ -63,6 +63,17 @@ std::optional<double> prefill_tok_s(const ModelShape& shape, const Card& card, W
   return 1e12 * peak_tflops(card, weights) / (2 * linear(shape));
 }
 
+std::optional<double> load_tok_s(const ModelShape& shape, const Card& card, WeightFormat weights, KvFormat kv,
+                                 double batch, int64_t isl, int64_t osl) {
+  if (!is_known(card) || batch <= 0 || osl <= 0) return std::nullopt;
+  const double context = static_cast<double>(isl) + static_cast<double>(osl) / 2;
+  const double kv_bytes = batch * context * static_cast<double>(kv_bytes_per_token(shape, kv));
+  const double read_s = (decode_read_bytes(shape, weights) + kv_bytes) / (1e9 * card.bandwidth_gbps);
+  const double compute_s = 2 * (linear(shape) + head(shape)) * batch / (1e12 * peak_tflops(card, weights));
+  const double prompts_s = static_cast<double>(isl) / static_cast<double>(osl) / *prefill_tok_s(shape, card, weights);
+  return 1 / (std::max(read_s, compute_s) / batch + prompts_s);
+}
+
 std::optional<double> ridge_batch(const ModelShape& shape, const Card& card, WeightFormat weights) {
   if (!is_known(card)) return std::nullopt;
   const double read_s = decode_read_bytes(shape, weights) / (1e9 * card.bandwidth_gbps);

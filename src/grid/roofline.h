@@ -28,6 +28,11 @@ std::optional<double> prefill_tok_s(const ModelShape& shape, const Card& card, W
 // Tokens in a step at which arithmetic takes as long as reading the weights.
 std::optional<double> ridge_batch(const ModelShape& shape, const Card& card, WeightFormat weights);
 
+// Output tokens/s that the data sheet allows for a load of isl tokens in and osl out with `batch` sequences running:
+// decoding at half the reply, and the prompts' share of prefill, one after the other. Empty when not known.
+std::optional<double> load_tok_s(const ModelShape& shape, const Card& card, WeightFormat weights, KvFormat kv,
+                                 double batch, int64_t isl, int64_t osl);
+
 // Steady continuous batching: isl tokens in, osl out, mean occupancy isl + osl / 2, best batch up to 1024 that fits.
 struct Throughput {
   double output_tok_s = 0;

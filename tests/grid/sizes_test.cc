@@ -157,6 +157,21 @@ TEST(Roofline, LargeBatchesAreBoundByArithmetic) {
   EXPECT_FALSE(decode_tok_s(s, *find_card("cpu"), WeightFormat::fp16, KvFormat::fp16, 1, 512));
 }
 
+// Llama-3.1-8B in FP8 on an H100, by hand: 8.03e9 bytes of weights, 64 sequences of 1,500 tokens at 65,536 bytes each,
+// 3,352 GB/s; a prompt token is 2 x 6.979e9 operations at 1,979 TFLOP/s.
+TEST(Roofline, ALoadIsDecodingPlusItsPromptsShareOfPrefill) {
+  const ModelShape& s = shape("llama-3.1-8b");
+  const Card& card = *find_card("h100");
+  const double step_s = (8.03e9 + 64 * 1500 * 65536.0) / 3352e9, prompt_s = 2 * 6.979e9 / 1979e12;
+  const auto limit = [&](int64_t isl, int64_t osl) {
+    return load_tok_s(s, card, WeightFormat::fp8, KvFormat::fp8, 64, isl, osl);
+  };
+  expect_near_share(*limit(1000, 1000), 1 / (step_s / 64 + prompt_s), 0.005, "1000/1000");
+  expect_near_share(*limit(1250, 500), 1 / (step_s / 64 + 2.5 * prompt_s), 0.005, "1250/500");
+  EXPECT_FALSE(load_tok_s(s, *find_card("cpu"), WeightFormat::fp16, KvFormat::fp16, 1, 128, 128));
+  EXPECT_FALSE(load_tok_s(s, card, WeightFormat::fp16, KvFormat::fp16, 0, 128, 128));
+}
+
 TEST(Roofline, NothingFitsIsZeroNotAnError) {
   Card small = *find_card("a10");
   small.memory_bytes = 8'000'000'000;
