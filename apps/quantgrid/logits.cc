@@ -105,11 +105,55 @@ std::vector<float> run_layers(const Session& session, const Model& model, const 
   return hidden;
 }
 
+using WriteRows = std::function<void(const float* logits, int64_t rows)>;
+
+// By the readable layers, so that K and V can stay in float.
+void write_on_cpu(const Session& session, const Sequences& sequences, const WriteRows& write) {
+  const Model model = load(session);
+  constexpr int64_t kRows = 128;  // logits in memory at a time
+  std::vector<float> logits(static_cast<size_t>(kRows * model.shape.vocab));
+  for (const Sequence& tokens : sequences.all) {
+    const std::vector<float> hidden = run_layers(session, model, tokens);
+    const int64_t rows = static_cast<int64_t>(tokens.size());
+    for (int64_t begin = 0; begin < rows; begin += kRows) {
+      const int64_t m = std::min(kRows, rows - begin);
+      run_head(model.shape, model.head, hidden.data() + begin * model.shape.hidden, m, logits.data());
+      write(logits.data(), m);
+    }
+  }
+}
+
+// By the executor, in chunks; K and V lie in the cache's format.
+void write_on_gpu(const Session& session, const Sequences& sequences, const WriteRows& write) {
+  constexpr int64_t kRows = 1024;
+  int64_t longest = 0;
+  for (const Sequence& tokens : sequences.all) longest = std::max(longest, static_cast<int64_t>(tokens.size()));
+  ExecutorOptions options = session.executor_options();
+  options.num_pages = longest / options.page_tokens + 1;
+  options.max_rows = kRows;
+  options.max_pieces = 1;
+  const auto executor = session.make_executor(options);
+  std::vector<int32_t> pages;
+  for (int64_t page = 0; page < options.num_pages; ++page) pages.push_back(static_cast<int32_t>(page));
+  for (const Sequence& tokens : sequences.all)
+    for (int64_t begin = 0; begin < static_cast<int64_t>(tokens.size()); begin += kRows) {
+      stop_if_interrupted("nothing was written");
+      SequencePiece piece;
+      piece.num_tokens = std::min(kRows, static_cast<int64_t>(tokens.size()) - begin);
+      piece.context_tokens = begin;
+      piece.pages = pages;
+      StepOutput out;
+      executor->step({std::span(tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(piece.num_tokens)),
+                      std::span(&piece, 1), LogitsWanted::all},
+                     out);
+      write(out.logits.data(), piece.num_tokens);
+    }
+}
+
 ExitCode run(const LogitsFlags& flags) {
   const Session session(flags.model);
   const Sequences sequences = read_sequences(flags.tokens, session.shape());
-  const Model model = load(session);
-  const int64_t vocab = model.shape.vocab;
+  const int64_t vocab = session.shape().vocab;
   AtomicFile file(flags.out);
   const std::string head = header(sequences, vocab);
   const uint64_t head_bytes = head.size();
@@ -119,18 +163,14 @@ ExitCode run(const LogitsFlags& flags) {
   int64_t total = 0;
   for (const Sequence& tokens : sequences.all) total += static_cast<int64_t>(tokens.size());
   Progress progress("logits", total, "tokens");
-  constexpr int64_t kRows = 128;  // logits in memory at a time
-  std::vector<float> logits(static_cast<size_t>(kRows * vocab));
-  for (const Sequence& tokens : sequences.all) {
-    const std::vector<float> hidden = run_layers(session, model, tokens);
-    const int64_t rows = static_cast<int64_t>(tokens.size());
-    for (int64_t begin = 0; begin < rows; begin += kRows) {
-      const int64_t m = std::min(kRows, rows - begin);
-      run_head(model.shape, model.head, hidden.data() + begin * model.shape.hidden, m, logits.data());
-      file.write(logits.data(), static_cast<size_t>(m * vocab) * sizeof(float));
-      progress.advance(m);
-    }
-  }
+  const WriteRows write = [&](const float* logits, int64_t rows) {
+    file.write(logits, static_cast<size_t>(rows * vocab) * sizeof(float));
+    progress.advance(rows);
+  };
+  if (session.executor_name() == "cpu")
+    write_on_cpu(session, sequences, write);
+  else
+    write_on_gpu(session, sequences, write);
   file.commit();
   return ExitCode::done;
 }
@@ -138,7 +178,7 @@ ExitCode run(const LogitsFlags& flags) {
 const RegisterVerb kVerb(
     {75, "logits",
      "Float32 logits of given tokens, for comparing with other implementations.\n"
-     "Without --kv, K and V stay in float unless the checkpoint fixes their format.",
+     "Without --kv, K and V stay in float on the CPU unless the checkpoint fixes their format.",
      "quantgrid logits --model models/smollm2-135m-instruct --tokens ids.json --out logits.safetensors",
      [](CLI::App& command) {
        auto flags = std::make_shared<LogitsFlags>();

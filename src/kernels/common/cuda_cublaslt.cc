@@ -21,14 +21,23 @@ constexpr int kAlgorithms = 8;
 // The functions that are used, under their own names.
 struct Library {
   void* handle = nullptr;
-#define QG_CUBLASLT_FUNCTIONS(X)                                                                              \
-  X(cublasLtCreate)                                                                                           \
-  X(cublasLtDestroy)                                                                                          \
-  X(cublasLtMatmul)                                                                                           \
-  X(cublasLtMatmulAlgoGetHeuristic) X(cublasLtMatmulAlgoCheck) X(cublasLtMatmulDescCreate)                    \
-      X(cublasLtMatmulDescDestroy) X(cublasLtMatmulDescSetAttribute) X(cublasLtMatrixLayoutCreate)            \
-          X(cublasLtMatrixLayoutDestroy) X(cublasLtMatmulPreferenceCreate) X(cublasLtMatmulPreferenceDestroy) \
-              X(cublasLtMatmulPreferenceSetAttribute) X(cublasLtGetStatusString)
+// clang-format off
+#define QG_CUBLASLT_FUNCTIONS(X) \
+  X(cublasLtCreate) \
+  X(cublasLtDestroy) \
+  X(cublasLtMatmul) \
+  X(cublasLtMatmulAlgoGetHeuristic) \
+  X(cublasLtMatmulAlgoCheck) \
+  X(cublasLtMatmulDescCreate) \
+  X(cublasLtMatmulDescDestroy) \
+  X(cublasLtMatmulDescSetAttribute) \
+  X(cublasLtMatrixLayoutCreate) \
+  X(cublasLtMatrixLayoutDestroy) \
+  X(cublasLtMatmulPreferenceCreate) \
+  X(cublasLtMatmulPreferenceDestroy) \
+  X(cublasLtMatmulPreferenceSetAttribute) \
+  X(cublasLtGetStatusString)
+// clang-format on
 #define QG_DECLARE(name) decltype(&::name) name = nullptr;
   QG_CUBLASLT_FUNCTIONS(QG_DECLARE)
 #undef QG_DECLARE
