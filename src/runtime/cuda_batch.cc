@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/rng.h"
+
 namespace qg {
 
 PinnedBuffer::PinnedBuffer(size_t bytes) {
@@ -11,6 +13,16 @@ PinnedBuffer::PinnedBuffer(size_t bytes) {
 
 PinnedBuffer::~PinnedBuffer() {
   if (data_) cudaFreeHost(data_);
+}
+
+SampleRow sample_row(const SamplingParams& params, int64_t output_position) {
+  SampleRow row;
+  if (params.temperature <= 0 || params.top_k == 1) return row;
+  row.inverse_temperature = 1 / params.temperature;
+  row.top_k = params.top_k;
+  row.top_p = params.top_p;
+  row.draw = Rng(params.seed).uniform(static_cast<uint64_t>(output_position));
+  return row;
 }
 
 CudaStepBatch::CudaStepBatch(const BatchLimits& limits) : limits_(limits) {
@@ -30,6 +42,8 @@ CudaStepBatch::CudaStepBatch(const BatchLimits& limits) : limits_(limits) {
   page_table_ = section(limits.pieces * limits.pages_per_piece);  // last: only what is used is copied
   pinned_ = PinnedBuffer(next * sizeof(int32_t));
   device_ = DeviceBuffer(next * sizeof(int32_t));
+  asked_ = PinnedBuffer(static_cast<size_t>(limits.pieces) * sizeof(SampleRow));
+  device_asked_ = DeviceBuffer(asked_.bytes());
   tokens_ = device(row_tokens_);
   sample_rows_ = device(samples_at_);
   view_.first_row = device(first_row_);
@@ -43,6 +57,7 @@ CudaStepBatch::CudaStepBatch(const BatchLimits& limits) : limits_(limits) {
 void CudaStepBatch::fill(std::span<const int32_t> tokens, std::span<const SequencePiece* const> pieces,
                          int64_t padded_pieces, int64_t page_columns) {
   rows_ = samples_ = 0;
+  draws_ = false;
   for (size_t i = 0; i < pieces.size(); ++i) {
     const SequencePiece& piece = *pieces[i];
     host(first_row_)[i] = static_cast<int32_t>(rows_);
@@ -53,7 +68,12 @@ void CudaStepBatch::fill(std::span<const int32_t> tokens, std::span<const Sequen
       host(row_piece_)[rows_] = static_cast<int32_t>(i);
       host(row_position_)[rows_] = static_cast<int32_t>(piece.context_tokens + t);
     }
-    if (piece.sample) host(samples_at_)[samples_++] = static_cast<int32_t>(rows_ - 1);
+    if (piece.sample) {
+      SampleRow& asked = asked_.as<SampleRow>()[samples_];
+      asked = sample_row(piece.sampling, piece.output_position);
+      draws_ |= asked.inverse_temperature > 0;
+      host(samples_at_)[samples_++] = static_cast<int32_t>(rows_ - 1);
+    }
     const int64_t pages = std::min(static_cast<int64_t>(piece.pages.size()), page_columns);
     std::copy_n(piece.pages.begin(), pages, host(page_table_) + static_cast<int64_t>(i) * page_columns);
   }
@@ -64,6 +84,7 @@ void CudaStepBatch::fill(std::span<const int32_t> tokens, std::span<const Sequen
     host(row_tokens_)[rows_] = 0;
     host(row_piece_)[rows_] = static_cast<int32_t>(i);
     host(row_position_)[rows_] = -1;
+    asked_.as<SampleRow>()[samples_] = {};
     host(samples_at_)[samples_++] = static_cast<int32_t>(rows_);
   }
   view_.max_pages = static_cast<int32_t>(page_columns);
@@ -74,6 +95,9 @@ void CudaStepBatch::fill(std::span<const int32_t> tokens, std::span<const Sequen
 void CudaStepBatch::upload(cudaStream_t stream) {
   QG_CUDA(cudaMemcpyAsync(device_.data(), pinned_.as<std::byte>(), static_cast<size_t>(used_) * sizeof(int32_t),
                           cudaMemcpyHostToDevice, stream));
+  if (draws_)
+    QG_CUDA(cudaMemcpyAsync(device_asked_.data(), asked_.as<std::byte>(),
+                            static_cast<size_t>(samples_) * sizeof(SampleRow), cudaMemcpyHostToDevice, stream));
 }
 
 }  // namespace qg

@@ -7,6 +7,7 @@
 
 #include "kernels/attention/cuda_batch.h"
 #include "kernels/common/cuda.h"
+#include "kernels/pointwise/cuda.h"
 #include "runtime/executor.h"
 
 namespace qg {
@@ -38,6 +39,9 @@ struct BatchLimits {
   int64_t rows = 0, pieces = 0, pages_per_piece = 0;
 };
 
+// How the kernel of kernels/pointwise/cuda.h draws what sample_token would draw.
+SampleRow sample_row(const SamplingParams& params, int64_t output_position);
+
 // Pieces in the order in which their rows lie: decode pieces (one token each) first.
 class CudaStepBatch {
  public:
@@ -54,6 +58,8 @@ class CudaStepBatch {
   const int32_t* sample_rows() const { return sample_rows_; }  // device: the last row of each sampling piece
   int64_t rows() const { return rows_; }
   int64_t samples() const { return samples_; }
+  const SampleRow* asked() const { return device_asked_.as<SampleRow>(); }  // device [samples]
+  bool draws() const { return draws_; }                                     // some row is not greedy
 
  private:
   int32_t* host(size_t section) const { return pinned_.as<int32_t>() + section; }
@@ -62,12 +68,13 @@ class CudaStepBatch {
   BatchLimits limits_;
   size_t first_row_ = 0, num_tokens_ = 0, kv_tokens_ = 0, samples_at_ = 0, row_tokens_ = 0, row_piece_ = 0,
          row_position_ = 0, page_table_ = 0;  // offsets of the sections, in elements
-  PinnedBuffer pinned_;
-  DeviceBuffer device_;
+  PinnedBuffer pinned_, asked_;
+  DeviceBuffer device_, device_asked_;
   CudaBatch view_ = {};
   const int32_t* tokens_ = nullptr;
   const int32_t* sample_rows_ = nullptr;
   int64_t rows_ = 0, samples_ = 0, used_ = 0;
+  bool draws_ = false;
 };
 
 }  // namespace qg

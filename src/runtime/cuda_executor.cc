@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "core/error.h"
 #include "core/float.h"
@@ -14,7 +15,6 @@
 #include "runtime/cpu_layer.h"
 #include "runtime/cuda_forward.h"
 #include "runtime/cuda_tap.h"
-#include "runtime/sampling.h"
 #include "runtime/step_check.h"
 #include "runtime/step_plan.h"
 
@@ -81,7 +81,7 @@ class CudaExecutor : public Executor {
   void launch_graph(const StepShape& shape);
   void heads(int64_t samples, const std::function<void(int64_t first, int64_t count)>& after_each);
   void read_logits(int64_t count, float* to);
-  void finish(const StepInput& input, std::span<const size_t> sampling, StepOutput& output);
+  void finish(std::span<const size_t> sampling, StepOutput& output);
 
   std::shared_ptr<const Checkpoint> checkpoint_;
   ModelTable table_;
@@ -103,7 +103,7 @@ class CudaExecutor : public Executor {
   std::vector<CudaKvShaping> kv_shaping_;
   DeviceBuffer rope_table_, pool_, row_numbers_;
   PinnedBuffer sampled_, logits_;
-  std::map<std::pair<int64_t, int64_t>, cudaGraphExec_t> graphs_;  // by rows and context
+  std::map<std::tuple<int64_t, int64_t, bool>, cudaGraphExec_t> graphs_;  // by rows, context, draws
   std::set<std::string> ran_;
   Tap tap_;
   StepTimer timer_;
@@ -264,7 +264,7 @@ void CudaExecutor::run(const StepInput& input, std::span<const size_t> order, St
   } else {
     launch_directly(input, pieces, planned, output);
   }
-  finish(input, sampling, output);
+  finish(sampling, output);
 }
 
 void CudaExecutor::heads(int64_t samples, const std::function<void(int64_t first, int64_t count)>& after_each) {
@@ -315,28 +315,16 @@ void CudaExecutor::launch_directly(const StepInput& input, std::span<const Seque
     }
     if (tap_) tap_("logits", output.logits, planned.shape.rows, table_.shape.vocab);
   }
-  bool greedy = true;
-  for (const SequencePiece* piece : pieces) greedy &= !piece->sample || piece->sampling.temperature <= 0;
-  std::vector<const SequencePiece*> sampling;
-  std::copy_if(pieces.begin(), pieces.end(), std::back_inserter(sampling), [](auto* piece) { return piece->sample; });
-  const bool wanted = input.logits == LogitsWanted::sampled;
-  heads(batch_->samples(), [&](int64_t first, int64_t count) {
-    if (!wanted && greedy) return;
-    std::vector<float> logits(static_cast<size_t>(count) * vocab);
-    read_logits(count, logits.data());
-    for (int64_t i = 0; i < count; ++i) {
-      const SequencePiece& piece = *sampling[static_cast<size_t>(first + i)];
-      if (piece.sampling.temperature <= 0) continue;
-      const std::span row(logits.data() + static_cast<size_t>(i) * vocab, vocab);
-      output.sampled[static_cast<size_t>(&piece - input.pieces.data())] =
-          sample_token(row, piece.sampling, piece.output_position);
-    }
-    if (wanted) output.logits.insert(output.logits.end(), logits.begin(), logits.end());
+  heads(batch_->samples(), [&](int64_t, int64_t count) {
+    if (input.logits != LogitsWanted::sampled) return;
+    const size_t before = output.logits.size();
+    output.logits.resize(before + static_cast<size_t>(count) * vocab);
+    read_logits(count, output.logits.data() + before);
   });
 }
 
 void CudaExecutor::launch_graph(const StepShape& shape) {
-  const auto key = std::make_pair(shape.rows, shape.max_context);
+  const auto key = std::make_tuple(shape.rows, shape.max_context, batch_->draws());
   auto found = graphs_.find(key);
   if (found == graphs_.end()) {
     const CudaForward f = forward();
@@ -358,8 +346,7 @@ void CudaExecutor::launch_graph(const StepShape& shape) {
   QG_CUDA(cudaGraphLaunch(found->second, stream_.stream));
 }
 
-// Tokens of the pieces that sample greedily; the others were drawn from logits that are on the host.
-void CudaExecutor::finish(const StepInput& input, std::span<const size_t> sampling, StepOutput& output) {
+void CudaExecutor::finish(std::span<const size_t> sampling, StepOutput& output) {
   if (!sampling.empty())
     QG_CUDA(cudaMemcpyAsync(sampled_.as<int32_t>(), buffers_->sampled.data(), sampling.size() * sizeof(int32_t),
                             cudaMemcpyDeviceToHost, stream_.stream));
@@ -368,22 +355,11 @@ void CudaExecutor::finish(const StepInput& input, std::span<const size_t> sampli
   float milliseconds = 0;
   QG_CUDA(cudaEventElapsedTime(&milliseconds, timer_.begin, timer_.end));
   device_seconds_ += 1e-3 * milliseconds;
-  std::vector<float> logits;
-  const size_t vocab = static_cast<size_t>(table_.shape.vocab);
   for (size_t i = 0; i < sampling.size(); ++i) {
-    const SequencePiece& piece = input.pieces[sampling[i]];
     const int32_t token = sampled_.as<int32_t>()[i];
     if (token < 0)
       throw Error("the model's logits are not finite numbers", "", "look at the layers with `quantgrid inspect`");
-    int32_t& out = output.sampled[sampling[i]];
-    if (out >= 0) continue;
-    out = token;
-    if (piece.sampling.temperature <= 0) continue;
-    if (logits.empty()) {  // a graph step: the logits of all its rows are still on the device
-      logits.resize(sampling.size() * vocab);
-      read_logits(static_cast<int64_t>(sampling.size()), logits.data());
-    }
-    out = sample_token(std::span(logits).subspan(i * vocab, vocab), piece.sampling, piece.output_position);
+    output.sampled[sampling[i]] = token;
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "kernels/attention/cuda.h"
 #include "kernels/kvcache/cuda.h"
+#include "kernels/pointwise/cuda.h"
 #include "runtime/cuda_batch.h"
 #include "runtime/cuda_model.h"
 #include "runtime/step_plan.h"

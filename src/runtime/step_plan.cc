@@ -38,21 +38,19 @@ PlannedStep plan_step(std::span<const SequencePiece* const> pieces, LogitsWanted
   const bool mixed = std::any_of(decode_end, pieces.end(), one_token);
   shape.decode_pieces = mixed ? 0 : decode_end - pieces.begin();
   shape.prefill = shape.decode_pieces < static_cast<int64_t>(pieces.size());
-  bool all_sample = true, greedy = true;
+  bool all_sample = true;
   for (const SequencePiece* piece : pieces) {
     shape.rows += piece->num_tokens;
     all_sample &= piece->sample;
-    greedy &= piece->sampling.temperature <= 0;
   }
   for (const SequencePiece* piece : pieces.first(static_cast<size_t>(shape.decode_pieces)))
     shape.max_context = std::max(shape.max_context, piece->context_tokens + 1);
   shape.max_context = context_bucket(shape.max_context);
 
   const int64_t padded = row_bucket(shape.rows);
-  const bool host_needs_logits = !greedy || logits != LogitsWanted::none;
   planned.graph = limits.graphs && !tapped && !shape.prefill && all_sample && logits != LogitsWanted::all &&
                   padded <= std::min(limits.max_pieces, limits.max_rows) &&
-                  (padded <= limits.logit_rows || !host_needs_logits);
+                  (padded <= limits.logit_rows || logits == LogitsWanted::none);
   if (planned.graph) shape.rows = shape.decode_pieces = padded;
   return planned;
 }

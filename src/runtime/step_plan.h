@@ -37,7 +37,7 @@ struct PlannedStep {
 std::vector<size_t> step_order(std::span<const SequencePiece> pieces, bool keep_order);
 
 // pieces in that order. A graph serves a step of decode pieces that all sample, when nothing looks between its kernels
-// (tapped) and, if logits or draws are wanted, the logits of all its rows are there at the end.
+// (tapped) and, if logits are wanted, those of all its rows are there at the end.
 PlannedStep plan_step(std::span<const SequencePiece* const> pieces, LogitsWanted logits, bool tapped,
                       const StepPlanLimits& limits);
 

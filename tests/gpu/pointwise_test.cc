@@ -7,6 +7,8 @@
 #include <string>
 
 #include "kernels/pointwise/run.h"
+#include "runtime/cuda_batch.h"
+#include "runtime/sampling.h"
 #include "tests/gpu/device_vector.h"
 
 namespace qg::testing {
@@ -215,6 +217,55 @@ TEST(ArgmaxRows, LowestIndexOfEqualsAndFlagsNonFinite) {
       EXPECT_EQ(got[3], -2);
       EXPECT_EQ(got[4], -2);
     }
+  }
+}
+
+struct Asked {
+  float temperature;
+  int32_t top_k;
+  float top_p;
+};
+
+// The draws of the GPU's rows and of sample_token agree, but for those that fall on the edge of two tokens, where the
+// last bits of a probability decide.
+TEST(SampleRows, DrawsAsTheCpuDoes) {
+  constexpr int64_t kRows = 64;
+  const Asked kinds[] = {{1.0f, 0, 1.0f}, {0.7f, 0, 0.9f},       {1.3f, 40, 1.0f}, {0.9f, 50, 0.95f},
+                         {2.0f, 1, 1.0f}, {1.0f, 5, 0.5f},       {0.3f, 0, 0.01f}, {0.0f, 0, 1.0f},
+                         {1.0f, 3, 1.0f}, {5.0f, 100000, 0.999f}};
+  for (const int64_t vocab : {3, 1000, 32768, 128256}) {
+    int64_t different = 0, drawn = 0, spread = 0;
+    for (const Asked& kind : kinds) {
+      std::vector<float> logits = normal_values(static_cast<size_t>(kRows * vocab), 21, 3);
+      for (size_t i = 0; i < logits.size(); i += 7) logits[i] = std::round(logits[i]);  // equals, some of them the best
+      std::vector<SampleRow> asked(kRows);
+      std::vector<int32_t> want(kRows);
+      for (size_t row = 0; row < kRows; ++row) {
+        SamplingParams params;
+        params.temperature = kind.temperature, params.top_k = kind.top_k, params.top_p = kind.top_p, params.seed = 77;
+        const std::span values(logits.data() + row * static_cast<size_t>(vocab), static_cast<size_t>(vocab));
+        want[row] = sample_token(values, params, static_cast<int64_t>(row));
+        asked[row] = sample_row(params, static_cast<int64_t>(row));
+        spread += want[row] != greedy_token(values);
+      }
+      DeviceVector<float> device(logits);
+      DeviceVector<SampleRow> device_asked(asked);
+      DeviceVector<int32_t> tokens(kRows);
+      DeviceVector<uint8_t> scratch(static_cast<size_t>(argmax_scratch_bytes(kRows)));
+      QG_CUDA(cudaMemset(scratch.data(), 0, static_cast<size_t>(argmax_scratch_bytes(kRows))));
+      argmax_rows({}, kRows, vocab, device.data(), tokens.data(), scratch.data());
+      sample_rows({}, kRows, vocab, device.data(), device_asked.data(), tokens.data());
+      const std::vector<int32_t> got = tokens.read();
+      for (size_t row = 0; row < kRows; ++row) {
+        ASSERT_GE(got[row], 0);
+        ASSERT_LT(got[row], vocab);
+        ++drawn;
+        different += got[row] != want[row];
+      }
+    }
+    printf("vocabulary %ld: %ld of %ld draws differ\n", vocab, different, drawn);
+    EXPECT_LE(different, 1 + drawn / 100) << vocab;
+    EXPECT_GT(spread, drawn / 8) << "hardly anything but the best token was drawn";
   }
 }
 

@@ -42,4 +42,17 @@ int64_t argmax_scratch_bytes(int64_t rows);
 void argmax_rows(const CudaQueue& queue, int64_t rows, int64_t vocab, const float* logits, int32_t* tokens,
                  void* scratch);
 
+// How one row is sampled; sample_token defines it.
+struct SampleRow {
+  float inverse_temperature = 0;  // 0: greedy, the row keeps its token
+  int32_t top_k = 0;              // 0: all
+  float top_p = 1;
+  float unused = 0;
+  double draw = 0;  // uniform in [0, 1)
+};
+
+// tokens [rows] hold argmax_rows' result and get the sampled ones. asked [rows] on the device.
+void sample_rows(const CudaQueue& queue, int64_t rows, int64_t vocab, const float* logits, const SampleRow* asked,
+                 int32_t* tokens);
+
 }  // namespace qg
