@@ -2,9 +2,10 @@
 """Appends what a run of test_gpu found to a journal: scripts/gpu_journal.py RESULT.json HASH JOURNAL.jsonl
 
 One JSON object a line: date, machine, driver, commit, the hash over src/kernels and src/runtime, and per test suite how
-many tests passed and which failed."""
+many tests passed and which failed. QG_COMMIT names the commit where the sources came without their history."""
 import datetime
 import json
+import os
 import subprocess
 import sys
 
@@ -31,7 +32,7 @@ def main():
     entry = {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "machine": name, "driver": driver,
-        "commit": output_of("git", "describe", "--always", "--dirty", "--abbrev=12") or "unknown",
+        "commit": os.environ.get("QG_COMMIT") or output_of("git", "describe", "--always", "--dirty", "--abbrev=12") or "unknown",
         "hash": kernels_hash, "seconds": float(result["time"].rstrip("s")), "suites": suites,
     }
     with open(journal, "a", encoding="utf-8") as f:
