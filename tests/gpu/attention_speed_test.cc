@@ -145,23 +145,43 @@ TEST(DISABLED_AttentionSpeed, Prefill) {
       }
 }
 
+// Matrices for each layer of a step, zeros: the times do not depend on what they hold.
+struct SpeedShaping {
+  static constexpr int64_t kLayers = 32, kMatrix = kKvHeads * kHeadDim * kHeadDim;
+  DeviceBuffer center{kLayers * kKvHeads * kHeadDim * 4}, matrices{3 * kLayers * kMatrix * 2};
+  SpeedShaping() {
+    QG_CUDA(cudaMemset(center.data(), 0, center.bytes()));
+    QG_CUDA(cudaMemset(matrices.data(), 0, matrices.bytes()));
+  }
+  CudaKvShaping layer(int64_t layer) const {
+    const __half* from = matrices.as<__half>() + 3 * layer * kMatrix;
+    return {center.as<float>() + layer * kKvHeads * kHeadDim, from, from + kMatrix, from + 2 * kMatrix};
+  }
+};
+
+void time_append(KvFormat format, int64_t rows, const SpeedShaping* shaping) {
+  const AttentionDesc desc = desc_of(format);
+  SpeedBatch batch(desc, 1, rows, rows);
+  constexpr int64_t kStride = (kHeads + 2 * kKvHeads) * kHeadDim;
+  const DeviceVector<uint16_t> qkv(std::vector<uint16_t>(static_cast<size_t>(rows * kStride), 0x3c01));
+  DeviceBuffer pool(static_cast<size_t>(batch.pages() * desc.kv.page_bytes()));
+  const DeviceVector<float2> table(std::vector<float2>(static_cast<size_t>(rows * kHeadDim / 2), {0.6f, 0.8f}));
+  const double us = time_us(32, true, [&](const CudaQueue& queue, int64_t layer) {
+    const CudaKvShaping view = shaping == nullptr ? CudaKvShaping{} : shaping->layer(layer);
+    rope_and_append(queue, desc.kv, batch.view(), rows, {reinterpret_cast<const __half*>(qkv.data()), kStride, kHeads},
+                    table.data(), {1, 1}, static_cast<__half*>(batch.out().values), pool.data(),
+                    shaping == nullptr ? nullptr : &view);
+  });
+  std::printf("append kv_%s%s rows=%-5d %8.1f us\n", std::string(to_string(format)).c_str(),
+              shaping == nullptr ? "" : " shaped", static_cast<int>(rows), us);
+}
+
 TEST(DISABLED_AttentionSpeed, Append) {
+  const SpeedShaping shaping;
   for (const KvFormat format : {KvFormat::fp16, KvFormat::fp8, KvFormat::int8})
-    for (const int64_t rows : {1, 8, 64, 256, 2048, 8192}) {
-      const AttentionDesc desc = desc_of(format);
-      SpeedBatch batch(desc, 1, rows, rows);
-      constexpr int64_t kStride = (kHeads + 2 * kKvHeads) * kHeadDim;
-      const DeviceVector<uint16_t> qkv(static_cast<size_t>(rows * kStride));
-      DeviceBuffer pool(static_cast<size_t>(batch.pages() * desc.kv.page_bytes()));
-      const DeviceVector<float2> table(static_cast<size_t>(rows * kHeadDim / 2));
-      const double us = time_us(32, true, [&](const CudaQueue& queue, int64_t) {
-        rope_and_append(queue, desc.kv, batch.view(), rows,
-                        {reinterpret_cast<const __half*>(qkv.data()), kStride, kHeads}, table.data(), {1, 1},
-                        static_cast<__half*>(batch.out().values), pool.data());
-      });
-      std::printf("append kv_%s rows=%-5d %8.1f us\n", std::string(to_string(format)).c_str(), static_cast<int>(rows),
-                  us);
-    }
+    for (const int64_t rows : {1, 8, 64, 256, 2048, 8192}) time_append(format, rows, nullptr);
+  for (const KvFormat format : {KvFormat::fp8, KvFormat::int8})
+    for (const int64_t rows : {1, 8, 16, 17, 64, 128, 133, 256, 512, 1024, 2048}) time_append(format, rows, &shaping);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdio>
 #include <string>
 
 #include "kernels/attention/desc.h"
@@ -37,22 +38,47 @@ struct Case {
   int64_t heads, kv_heads, head_dim, page_tokens;
   bool padded;  // some rows are padding of a batch
   bool shaped = false;
+  int64_t rows = 0;  // 0: many pieces of many lengths
+  // Sums of large numbers that cancel: what is left of them depends on the order and on every rounding.
+  bool cancelling = false;
+
+  // So small that some codes saturate.
+  KvScale scale() const {
+    if (format == KvFormat::fp16) return {};
+    const bool fp8 = format == KvFormat::fp8;
+    return {cancelling ? fp8 ? 0.1f : 0.3f : fp8 ? 0.007f : 0.021f, fp8 ? 0.005f : 0.027f};
+  }
 };
+
+// Up to 40 pieces that decode and one with the other rows.
+std::vector<StepPiece> pieces_of(int64_t rows) {
+  if (rows == 0) return {{1, 1}, {1, 16}, {1, 17}, {1, 64}, {1, 4097}, {5, 5}, {64, 64}, {100, 163}, {129, 1129}};
+  std::vector<StepPiece> pieces;
+  for (; rows > 0 && pieces.size() < 40; --rows) pieces.push_back({1, 1 + 37 * rows % 900});
+  if (rows > 0) pieces.push_back({rows, rows + 90});
+  return pieces;
+}
+
+constexpr uint16_t kPoisonedQ = 0x7fff;  // NaN
 
 std::vector<float> half_values(size_t count, uint64_t seed, float deviation) {
   return from_half(to_half(normal_values(count, seed, deviation)));
 }
 
-// Matrices of no meaning, of the sizes and kinds that calibration makes; F is zero on and left of the diagonal.
+// Random matrices of the sizes and kinds that calibration makes; F is zero on and left of the diagonal.
 KvShaping random_shaping(const Case& c) {
   const size_t heads = static_cast<size_t>(c.kv_heads), d = static_cast<size_t>(c.head_dim);
   KvShaping shaping;
   shaping.k_center = normal_values(heads * d, 21);
   shaping.k_transform = half_values(heads * d * d, 22, 0.1f);
   shaping.q_transform = half_values(heads * d * d, 23, 0.1f);
-  shaping.k_feedback = half_values(heads * d * d, 24, 0.2f);
+  shaping.k_feedback = half_values(heads * d * d, 24, 0.1f);
   for (size_t i = 0; i < shaping.k_feedback.size(); ++i)
     if (i % d <= i / d % d) shaping.k_feedback[i] = 0;
+  if (!c.cancelling) return shaping;
+  for (float& center : shaping.k_center) center -= 30000;
+  for (size_t i = 0; i < shaping.k_transform.size(); ++i)
+    shaping.k_transform[i] = i / d % 2 == 0 ? 8 * shaping.k_transform[i] : -shaping.k_transform[i - d];
   return shaping;
 }
 
@@ -108,21 +134,20 @@ void expect_same_pool(const Case& c, const PagedBatch& batch, const std::vector<
   for (size_t i = 0; i < got.size() && reported < 5; ++i) {
     if (got[i] == want[i]) continue;
     const size_t page_bytes = static_cast<size_t>(batch.layout().page_bytes());
-    ADD_FAILURE() << to_string(c.format) << " head_dim " << c.head_dim << " page " << c.page_tokens << ": byte "
-                  << i % page_bytes << " of page " << i / page_bytes << " is " << static_cast<int>(got[i]) << ", want "
-                  << static_cast<int>(want[i]) << ", was " << static_cast<int>(batch.pool()[i]);
+    ADD_FAILURE() << to_string(c.format) << (c.shaped ? " shaped" : "") << (c.cancelling ? " cancelling" : "")
+                  << " heads " << c.heads << "/" << c.kv_heads << " head_dim " << c.head_dim << " rows " << batch.rows()
+                  << (c.padded ? "+7" : "") << " page " << c.page_tokens << ": byte " << i % page_bytes << " of page "
+                  << i / page_bytes << " is " << static_cast<int>(got[i]) << ", want " << static_cast<int>(want[i])
+                  << ", was " << static_cast<int>(batch.pool()[i]);
     ++reported;
   }
 }
 
 void run_case(const Case& c) {
   const KvLayout layout{c.format, c.kv_heads, c.head_dim, c.page_tokens};
-  PagedBatch batch(layout, {{1, 1}, {1, 16}, {1, 17}, {1, 64}, {1, 4097}, {5, 5}, {64, 64}, {100, 163}, {129, 1129}});
+  PagedBatch batch(layout, pieces_of(c.rows));
   const int64_t d = c.head_dim, stride = (c.heads + 2 * c.kv_heads) * d + 8;
-  // Scales so small that some codes saturate.
-  const KvScale scale = c.format == KvFormat::fp16  ? KvScale{}
-                        : c.format == KvFormat::fp8 ? KvScale{0.007f, 0.005f}
-                                                    : KvScale{0.021f, 0.027f};
+  const KvScale scale = c.scale();
   const std::vector<uint16_t> qkv = to_half(normal_values(static_cast<size_t>(batch.rows() * stride), 11, 1.5f));
   const KvShaping shaping = random_shaping(c);
   const Expected want = expect(c, batch, from_half(qkv), stride, scale, c.shaped ? &shaping : nullptr);
@@ -132,7 +157,8 @@ void run_case(const Case& c) {
   const DeviceBatch device(batch);
   const DeviceVector<uint16_t> device_qkv(qkv);
   const DeviceVector<float2> table(device_table(d));
-  const DeviceVector<uint16_t> q(static_cast<size_t>(batch.rows() * c.heads * d));
+  const DeviceVector<uint16_t> q(
+      std::vector<uint16_t>(static_cast<size_t>((batch.rows() + 7) * c.heads * d), kPoisonedQ));
   CudaBatch view = device.view();
   std::vector<int32_t> position = batch.row_position();
   position.insert(position.end(), 7, -1);
@@ -148,11 +174,14 @@ void run_case(const Case& c) {
   const std::vector<uint16_t> want_q = to_half(want.q), got_q = q.read();
   const size_t q_row = static_cast<size_t>(c.heads * d);
   int reported = 0;
-  for (size_t i = 0; i < got_q.size() && reported < 5; ++i) {
+  for (size_t i = want_q.size(); i < got_q.size(); ++i)
+    ASSERT_EQ(got_q[i], kPoisonedQ) << "q of a padding row was written, row " << i / q_row;
+  for (size_t i = 0; i < want_q.size() && reported < 5; ++i) {
     // The shaped q is a sum of head_dim products of magnitude 0.1 in float, then rounded to f16.
     const float got = f32_from_f16(got_q[i]), tolerance = std::fabs(want.q[i]) / 2048 + 1e-5f;
     if (c.shaped ? std::fabs(got - want.q[i]) <= tolerance : got_q[i] == want_q[i]) continue;
-    ADD_FAILURE() << "q of row " << i / q_row << ", element " << i % q_row << ": got " << got << ", want " << want.q[i];
+    ADD_FAILURE() << "rows " << batch.rows() << " head_dim " << d << ": q of row " << i / q_row << ", element "
+                  << i % q_row << ": got " << got << ", want " << want.q[i];
     ++reported;
   }
   EXPECT_EQ(device_qkv.read(), qkv) << "the input was changed";
@@ -170,9 +199,72 @@ TEST(KvAppend, StoresWhatTheReferenceStores) {
 
 TEST(KvAppend, ShapedKeysAreStoredAsTheReferenceStoresThem) {
   for (const KvFormat format : {KvFormat::fp8, KvFormat::int8})
-    for (const bool padded : {false, true}) {
-      run_case({format, 8, 2, 128, 64, padded, true});
-      run_case({format, 9, 3, 64, 16, padded, true});
+    for (const bool padded : {false, true})
+      for (const int64_t rows : {1, 2, 7, 8, 17, 57, 63, 64, 65, 130, 512}) {
+        run_case({format, 8, 2, 128, 64, padded, true, rows});
+        run_case({format, 9, 3, 64, 16, padded, true, rows});
+      }
+}
+
+// Row counts on both sides of each change of kernel and of its rows a block, with 8 KV heads.
+TEST(KvAppend, ShapedKeysOfManyRows) {
+  for (const KvFormat format : {KvFormat::fp8, KvFormat::int8})
+    for (const int64_t rows : {16, 17, 132, 133, 521, 529, 1049, 1057, 1100}) {
+      run_case({format, 16, 8, 128, 64, true, true, rows});
+      run_case({format, 16, 8, 64, 64, false, true, rows});
+    }
+}
+
+TEST(KvAppend, ShapedGroupsOfAllSizes) {
+  for (const KvFormat format : {KvFormat::fp8, KvFormat::int8})
+    for (const int64_t head_dim : {64, 128})
+      for (const int64_t group : {1, 3, 4, 8})
+        for (const int64_t rows : {3, 50, 150}) run_case({format, 8 * group, 8, head_dim, 32, true, true, rows});
+}
+
+TEST(KvAppend, PlainRowsOfAllCounts) {
+  for (const KvFormat format : {KvFormat::fp16, KvFormat::fp8, KvFormat::int8})
+    for (const int64_t rows : {1, 2, 7, 8, 63, 64, 65, 130, 512}) {
+      run_case({format, 32, 8, 128, 64, true, false, rows});
+      run_case({format, 9, 3, 64, 16, true, false, rows});
+    }
+}
+
+TEST(KvAppend, ShapedKeysOfSumsThatCancel) {
+  for (const KvFormat format : {KvFormat::fp8, KvFormat::int8})
+    for (const int64_t head_dim : {64, 128})
+      for (const int64_t rows : {5, 50, 300, 600, 1100})
+        run_case({format, 16, 8, head_dim, 64, false, true, rows, true});
+}
+
+// What the test above compares tells one order of sums from another.
+TEST(KvAppend, StoredBytesShowTheOrderOfSums) {
+  for (const KvFormat format : {KvFormat::fp8, KvFormat::int8})
+    for (const int64_t d : {64, 128}) {
+      const Case c{format, 1, 1, d, 16, false, true, 0, true};
+      const KvShaping shaping = random_shaping(c);
+      const float scale = c.scale().k;
+      const int64_t keys = 64;
+      const std::vector<float> x = normal_values(static_cast<size_t>(keys * d), 31, 1.5f);
+      std::vector<float> scratch(static_cast<size_t>(d));
+      std::vector<std::byte> right(static_cast<size_t>(d)), wrong(right.size());
+      int64_t different = 0;
+      for (int64_t key = 0; key < keys; ++key) {
+        const float* from = x.data() + key * d;
+        store_shaped_key(shaping, format, scale, 0, d, from, right.data(), scratch.data());
+        for (int64_t i = 0; i < d; ++i) {
+          float sum = 0;
+          for (int64_t j = d; j-- > 0;)
+            sum += shaping.k_transform[static_cast<size_t>(j * d + i)] *
+                   (from[j] - shaping.k_center[static_cast<size_t>(j)]);
+          scratch[static_cast<size_t>(i)] = sum * (1.0f / scale);
+        }
+        encode_with_feedback(format, shaping.k_feedback.data(), scratch.data(), wrong.data(), d);
+        for (size_t i = 0; i < right.size(); ++i) different += right[i] != wrong[i];
+      }
+      std::printf("of %d bytes, %d differ with the other order\n", static_cast<int>(keys * d),
+                  static_cast<int>(different));
+      EXPECT_GT(different, keys * d / 200);
     }
 }
 

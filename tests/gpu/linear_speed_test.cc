@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <map>
 
+#include "kernels/linear/cuda_state.h"
 #include "tests/gpu/linear_layers.h"
 
 namespace qg {
@@ -15,7 +16,7 @@ namespace {
 using test::Kind;
 
 constexpr int64_t kShapes[][2] = {{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}};
-constexpr int64_t kRows[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
+constexpr int64_t kRows[] = {1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048};
 constexpr int64_t kMostRows = 2048;
 
 class Copies {
@@ -81,9 +82,19 @@ TEST(LinearSpeed, DISABLED_Table) {
   QG_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   fmt::print("{}: us a layer; GB/s of weights, TFLOP/s and ratio to f16 over all four\n", device.name);
   std::map<int64_t, double> f16_us;
-  for (const Kind kind :
-       {Kind::f16, Kind::fp8_static, Kind::fp8_dynamic, Kind::int8_dynamic, Kind::w4, Kind::w4_zeros, Kind::fp8_f16}) {
+  struct Table {
+    Kind kind;
+    std::optional<LinearRoute> wanted;  // rather than what should be fastest
+    const char* what;
+  };
+  for (const auto& [kind, wanted, what] :
+       {Table{Kind::f16, {}, ""}, Table{Kind::fp8_static, {}, ""}, Table{Kind::fp8_dynamic, {}, ""},
+        Table{Kind::int8_dynamic, {}, ""}, Table{Kind::w4, {}, ""}, Table{Kind::w4_zeros, {}, ""},
+        Table{Kind::fp8_f16, {}, ""}, Table{Kind::fp8_dynamic, LinearRoute::wide, " wide"},
+        Table{Kind::w4, LinearRoute::wide, " wide"}, Table{Kind::int8_dynamic, LinearRoute::wide, " wide"},
+        Table{Kind::w4, LinearRoute::library, " library"}}) {
     CudaLinearContext context(device, kMostRows);
+    context.state().wanted = wanted;
     std::map<int64_t, std::vector<double>> us;
     std::map<int64_t, std::string> names;
     double bytes = 0, terms = 0;
@@ -93,10 +104,11 @@ TEST(LinearSpeed, DISABLED_Table) {
       terms += static_cast<double>(shape[0] * shape[1]);
       for (const int64_t m : kRows) {
         us[m].push_back(copies.time_us(m, stream));
-        names[m] = copies.kernel_name(m);
+        names[m] += (names[m].empty() ? "" : " ") + copies.kernel_name(m);
       }
     }
-    fmt::print("{:20} m      qkv       o  gateup    down     sum  GB/s TFLOP/s  x f16\n", test::to_string(kind));
+    fmt::print("{:20} m      qkv       o  gateup    down     sum  GB/s TFLOP/s  x f16\n",
+               std::string(test::to_string(kind)) + what);
     for (const int64_t m : kRows) {
       const std::vector<double>& t = us[m];
       const double sum = t[0] + t[1] + t[2] + t[3];

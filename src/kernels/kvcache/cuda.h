@@ -30,8 +30,9 @@ struct CudaKvShaping {
 // RoPE on q and k, and K (after RoPE) and V into their pages, in one launch. q goes to q_out [rows, heads, head_dim],
 // dense. rope_table [positions, head_dim / 2] of (cosine, sine), what make_rope_table computes; pairs are
 // (i, i + head_dim / 2). Elements are stored as kv_encode stores them. Head sizes 64 and 128.
-// With shaping (fp8 and int8 only), keys and queries are changed as docs/kv-cache-notes.md says, scale.k is that of the
-// shaped keys, and there are two more launches. In a chain: reads `qkv` after wait_for_previous().
+// Rows of qkv, its heads and q_out start at multiples of 16 bytes. With shaping (fp8 and int8 only), keys and queries
+// are changed as docs/kv-cache-notes.md says and scale.k is that of the shaped keys; its matrices start at multiples of
+// 16 bytes too. In a chain: reads `qkv` after wait_for_previous().
 void rope_and_append(const CudaQueue& queue, const KvLayout& layout, const CudaBatch& batch, int64_t rows,
                      const CudaQkv& qkv, const float2* rope_table, KvScale scale, __half* q_out, std::byte* layer_pool,
                      const CudaKvShaping* shaping = nullptr);

@@ -4,19 +4,24 @@
 
 namespace qg::kvcache {
 
-struct ShapedArguments {
+struct AppendArguments {
   KvLayout layout;
   CudaBatch batch;
   CudaQkv qkv;
-  CudaKvShaping shaping;
   const float2* rope_table = nullptr;
-  __half* q = nullptr;  // [rows, heads, head_dim], rotated already
+  __half* q = nullptr;  // [rows, heads, head_dim]
   std::byte* pool = nullptr;
-  float k_multiplier = 1;
+  float k_multiplier = 1, v_multiplier = 1;
   int64_t rows = 0;
 };
 
-// Keys after RoPE, shaped, to their pages; and the queries changed in place.
-void launch_shaped(const CudaQueue& queue, const ShapedArguments& args);
+struct ShapedArguments : AppendArguments {
+  CudaKvShaping shaping;
+};
+
+// All of rope_and_append with shaped keys. few: rows of a decoding step, where what counts is how long one key takes;
+// many: matrices are shared by 64 rows and what counts is how many instructions a key takes.
+void launch_shaped_few(const CudaQueue& queue, const ShapedArguments& args);
+void launch_shaped_many(const CudaQueue& queue, const ShapedArguments& args);
 
 }  // namespace qg::kvcache

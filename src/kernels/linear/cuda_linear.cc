@@ -16,14 +16,15 @@ int64_t round_up(int64_t value, int64_t to) {
 
 // Up to how many rows the skinny kernel is the faster one (measured by LinearSpeed, tests/gpu/linear_test.cc). split:
 // for 8-bit layers whose scales the library cannot apply in a single call.
+// before_wide: where Hopper's kernel follows.
 struct Crossover {
   ComputePath path;
-  int64_t skinny_rows, skinny_rows_split;
+  int64_t skinny_rows, skinny_rows_split, before_wide;
 };
 constexpr std::array kCrossovers{
-    Crossover{ComputePath::w16a16, 16, 16},    Crossover{ComputePath::w8a8_fp8, 16, 32},
-    Crossover{ComputePath::w8a8_int8, 32, 32}, Crossover{ComputePath::w8a16_fp8, 64, 64},
-    Crossover{ComputePath::w4a16, 64, 64},
+    Crossover{ComputePath::w16a16, 8, 8, 8},       Crossover{ComputePath::w8a8_fp8, 8, 16, 12},
+    Crossover{ComputePath::w8a8_int8, 16, 16, 12}, Crossover{ComputePath::w8a16_fp8, 64, 64, 64},
+    Crossover{ComputePath::w4a16, 64, 64, 16},
 };
 constexpr int64_t kPartsFromRows = 256;   // a library call per part rather than sums and a scaling pass
 constexpr int64_t kScaledFromRows = 512;  // the library's own row and column scales rather than that
@@ -58,10 +59,19 @@ LinearRoute library_route(const LinearState& layer, int64_t m) {
   return hopper && m >= kScaledFromRows ? LinearRoute::library_scaled : LinearRoute::library_sums;
 }
 
+// Where Hopper's own kernel is faster than what the library makes of these scales.
+bool prefers_wide(const LinearState& layer, int64_t m) {
+  if (!layer.wide) return false;
+  if (layer.path != ComputePath::w8a8_fp8) return true;
+  if (layer.per_token) return m < kScaledFromRows;
+  return !layer.uniform && (!layer.tensor_scales || m < kPartsFromRows);
+}
+
 int64_t skinny_rows(const LinearState& layer) {
   const bool split = layer.path == ComputePath::w8a8_int8 || layer.per_token || !layer.uniform;
   for (const Crossover& c : kCrossovers)
-    if (c.path == layer.path) return split ? c.skinny_rows_split : c.skinny_rows;
+    if (c.path == layer.path)
+      return prefers_wide(layer, c.before_wide + 1) ? c.before_wide : split ? c.skinny_rows_split : c.skinny_rows;
   return kSkinnyMaxTokens;
 }
 
@@ -103,6 +113,49 @@ void run_skinny(const LinearState& layer, const CudaQueue& queue, int64_t m, con
   launch_skinny(layer.skinny, plan, a, queue);
 }
 
+const WidePlan& wide_plan(const LinearState& layer, int64_t m) {
+  const auto [at, added] = layer.plans.try_emplace(m);
+  if (added) at->second = plan_wide(*layer.wide, m, layer.n, layer.k, layer.context->device);
+  return at->second;
+}
+
+void run_wide(const LinearState& layer, const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y,
+              bool y_f32) {
+  const LinearContextState& context = *layer.context;
+  const WidePlan& plan = wide_plan(layer, m);
+  const bool int4 = layer.path == ComputePath::w4a16;
+  WideArguments a;
+  if (int4) {
+    const Int4Layout& layout = layer.int4;
+    const int64_t scale_bytes = layout.scale_words() * 32;
+    a.x = tensor_map(x.values, m, layer.k, layer.k * 2, 2, plan.tile.tokens, 64);
+    a.weight = tensor_map(layer.weight.data(), layout.tiles(), layout.chunks() * 64, layout.chunks() * 512, 8,
+                          plan.tile.features() / 16, kInt4Box);
+    a.scales = tensor_map(layer.group_scales.data(), layout.tiles(), layout.groups * scale_bytes / 8,
+                          layout.groups * scale_bytes, 8, plan.tile.features() / 16, int4_scale_box(*layer.wide));
+  } else {
+    a.x = tensor_map(x.values, m, layer.k, layer.k, 1, plan.tile.tokens, 128);
+    a.weight = tensor_map(layer.weight.data(), layer.n, layer.k, layer.pitch, 1, plan.tile.features(), 128);
+  }
+  a.channel_scales = layer.channel_scales.as<float>();
+  a.row_scales = layer.per_token ? x.row_scales : nullptr;
+  a.y = y;
+  a.partials = context.scratch.as<float>();
+  a.tickets = context.tickets.as<int>();
+  a.scale = int4 ? layer.weight_scale : layer.static_scale;
+  a.m = static_cast<int>(m);
+  a.n = static_cast<int>(layer.n);
+  a.steps = plan.steps;
+  a.token_tiles = plan.token_tiles;
+  a.whole_tiles = plan.whole_tiles;
+  a.split_tiles = plan.split_tiles;
+  a.split_blocks = plan.split_blocks;
+  a.group_shift = layer.int4.group_shift;
+  a.y_f32 = y_f32;
+  a.keep_weights = plan.token_tiles > 1;
+  launch_wide(*layer.wide, plan, a, queue);
+}
+
 // One piece of at most rows_a_piece rows.
 void run_piece(const LinearState& layer, LinearRoute route, const CudaQueue& queue, int64_t m,
                const ActivationBuffer& x, void* y, DType y_type) {
@@ -115,6 +168,8 @@ void run_piece(const LinearState& layer, LinearRoute route, const CudaQueue& que
   switch (route) {
     case LinearRoute::skinny:
       return run_skinny(layer, queue, m, x, y, y_type == DType::f32);
+    case LinearRoute::wide:
+      return run_wide(layer, queue, m, x, y, y_type == DType::f32);
     case LinearRoute::library:
       p.alpha = layer.weight_scale * layer.static_scale;
       return context.library.run(shape, p, queue.stream);
@@ -151,7 +206,12 @@ void run_piece(const LinearState& layer, LinearRoute route, const CudaQueue& que
 }
 
 LinearRoute find_route(const LinearState& layer, int64_t m) {
-  if (m <= skinny_rows(layer) || !library_can(layer)) return LinearRoute::skinny;
+  const std::optional<LinearRoute>& asked = layer.context->wanted;
+  if (asked == LinearRoute::skinny) return LinearRoute::skinny;
+  if (layer.wide && asked == LinearRoute::wide) return LinearRoute::wide;
+  if (!asked && m <= skinny_rows(layer)) return LinearRoute::skinny;
+  if (!asked && prefers_wide(layer, m)) return LinearRoute::wide;
+  if (!library_can(layer)) return LinearRoute::skinny;
   const LinearRoute route = library_route(layer, m);
   GemmShape shape = library_shape(layer, route, std::min(m, rows_a_piece(layer, route, m)), DType::f16);
   if (route == LinearRoute::library_parts) shape.n = layer.parts.front().n;
@@ -187,6 +247,7 @@ GemmShape library_shape(const LinearState& layer, LinearRoute route, int64_t m, 
 
 int64_t rows_a_piece(const LinearState& layer, LinearRoute route, int64_t m) {
   if (route == LinearRoute::skinny) return kSkinnyMaxTokens;
+  if (route == LinearRoute::wide) return m;
   if (route != LinearRoute::library_sums) return m;
   return std::max<int64_t>(128, kSumsBytes / 4 / layer.n / 128 * 128);
 }
@@ -197,11 +258,12 @@ int64_t scratch_bytes(const LinearState& layer) {
   for (int64_t m = 1; m <= std::min<int64_t>(context.max_rows, kSkinnyMaxTokens); ++m)
     bytes =
         std::max(bytes, skinny_partial_bytes(plan_skinny(layer.skinny, m, layer.n, layer.k, context.device), layer.n));
-  if (context.max_rows <= skinny_rows(layer)) return bytes;
+  if (context.max_rows <= skinny_rows(layer) && !context.wanted) return bytes;
+  if (layer.wide) bytes = std::max(bytes, wide_partial_bytes(*layer.wide, context.device));
   const bool sums = layer.path == ComputePath::w8a8_int8 ||
                     (layer.path == ComputePath::w8a8_fp8 && (layer.per_token || !layer.uniform));
   const bool expands = layer.path == ComputePath::w4a16 || layer.path == ComputePath::w8a16_fp8;
-  if (expands) bytes = std::max(bytes, layer.n * layer.k * 2);
+  if (expands && (!layer.wide || context.wanted)) bytes = std::max(bytes, layer.n * layer.k * 2);
   if (sums)
     bytes = std::max(
         bytes,
@@ -210,10 +272,10 @@ int64_t scratch_bytes(const LinearState& layer) {
 }
 
 void LinearContextState::reserve(int64_t scratch_bytes, int64_t ticket_count) {
-  const auto wanted = static_cast<size_t>(scratch_bytes), counters = static_cast<size_t>(ticket_count) * sizeof(int);
-  if (wanted > scratch.bytes()) {
+  const auto needed = static_cast<size_t>(scratch_bytes), counters = static_cast<size_t>(ticket_count) * sizeof(int);
+  if (needed > scratch.bytes()) {
     scratch = DeviceBuffer();  // the old one goes first
-    scratch = DeviceBuffer(wanted);
+    scratch = DeviceBuffer(needed);
   }
   if (counters > tickets.bytes()) {
     tickets = DeviceBuffer(counters);
@@ -225,6 +287,7 @@ void LinearContextState::reserve(int64_t scratch_bytes, int64_t ticket_count) {
 CudaLinearContext::CudaLinearContext(const DeviceCapabilities& device, int64_t max_rows)
     : state_(std::make_unique<LinearContextState>(device, max_rows)) {
   configure_skinny(device);
+  if (device.family == KernelFamily::sm90a && device.compute_capability == 90) configure_wide();
 }
 CudaLinearContext::~CudaLinearContext() = default;
 
@@ -274,6 +337,11 @@ std::string CudaLinear::kernel_name(int64_t m) const {
       return fmt::format("{}_skinny_{}_m{}", skinny_family(s.path), path,
                          8 * plan_skinny(s.skinny, rows, s.n, s.k, s.context->device).token_tiles);
     }
+    case LinearRoute::wide: {
+      const WidePlan& plan = wide_plan(s, m);
+      return fmt::format("sm90a_wide_{}_{}x{}{}", path, plan.tile.features(), plan.tile.tokens,
+                         plan.partial_bytes > 0 ? "_split" : "");
+    }
     case LinearRoute::library:
       return s.path == ComputePath::w16a16 ? "cublaslt_w16a16" : "cublaslt_w8a8_fp8";
     case LinearRoute::library_parts:
@@ -291,7 +359,7 @@ std::string CudaLinear::kernel_name(int64_t m) const {
 void CudaLinear::prepare(int64_t m) {
   const LinearState& s = *state_;
   const LinearRoute route = choose_route(s, m);
-  if (route == LinearRoute::skinny) return;
+  if (route == LinearRoute::skinny || route == LinearRoute::wide) return;
   const int64_t rows = CublasLt::bucket(std::min(m, rows_a_piece(s, route, m)));
   GemmShape shape = library_shape(s, route, rows, DType::f16);
   const size_t width = s.path == ComputePath::w16a16 || route == LinearRoute::expand ? 2 : 1;

@@ -85,6 +85,24 @@ SkinnyFormat skinny_format(const LinearState& layer) {
   return SkinnyFormat::f16;
 }
 
+// Hopper's kernel stores 16 bytes at a time, and knows one scale for each 64 of k.
+std::optional<WideFormat> wide_format(const LinearState& layer) {
+  const DeviceCapabilities& device = layer.context->device;
+  if (device.family != KernelFamily::sm90a || device.compute_capability != 90 || layer.n % 8 != 0) return {};
+  switch (layer.skinny) {
+    case SkinnyFormat::w4:
+      return WideFormat::w4;
+    case SkinnyFormat::w4_zeros:
+      return WideFormat::w4_zeros;
+    case SkinnyFormat::int8:
+      return WideFormat::int8;
+    case SkinnyFormat::e4m3:
+      return WideFormat::e4m3;
+    default:
+      return {};
+  }
+}
+
 void copy_rows(const LinearState& layer, const Tensor& from, int64_t first_row) {
   const size_t element = size_bytes(from.dtype), width = static_cast<size_t>(layer.k) * element;
   const size_t pitch = static_cast<size_t>(layer.pitch) * element;
@@ -224,10 +242,11 @@ std::unique_ptr<LinearState> load_linear(std::span<const LinearWeights* const> p
     if (layer->path != ComputePath::w16a16) load_channel_scales(*layer, parts);
   }
   layer->skinny = skinny_format(*layer);
+  layer->wide = wide_format(*layer);
   set_activations(*layer, first, scaling);
   if (!first.prequant_scale.empty()) layer->prequant = upload(first.prequant_scale.data, first.prequant_scale.bytes());
   QG_CUDA(cudaStreamSynchronize(nullptr));  // other streams read the weights
-  context.reserve(scratch_bytes(*layer), round_up(layer->n, kSkinnyRows) / kSkinnyRows);
+  context.reserve(scratch_bytes(*layer), std::max(kWideTickets, round_up(layer->n, kSkinnyRows) / kSkinnyRows));
   return layer;
 }
 

@@ -14,7 +14,8 @@ void convert_to_f16(WideFloat type, const void* from, void* to, int64_t n, int64
 
 // The stored form of int4 weights on the device: tiles of 16 rows, in them chunks of 64 of k, in them 16 bytes a lane
 // (lane = 4 g + t): words for (row g, k half 0), (row g + 8, half 0), (row g, half 1), (row g + 8, half 1), each eight
-// nibbles of k = 32 half + 8 t + 0..7; nibble i of a word is k = 2 i and nibble i + 4 is k = 2 i + 1.
+// nibbles: nibble i of a word is k = 32 half + 8 i + 2 t, and nibble i + 4 the one after it. So a word becomes the
+// registers of two A fragments of mma or wgmma with k in its own order.
 // Scales: per tile and group, for g = 0..7, `halves` words of the scales of rows g and g + 8 as halves (times
 // `multiplier`, which keeps them away from subnormals), then, if zeros, as many of 1024 + zero.
 struct Int4Layout {

@@ -1,6 +1,6 @@
 #pragma once
 // Linear layers for few tokens, where time is the reading of the weights. The weights are the A operand of the tensor
-// cores (16 rows of W), the tokens the columns of B (8, 16, 32 or 64). Lanes load the weights from global memory
+// cores (16 rows of W), the tokens the columns of B (8, 16 or 32). Lanes load the weights from global memory
 // straight into fragments; the order of k inside a fragment is free as long as A and B agree, so that 16 bytes of a
 // row-major row are two fragment registers of two instructions. x lies in shared memory. docs/engine.md has more.
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace qg {
 // 32 and not of 64.
 enum class SkinnyFormat { f16, e4m3_f16, w4, w4_zeros, w4_zeros_32, e4m3, int8 };
 
-inline constexpr int kSkinnyMaxTokens = 64;  // m of one launch
+inline constexpr int kSkinnyMaxTokens = 32;  // m of one launch
 inline constexpr int kSkinnyWarps = 8;
 inline constexpr int kSkinnyRows = 16;   // rows of W a tile
 inline constexpr int kReducePitch = 20;  // floats; 8 tokens x 16 rows without bank conflicts
@@ -35,7 +35,7 @@ constexpr SkinnyChunk skinny_chunk(SkinnyFormat format) {
     case SkinnyFormat::w4:
     case SkinnyFormat::w4_zeros:
     case SkinnyFormat::w4_zeros_32:
-      return {64, 128, 64};
+      return {64, 128, 16};
   }
   return {};
 }
@@ -60,12 +60,12 @@ struct SkinnyArguments {
 };
 
 struct SkinnyPlan {
-  int token_tiles = 1;  // of 8: 1, 2, 4, 8
+  int token_tiles = 1;  // of 8: 1, 2, 4
   int slices = 1, chunks_per_slice = 0;
   int grid = 0, x_pitch = 0, shared_bytes = 0;
 };
 
-// For 1 <= m <= 64. Slices of k appear when x does not fit in half of a multiprocessor's shared memory.
+// For 1 <= m <= kSkinnyMaxTokens. Slices of k appear when x does not fit in half of a multiprocessor's shared memory.
 SkinnyPlan plan_skinny(SkinnyFormat format, int64_t m, int64_t n, int64_t k, const DeviceCapabilities& device);
 int64_t skinny_partial_bytes(const SkinnyPlan& plan, int64_t n);
 

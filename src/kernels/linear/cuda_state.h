@@ -1,13 +1,27 @@
 #pragma once
 // What CudaLinearContext and CudaLinear hold.
+#include <map>
+#include <optional>
 #include <vector>
 
 #include "kernels/common/cuda_cublaslt.h"
 #include "kernels/linear/cuda.h"
 #include "kernels/linear/cuda_repack.h"
 #include "kernels/linear/cuda_skinny.h"
+#include "kernels/linear/cuda_wide.h"
 
 namespace qg {
+
+// How m rows go through the layer.
+enum class LinearRoute {
+  skinny,          // 32 rows at a time
+  wide,            // Hopper's own kernel
+  library,         // cuBLASLt on the stored weights
+  library_parts,   // the same, a call per part with its own scale
+  library_scaled,  // the same, cuBLASLt applies row and column scales
+  library_sums,    // cuBLASLt to sums in scratch, scaled by scale_sums
+  expand,          // weights to halves in scratch, then cuBLASLt
+};
 
 struct LinearContextState {
   DeviceCapabilities device;
@@ -15,8 +29,9 @@ struct LinearContextState {
   CublasLt library;
   // Both grow while layers are made and are one after the other's: a kernel uses them only between the end of the
   // kernel before it and its own.
-  DeviceBuffer scratch;  // split sums, integer or float sums, expanded weights
-  DeviceBuffer tickets;  // zero between kernels
+  DeviceBuffer scratch;               // split sums, integer or float sums, expanded weights
+  DeviceBuffer tickets;               // zero between kernels
+  std::optional<LinearRoute> wanted;  // taken wherever it can run, instead of what should be fastest: to measure it
 
   LinearContextState(const DeviceCapabilities& capabilities, int64_t rows)
       : device(capabilities), max_rows(rows), library(capabilities) {}
@@ -32,6 +47,7 @@ struct LinearState {
   LinearContextState* context = nullptr;
   ComputePath path = ComputePath::w16a16;
   SkinnyFormat skinny = SkinnyFormat::f16;
+  std::optional<WideFormat> wide;  // where Hopper's kernel can run
   int64_t n = 0, k = 0;
   int64_t pitch = 0;  // elements from row to row of row-major weights: k rounded up to 64
   std::vector<LinearPart> parts;
@@ -41,26 +57,18 @@ struct LinearState {
   float static_scale = 1;      // of x otherwise
   float weight_scale = 1;      // uniform scale of 8-bit weights; what undoes the multiplier of int4 scales
   Int4Layout int4;
-  DeviceBuffer weight;                 // row-major [n rounded up to 16, pitch], zeros outside; or Int4Layout
-  DeviceBuffer group_scales;           // Int4Layout
-  DeviceBuffer channel_scales;         // [n rounded up to 16] floats, 8-bit
-  DeviceBuffer prequant;               // [k] floats
-  mutable std::vector<int8_t> routes;  // LinearRoute by m; -1: not asked yet
+  DeviceBuffer weight;                        // row-major [n rounded up to 16, pitch], zeros outside; or Int4Layout
+  DeviceBuffer group_scales;                  // Int4Layout
+  DeviceBuffer channel_scales;                // [n rounded up to 16] floats, 8-bit
+  DeviceBuffer prequant;                      // [k] floats
+  mutable std::vector<int8_t> routes;         // LinearRoute by m; -1: not asked yet
+  mutable std::map<int64_t, WidePlan> plans;  // by m
 };
 
 // Copies and repacks; throws Error for what no kernel can do. cuda_load.cc
 std::unique_ptr<LinearState> load_linear(std::span<const LinearWeights* const> parts, ActivationScaling activations,
                                          LinearContextState& context);
 
-// How m rows go through the layer.
-enum class LinearRoute {
-  skinny,          // 64 rows at a time
-  library,         // cuBLASLt on the stored weights
-  library_parts,   // the same, a call per part with its own scale
-  library_scaled,  // the same, cuBLASLt applies row and column scales
-  library_sums,    // cuBLASLt to sums in scratch, scaled by scale_sums
-  expand,          // weights to halves in scratch, then cuBLASLt
-};
 LinearRoute choose_route(const LinearState& layer, int64_t m);
 // The library call of a route for m rows (of the whole layer; parts change n).
 GemmShape library_shape(const LinearState& layer, LinearRoute route, int64_t m, DType y_type);

@@ -65,6 +65,23 @@ __device__ __forceinline__ void copy_async_wait_all() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
+// Four 8 x 8 blocks of halves: lane 8 i + r gives the address of row r of block i; word i of lane 4 g + t is row g,
+// columns 2 t and 2 t + 1 of block i. May be moved: the address must come out of after_barrier().
+__device__ __forceinline__ uint4 load_matrices(const void* shared) {
+  const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  uint4 v;
+  asm("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "r"(from));
+  return v;
+}
+
+// Ties what is read at an address to the barrier before this call.
+__device__ __forceinline__ int after_barrier(int address) {
+  asm volatile("" : "+r"(address)::"memory");
+  return address;
+}
+
 // Among `threads` threads of the block, a multiple of 32; id 1..15.
 __device__ __forceinline__ void barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
@@ -85,8 +102,8 @@ __device__ __forceinline__ uint32_t and_or(uint32_t v) {
   return r;
 }
 
-// Eight nibbles to halves: 1024 + u is the half with bits 0x6400 | u, and 1024 + 16 u that with 0x6400 | u << 4 (Kim et
-// al., "Who Says Elephants Can't Run", 2022). pair[i] = (nibble i, nibble i + 4) - zero, exact.
+// Eight nibbles of a word of Int4Layout to halves: 1024 + u is the half with bits 0x6400 | u, and 1024 + 16 u that with
+// 0x6400 | u << 4 (Kim et al., "Who Says Elephants Can't Run", 2022). pair[i] = (nibble i, nibble i + 4) - zero, exact.
 // low = -(1024 + zero), high = -(64 + zero), twice each.
 __device__ __forceinline__ void expand_nibbles(uint32_t v, __half2 low, __half2 high, uint32_t (&pair)[4]) {
   const __half2 sixteenth = __half2half2(__ushort_as_half(0x2c00));

@@ -23,7 +23,7 @@ struct RowFormat {
   using Step = RowStep;
   static constexpr int kXVectors = 1;  // uint4 of x a lane and chunk
   static constexpr bool kRowMajor = true;
-  static constexpr bool kGroups = false;
+  static constexpr bool kGroups = false, kMatrixLoads = false;
   static __device__ __forceinline__ void multiply(const Step& s, Acc (&acc)[4], const uint4 (&x)[1]) {
     kMultiply(acc, s.row[0].x, s.row[1].x, s.row[0].y, s.row[1].y, x[0].x, x[0].y);
     kMultiply(acc, s.row[0].z, s.row[1].z, s.row[0].w, s.row[1].w, x[0].z, x[0].w);
@@ -49,7 +49,7 @@ struct E4m3F16 {
   static constexpr SkinnyFormat kFormat = SkinnyFormat::e4m3_f16;
   static constexpr int kXVectors = 2;
   static constexpr bool kRowMajor = true;
-  static constexpr bool kGroups = false;
+  static constexpr bool kGroups = false, kMatrixLoads = false;
   struct Expanded {
     uint32_t row[2][8];  // halves 2 i, 2 i + 1 of the lane's 16
   };
@@ -87,7 +87,7 @@ struct W4 {
   static constexpr int kScaleWords = kHalves * (kZeros ? 2 : 1);              // a row pair and group
   static constexpr int kXVectors = 2;
   static constexpr bool kRowMajor = false;
-  static constexpr bool kGroups = true;
+  static constexpr bool kGroups = true, kMatrixLoads = true;
   struct Step {
     uint4 nibbles;
     uint32_t scale[kScaleWords];  // halves of rows g and g + 8: scales, then 1024 + zero
@@ -215,7 +215,7 @@ __device__ __forceinline__ void team_barrier(int team) {
 struct Team {
   int id, thread;        // thread: within the team
   int slice;             // of k
-  const float* factors;  // [64] shared: scale of each token
+  const float* factors;  // [kSkinnyMaxTokens] shared: scale of each token
   int* last;             // shared
 };
 
@@ -280,8 +280,8 @@ __device__ __forceinline__ void reduce_tile(const SkinnyArguments& a, const Team
 // Steps in flight: as many as 128 registers hold beside the sums.
 template <class F>
 constexpr int depth(int token_tiles) {
-  if constexpr (F::kRowMajor) return token_tiles <= 2 ? 4 : token_tiles == 4 ? 3 : 2;
-  if constexpr (!F::kRowMajor) return token_tiles == 1 ? 8 : token_tiles == 2 ? 6 : token_tiles == 4 ? 4 : 2;
+  if constexpr (F::kRowMajor) return token_tiles <= 2 ? 4 : 3;
+  if constexpr (!F::kRowMajor) return token_tiles == 1 ? 8 : token_tiles == 2 ? 6 : 4;
 }
 
 template <class F, int kTokenTiles>
@@ -317,7 +317,9 @@ __global__ void __launch_bounds__(kSkinnyWarps * 32, 2) skinny(const SkinnyArgum
   int x_rows[kTokenTiles];
 #pragma unroll
   for (int i = 0; i < kTokenTiles; ++i)
-    x_rows[i] = kReduceBytes + min(8 * i + g, a.m - 1) * a.x_pitch + t * (kWideLane ? 32 : 16) + begin * kChunkBytes;
+    x_rows[i] = after_barrier(kReduceBytes + begin * kChunkBytes +
+                              (F::kMatrixLoads ? min(8 * i + lane % 8, a.m - 1) * a.x_pitch + lane / 8 * 16
+                                               : min(8 * i + g, a.m - 1) * a.x_pitch + t * (kWideLane ? 32 : 16)));
 
   int flip = 0;
   for (; tile < a.tiles; tile += tile_step) {
@@ -337,9 +339,10 @@ __global__ void __launch_bounds__(kSkinnyWarps * 32, 2) skinny(const SkinnyArgum
           if (kTokenTiles >= 4 && i % 2 == 0) __syncwarp();  // keeps the compiler from loading all of x at once
           uint4 x[F::kXVectors];
 #pragma unroll
-          for (int v = 0; v < F::kXVectors; ++v)
-            x[v] =
-                *reinterpret_cast<const uint4*>(shared + x_rows[i] + chunk * kChunkBytes + v * (kWideLane ? 16 : 64));
+          for (int v = 0; v < F::kXVectors; ++v) {
+            const char* from = shared + x_rows[i] + chunk * kChunkBytes + v * (kWideLane ? 16 : 64);
+            x[v] = F::kMatrixLoads ? load_matrices(from) : *reinterpret_cast<const uint4*>(from);
+          }
           F::multiply(weights, acc[i], x);
         }
       }
@@ -358,8 +361,6 @@ SkinnyKernel skinny_for(int token_tiles) {
       return skinny<F, 2>;
     case 4:
       return skinny<F, 4>;
-    case 8:
-      return skinny<F, 8>;
   }
   return nullptr;
 }

@@ -22,16 +22,6 @@ __global__ void convert_kernel(const T* from, __half* to, int64_t n, int64_t k, 
   to[i / k * pitch + i % k] = h;
 }
 
-// Nibble j of v is k = j; see Int4Layout for the order made here.
-__device__ uint32_t interleave(uint32_t v) {
-  uint32_t out = 0;
-  for (int i = 0; i < 4; ++i) {
-    out |= ((v >> (8 * i)) & 15) << (4 * i);
-    out |= ((v >> (8 * i + 4)) & 15) << (4 * i + 16);
-  }
-  return out;
-}
-
 __global__ void pack_int4_kernel(Int4Layout layout, const char* codes, uint4* to) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= layout.tiles() * layout.chunks() * 32) return;
@@ -39,9 +29,13 @@ __global__ void pack_int4_kernel(Int4Layout layout, const char* codes, uint4* to
   const int64_t chunk = i / 32 % layout.chunks(), tile = i / 32 / layout.chunks();
   uint32_t words[4] = {};
   for (int w = 0; w < 4; ++w) {
-    const int64_t row = tile * 16 + g + w % 2 * 8, column = chunk * 64 + w / 2 * 32 + 8 * t;
-    if (row < layout.n && column < layout.k)
-      words[w] = interleave(*reinterpret_cast<const uint32_t*>(codes + row * (layout.k / 2) + column / 2));
+    const int64_t row = tile * 16 + g + w % 2 * 8;
+    for (int j = 0; j < 4; ++j) {
+      const int64_t column = chunk * 64 + w / 2 * 32 + 8 * j + 2 * t;
+      if (row >= layout.n || column >= layout.k) continue;
+      const auto both = static_cast<uint8_t>(codes[row * (layout.k / 2) + column / 2]);
+      words[w] |= (both & 15u) << (4 * j) | (both >> 4u) << (4 * j + 16);
+    }
   }
   to[i] = make_uint4(words[0], words[1], words[2], words[3]);
 }
@@ -66,6 +60,21 @@ __global__ void pack_scales_kernel(Int4Layout layout, const float* scales, const
   if (layout.zeros) out[layout.halves + half] = __floats2half2_rn(1024 + zero[0], 1024 + zero[1]);
 }
 
+// Lane t of four has pairs i = 0..3 of k = 8 i + 2 t; afterwards pairs of k = 8 t + 2 i: a transposition.
+__device__ __forceinline__ void gather_neighbours(uint32_t (&pair)[4], int t) {
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & step) continue;
+      uint32_t &low = pair[i], &high = pair[i + step];
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, t & step ? low : high, step);
+      low = t & step ? other : low;
+      high = t & step ? high : other;
+    }
+  }
+}
+
 __global__ void __launch_bounds__(kThreads)
     expand_int4_kernel(Int4Layout layout, const uint4* weight, const __half2* scales, __half* to) {
   let_next_start();
@@ -76,7 +85,7 @@ __global__ void __launch_bounds__(kThreads)
   uint4 v = {};
   if (inside) v = device::load_once(weight + i, device::evict_first_policy());
   wait_for_previous();
-  if (!inside) return;
+  if (!inside) return;  // whole warps
   const __half2* scale =
       scales + ((tile * layout.groups + (chunk >> layout.group_shift)) * 8 + g) * layout.scale_words();
   const uint32_t words[4] = {v.x, v.y, v.z, v.w};
@@ -93,6 +102,7 @@ __global__ void __launch_bounds__(kThreads)
     device::expand_nibbles(words[w], low, high, pair);
 #pragma unroll
     for (int p = 0; p < 4; ++p) pair[p] = device::bits(__hmul2(device::halves(pair[p]), by));
+    gather_neighbours(pair, t);
     if (row < layout.n && column < layout.k)
       *reinterpret_cast<uint4*>(to + row * layout.k + column) = make_uint4(pair[0], pair[1], pair[2], pair[3]);
   }

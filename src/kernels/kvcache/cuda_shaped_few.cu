@@ -1,0 +1,264 @@
+// Shaped keys for the rows of a decoding step: one launch, a block has a KV head and one or four rows. Before the
+// previous kernel has ended it fetches the head's three matrices; then keys and queries are rotated, keys transformed
+// (a thread an element, sums in the reference's order), and each row's key is rounded by one warp, element after
+// element, while other warps multiply the queries on the tensor cores.
+#include "kernels/kvcache/cuda_shaped.h"
+
+namespace qg::kvcache {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32, kQueryWarps = 4;
+
+template <int kHeadDim, int kRows>
+struct Shared {
+  __half k_transform[kHeadDim * kHeadDim], q_transform[kHeadDim * kHeadDim], feedback[kHeadDim * kHeadDim];
+  float4 next[kHeadDim];  // what an error of element j takes from j + 1, j + 2, j + 3 (x, y, z)
+  float key[kRows][kHeadDim], shaped[kRows][kHeadDim];
+  __half queries[8];  // and on: [row * group + head][head_dim], swizzled, a multiple of 16 of them
+};
+
+// The lane's elements of a key, kCount from kCount * lane on, to what is to be stored there. Every lane follows the
+// whole chain by itself (`x` is element j, `ahead` the two after it), so that no element waits for a shuffle: element
+// j + 3 leaves its owner two steps before it is due, and misses just the errors that `ahead` takes into account. A
+// step is about 32 instructions, and the chain in it 7: exponent, its floor, two to round, error, product, difference.
+template <int kHeadDim, KvFormat kFormat>
+__device__ __forceinline__ void feed_errors_back(float (&t)[kHeadDim / 32], const __half* feedback, const float4* next,
+                                                 int lane) {
+  constexpr int kCount = kHeadDim / 32;
+  struct Lines {  // of the elements of one owner
+    float4 next[kCount];
+    uint2 own[kCount];
+  };
+  const auto read = [&](int owner) {
+    Lines lines;
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) {
+      const __half* from = feedback + (kCount * owner + e) * kHeadDim + kCount * lane;
+      lines.next[e] = next[kCount * owner + e];
+      if constexpr (kCount == 4)
+        lines.own[e] = *reinterpret_cast<const uint2*>(from);
+      else
+        lines.own[e].x = *reinterpret_cast<const uint32_t*>(from);
+    }
+    return lines;
+  };
+  const auto element = [&](int owner, int e) { return __shfl_sync(~0u, t[e % kCount], (owner + e / kCount) % 32); };
+  float x = element(0, 0), ahead[2] = {element(0, 1), element(0, 2)}, mine[kCount] = {};
+  Lines lines = read(0);
+#pragma unroll 2
+  for (int owner = 0; owner < 32; ++owner) {
+    const Lines now = lines;
+    lines = read(min(owner + 1, 31));
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) {
+      const float coming = element(owner, e + 3);
+      if (lane == owner) mine[e] = x;
+      const float error = __fsub_rn(x, rounded<kFormat>(x));
+      x = __fsub_rn(ahead[0], __fmul_rn(error, now.next[e].x));
+      ahead[0] = __fsub_rn(ahead[1], __fmul_rn(error, now.next[e].y));
+      ahead[1] = __fsub_rn(coming, __fmul_rn(error, now.next[e].z));
+      const uint32_t words[2] = {now.own[e].x, now.own[e].y};
+#pragma unroll
+      for (int i = 0; i < kCount; i += 2) {
+        const float2 line = two_floats(words[i / 2]);
+        t[i] = __fsub_rn(t[i], __fmul_rn(error, line.x));
+        t[i + 1] = __fsub_rn(t[i + 1], __fmul_rn(error, line.y));
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) t[i] = mine[i];
+}
+
+// One thread's part of a row: eight elements of each half of a key, a value or a query.
+template <int kHeadDim>
+struct Unit {
+  const __half* from = nullptr;
+  int row = 0, slot = 0;  // slot: 0 key, 1 value, 2 and on queries
+  bool valid = false;
+  Angles angles = {};
+  float center[16] = {};
+  std::byte* cell = nullptr;  // of a value
+
+  __device__ Unit(const ShapedArguments& args, int64_t first_row, int rows, int kv_head, int index) {
+    constexpr int kLanes = kHeadDim / 16;
+    const int heads = static_cast<int>(args.qkv.heads), kv_heads = static_cast<int>(args.layout.kv_heads);
+    const int group = heads / kv_heads, lane = index % kLanes;
+    row = index / kLanes / (group + 2), slot = index / kLanes % (group + 2);
+    if (row >= rows) return;
+    const int position = args.batch.row_position[first_row + row];
+    if (position < 0) return;
+    valid = true;
+    const int head = slot == 0 ? heads + kv_head : slot == 1 ? heads + kv_heads + kv_head : kv_head * group + slot - 2;
+    from = args.qkv.rows + (first_row + row) * args.qkv.stride + head * kHeadDim + 8 * lane;
+    if (slot == 1) {
+      const TokenCells cells(args.layout, args.batch, first_row + row, position);
+      cell = cells.cell(args.layout, args.pool, 1, kv_head) + 8 * lane;
+      return;
+    }
+    angles = read_angles(args.rope_table + static_cast<int64_t>(position) * (kHeadDim / 2) + 8 * lane);
+    if (slot != 0) return;
+#pragma unroll
+    for (int i = 0; i < 16; ++i)
+      center[i] = args.shaping.k_center[kv_head * kHeadDim + 8 * lane + i % 8 + i / 8 * (kHeadDim / 2)];
+  }
+};
+
+// y[i] = sum over j of T[j][i] z[j] in order, then divided by the scale: a thread has one i and kEach rows.
+template <int kHeadDim, int kEach>
+__device__ __forceinline__ void transform_keys(const __half* transform, const float (*key)[kHeadDim],
+                                               float (*shaped)[kHeadDim], int element, float multiplier) {
+  float sum[kEach];
+#pragma unroll 8
+  for (int j = 0; j < kHeadDim; j += 4) {
+    float4 z[kEach];
+#pragma unroll
+    for (int r = 0; r < kEach; ++r) z[r] = *reinterpret_cast<const float4*>(&key[r][j]);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const float line = __half2float(transform[(j + e) * kHeadDim + element]);
+#pragma unroll
+      for (int r = 0; r < kEach; ++r) {
+        const float product = __fmul_rn(line, e == 0 ? z[r].x : e == 1 ? z[r].y : e == 2 ? z[r].z : z[r].w);
+        sum[r] = j + e == 0 ? product : __fadd_rn(sum[r], product);
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kEach; ++r) shaped[r][element] = __fmul_rn(sum[r], multiplier);
+}
+
+template <int kHeadDim, KvFormat kFormat, int kRows>
+__global__ void __launch_bounds__(kThreads) few_rows_kernel(const ShapedArguments args) {
+  constexpr int kLanes = kHeadDim / 16, kCount = kHeadDim / 32;
+  extern __shared__ __align__(128) std::byte memory[];
+  auto& shared = *reinterpret_cast<Shared<kHeadDim, kRows>*>(memory);
+  let_next_start();
+  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, kv_head = blockIdx.y;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kRows;
+  const int rows = static_cast<int>(min(static_cast<int64_t>(kRows), args.rows - first_row));
+  const int64_t matrix = static_cast<int64_t>(kv_head) * kHeadDim * kHeadDim;
+  copy_matrix<kHeadDim, false, kThreads>(shared.k_transform, args.shaping.k_transform + matrix, thread);
+  copy_matrix<kHeadDim, false, kThreads>(shared.feedback, args.shaping.k_feedback + matrix, thread);
+  copy_matrix<kHeadDim, true, kThreads>(shared.q_transform, args.shaping.q_transform + matrix, thread);
+  if (thread < kHeadDim) {
+    const __half* line = args.shaping.k_feedback + matrix + thread * kHeadDim;
+    const auto at = [&](int i) { return thread + i < kHeadDim ? __half2float(line[thread + i]) : 0.0f; };
+    shared.next[thread] = {at(1), at(2), at(3), 0};
+  }
+  const int heads = static_cast<int>(args.qkv.heads), group = heads / static_cast<int>(args.layout.kv_heads);
+  const int units = kRows * (group + 2) * kLanes;
+  std::byte* key_cell = nullptr;
+  if (warp < rows) {
+    const int position = args.batch.row_position[first_row + warp];
+    if (position >= 0)
+      key_cell =
+          TokenCells(args.layout, args.batch, first_row + warp, position).cell(args.layout, args.pool, 0, kv_head);
+  }
+  const uint32_t queries = attention::shared_address(shared.queries);
+  Unit<kHeadDim> unit(args, first_row, rows, kv_head, thread);
+  wait_for_previous();
+  for (int index = thread; index < units; index += kThreads) {
+    if (index != thread) unit = Unit<kHeadDim>(args, first_row, rows, kv_head, index);
+    if (!unit.valid) continue;
+    float a[8], b[8];
+    const uint4 low = read_once(unit.from), high = read_once(unit.from + kHeadDim / 2);
+    unpack_eight(low, a);
+    unpack_eight(high, b);
+    const int part = index % kLanes;
+    if (unit.slot == 1) {
+      store_eight<kFormat>(unit.cell, a, args.v_multiplier);
+      store_eight<kFormat>(unit.cell + kHeadDim / 2, b, args.v_multiplier);
+      continue;
+    }
+    rotate_eight(unit.angles, a, b);
+    if (unit.slot == 0) {
+      float* z = shared.key[unit.row] + 8 * part;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        z[i] = __fsub_rn(a[i], unit.center[i]);
+        z[i + kHeadDim / 2] = __fsub_rn(b[i], unit.center[i + 8]);
+      }
+    } else {
+      const int line = unit.row * group + unit.slot - 2;
+      std::byte* to = reinterpret_cast<std::byte*>(shared.queries);
+      *reinterpret_cast<uint4*>(to + attention::swizzled<2 * kHeadDim>(line, part)) = pack_eight(a);
+      *reinterpret_cast<uint4*>(to + attention::swizzled<2 * kHeadDim>(line, part + kLanes)) = pack_eight(b);
+    }
+  }
+  attention::wait_for_copies<0>();
+  __syncthreads();
+  constexpr int kSets = kThreads / kHeadDim, kEach = kRows > kSets ? kRows / kSets : 1;
+  if (const int row = thread / kHeadDim * kEach; row < kRows)
+    transform_keys<kHeadDim, kEach>(shared.k_transform, shared.key + row, shared.shaped + row, thread % kHeadDim,
+                                    args.k_multiplier);
+  __syncthreads();
+  if (warp >= kWarps - kQueryWarps) {
+    const int pairs = rows * group;
+    for (int first = 0; first < pairs; first += 16) {
+      uint32_t a[kHeadDim / 16][4];
+#pragma unroll
+      for (int k = 0; k < kHeadDim / 16; ++k)
+        attention::load_matrices(a[k],
+                                 queries + attention::swizzled<2 * kHeadDim>(first + lane % 16, 2 * k + lane / 16));
+      for (int tile = warp % kQueryWarps; tile < kHeadDim / 16; tile += kQueryWarps) {
+        float c[2][4] = {};
+        transform_queries<kHeadDim>(a, attention::shared_address(shared.q_transform), tile, lane, c);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int pair = first + lane / 4 + 8 * half, row = pair / group;
+          if (pair >= pairs || args.batch.row_position[first_row + row] < 0) continue;
+          __half* to = args.q + ((first_row + row) * heads + kv_head * group + pair - row * group) * kHeadDim;
+          store_queries(to, c, half, tile, lane);
+        }
+      }
+    }
+  } else if (key_cell != nullptr) {
+    float t[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) t[i] = shared.shaped[warp][kCount * lane + i];
+    feed_errors_back<kHeadDim, kFormat>(t, shared.feedback, shared.next, lane);
+    if constexpr (kCount == 4)
+      *reinterpret_cast<uint32_t*>(key_cell + 4 * lane) = four_codes<kFormat>(t[0], t[1], t[2], t[3]);
+    else
+      *reinterpret_cast<uint16_t*>(key_cell + 2 * lane) = static_cast<uint16_t>(four_codes<kFormat>(t[0], t[1], 0, 0));
+  }
+}
+
+template <int kHeadDim, KvFormat kFormat, int kRows>
+void launch_rows(const CudaQueue& queue, const ShapedArguments& args) {
+  using Memory = Shared<kHeadDim, kRows>;
+  constexpr int kMostBytes = 227 * 1024;  // what a block may have
+  const auto kernel = few_rows_kernel<kHeadDim, kFormat, kRows>;
+  static const bool prepared = [&] {
+    QG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes));
+    return true;
+  }();
+  static_cast<void>(prepared);
+  const int64_t pairs = kRows * args.qkv.heads / args.layout.kv_heads;
+  const size_t bytes = offsetof(Memory, queries) + static_cast<size_t>((pairs + 15) / 16 * 16 * kHeadDim) * 2;
+  const dim3 grid(static_cast<unsigned>((args.rows + kRows - 1) / kRows), static_cast<unsigned>(args.layout.kv_heads));
+  launch(queue, kernel, grid, dim3(kThreads), bytes, args);
+}
+
+template <int kHeadDim, KvFormat kFormat>
+void launch_format(const CudaQueue& queue, const ShapedArguments& args) {
+  // Four rows a block once there would be more blocks than multiprocessors: each reads three matrices.
+  if (args.rows * args.layout.kv_heads <= 128) return launch_rows<kHeadDim, kFormat, 1>(queue, args);
+  launch_rows<kHeadDim, kFormat, 4>(queue, args);
+}
+
+template <int kHeadDim>
+void launch_head_dim(const CudaQueue& queue, const ShapedArguments& args) {
+  if (args.layout.format == KvFormat::fp8) return launch_format<kHeadDim, KvFormat::fp8>(queue, args);
+  launch_format<kHeadDim, KvFormat::int8>(queue, args);
+}
+
+}  // namespace
+
+void launch_shaped_few(const CudaQueue& queue, const ShapedArguments& args) {
+  if (args.layout.head_dim == 128) return launch_head_dim<128>(queue, args);
+  launch_head_dim<64>(queue, args);
+}
+
+}  // namespace qg::kvcache

@@ -1,0 +1,18 @@
+#include "kernels/linear/wide.cuh"
+
+namespace qg {
+
+const WideKernel* wide_kernels_e4m3(int& count) {
+  static const WideKernel kernels[] = {
+      device::wide_kernel<WideFormat::e4m3, 32, 2, 1, 5, 2>(),
+      device::wide_kernel<WideFormat::e4m3, 64, 2, 1, 4, 2>(),
+      device::wide_kernel<WideFormat::e4m3, 128, 2, 1, 6, 1>(),
+      device::wide_kernel<WideFormat::e4m3, 128, 3, 1, 5, 1>(),
+      device::wide_kernel<WideFormat::e4m3, 128, 2, 2, 4, 1>(),
+      device::wide_kernel<WideFormat::e4m3, 256, 2, 1, 4, 1>(),
+  };
+  count = sizeof kernels / sizeof kernels[0];
+  return kernels;
+}
+
+}  // namespace qg

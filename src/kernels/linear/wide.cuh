@@ -1,0 +1,437 @@
+#pragma once
+// The kernel of cuda_wide.h.
+#include "kernels/linear/cuda_wide.h"
+#include "kernels/linear/mma.cuh"
+#include "kernels/linear/wgmma.cuh"
+
+namespace qg::device {
+
+inline constexpr int kStoreTokens = 32, kStorePitch = 144;  // a warpgroup's 64 features of 32 tokens, without conflicts
+
+// Per format: Acc, bytes of x and of weights a stage of one tile.
+template <WideFormat kFormat>
+struct WideTraits {
+  static constexpr bool kInt4 = kFormat == WideFormat::w4 || kFormat == WideFormat::w4_zeros;
+  static constexpr int kScaleWords = kFormat == WideFormat::w4_zeros ? 2 : 1;
+  static constexpr int kXBoxes = kInt4 ? 2 : 1;  // of 128 bytes of k
+};
+template <WideFormat kFormat>
+struct WideSum {
+  using Type = float;
+};
+template <>
+struct WideSum<WideFormat::int8> {
+  using Type = int;
+};
+
+template <WideFormat kFormat, int kTokens, int kGroups, int kHalves, int kStages, int kBlocks>
+struct WideShape {
+  using Traits = WideTraits<kFormat>;
+  using Acc = typename WideSum<kFormat>::Type;
+  static constexpr int kConsumers = 128 * kGroups;  // threads that multiply
+  static constexpr int kFeatures = 64 * kGroups * kHalves;
+  static constexpr int kRowTiles = kFeatures / 16;
+  static constexpr int kXBox = kTokens * 128;
+  static constexpr int kXBytes = kXBox * Traits::kXBoxes;
+  static constexpr int kScaleBytes = Traits::kInt4 ? Traits::kScaleWords * 64 : 0;  // a row tile: two groups
+  static constexpr int kWeightBytes = Traits::kInt4 ? kRowTiles * (1024 + kScaleBytes) : kFeatures * 128;
+  static constexpr int kStageBytes = (kXBytes + kWeightBytes + 1023) / 1024 * 1024;
+  static constexpr int kStoreBytes = kStoreTokens * kStorePitch;  // a warpgroup
+  static constexpr int kTail = kGroups * (kStoreBytes + kTokens * 4) + 2 * kStages * 8 + 16;
+  static constexpr int kSharedBytes = 1024 + kStages * kStageBytes + kTail;  // 1024: to align the ring
+  static constexpr WideTile kTile = {kTokens, kGroups, kHalves, kStages, kBlocks};
+};
+
+// What a block does, as runs of steps of one tile after the other.
+struct WideWalk {
+  int feature, token, begin, end;  // the run: steps [begin, end) of a tile
+  int split_tile;                  // its number among the split ones
+  int next_whole, split, finish;   // what follows: whole tiles, then steps [split, finish) of the split tiles
+
+  __device__ explicit WideWalk(const WideArguments& a) {
+    const int block = static_cast<int>(blockIdx.x), total = a.split_tiles * a.steps;
+    next_whole = block;
+    split_tile = 0;
+    split = block < a.split_blocks ? first_step(a, block, total) : 0;
+    finish = block < a.split_blocks ? first_step(a, block + 1, total) : 0;
+  }
+  static __device__ int first_step(const WideArguments& a, int block, int total) {
+    return static_cast<int>(int64_t{total} * block / a.split_blocks);
+  }
+  // The block whose share holds a step.
+  static __device__ int owner(const WideArguments& a, int step) {
+    return static_cast<int>(((int64_t{step} + 1) * a.split_blocks - 1) / (int64_t{a.split_tiles} * a.steps));
+  }
+  __device__ bool next(const WideArguments& a) {
+    if (next_whole < a.whole_tiles) {
+      feature = next_whole / a.token_tiles;
+      token = next_whole % a.token_tiles;
+      begin = 0;
+      end = a.steps;
+      next_whole += static_cast<int>(gridDim.x);
+      return true;
+    }
+    if (split >= finish) return false;
+    const int at = split / a.steps;
+    // Features first: blocks that work at the same time then meet the same weights for different tokens.
+    const int features = a.split_tiles / a.token_tiles;
+    feature = a.whole_tiles / a.token_tiles + at % features;
+    token = at / features;
+    split_tile = at;
+    begin = split - at * a.steps;
+    end = min(a.steps, finish - at * a.steps);
+    split = at * a.steps + end;
+    return true;
+  }
+};
+
+template <class S>
+struct WideRing {
+  uint32_t base, full, empty;  // shared addresses
+  int stage = 0;
+  uint32_t phase = 0;
+  __device__ uint32_t x() const { return base + stage * S::kStageBytes; }
+  __device__ uint32_t weights() const { return x() + S::kXBytes; }
+  __device__ uint32_t full_barrier() const { return full + stage * 8; }
+  __device__ uint32_t empty_barrier() const { return empty + stage * 8; }
+  __device__ void advance() {
+    if (++stage == S::kTile.stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// The copies of one stage after the other, by one lane of the last warp.
+template <WideFormat kFormat, class S>
+struct WideProducer {
+  using Traits = WideTraits<kFormat>;
+  const WideArguments& a;
+  WideRing<S> ring;
+  WideWalk walk;
+  int step = 0;
+  bool more = false;
+
+  __device__ WideProducer(const WideArguments& arguments, const WideRing<S>& at)
+      : a(arguments), ring(at), walk(arguments) {
+    more = walk.next(a);
+    step = more ? walk.begin : 0;
+  }
+  __device__ void advance() {
+    ring.advance();
+    if (++step < walk.end) return;
+    more = walk.next(a);
+    step = walk.begin;
+  }
+  // Fills the ring: weights at once, x when it may be read; then each stage that all warps have left.
+  __device__ void run() {
+    prefetch_map(&a.x);
+    prefetch_map(&a.weight);
+    if constexpr (Traits::kInt4) prefetch_map(&a.scales);
+    WideProducer behind = *this;
+    for (int i = 0; i < S::kTile.stages && more; ++i, advance()) weights();
+    wait_for_previous();
+    for (int i = 0; i < S::kTile.stages && behind.more; ++i, behind.advance()) behind.x();
+    for (; more; advance()) {
+      barrier_wait(ring.empty_barrier(), ring.phase ^ 1);
+      weights();
+      x();
+    }
+  }
+
+ private:
+  __device__ void weights() const {
+    if (threadIdx.x % 32 != 0) return;
+    const uint64_t hint = a.keep_weights ? kEvictNormal : kEvictFirst;
+    const uint32_t barrier = ring.full_barrier();
+    barrier_expect(barrier, S::kXBytes + S::kWeightBytes);
+    if constexpr (Traits::kInt4) {
+      const int chunk = step * 2, row_tile = walk.feature * S::kRowTiles;
+      copy_box(ring.weights(), &a.weight, chunk * kInt4Box / 2, row_tile, barrier, hint);
+      copy_box(ring.weights() + S::kRowTiles * 1024, &a.scales, (chunk >> a.group_shift) * Traits::kScaleWords * 4,
+               row_tile, barrier, hint);
+    } else {
+      copy_box(ring.weights(), &a.weight, step * kWideStep, walk.feature * S::kFeatures, barrier, hint);
+    }
+  }
+  __device__ void x() const {
+    if (threadIdx.x % 32 != 0) return;
+    const int row = walk.token * S::kTile.tokens;
+#pragma unroll
+    for (int i = 0; i < Traits::kXBoxes; ++i)
+      copy_box(ring.x() + i * S::kXBox, &a.x, step * kWideStep + i * (kWideStep / Traits::kXBoxes), row,
+               ring.full_barrier(), kEvictNormal);
+  }
+};
+
+// The A fragments of 64 x 64 out of one lane's nibbles (Int4Layout), times the group's scale: rounded once.
+template <WideFormat kFormat>
+__device__ __forceinline__ void expand_chunk(const uint4& nibbles, const uint32_t* scale, uint32_t (&a)[16]) {
+  const uint32_t words[2][2] = {{nibbles.x, nibbles.z}, {nibbles.y, nibbles.w}};  // [row g, g + 8][half of k]
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      __half2 low = __half2half2(__ushort_as_half(0xe408));   // -(1024 + 8)
+      __half2 high = __half2half2(__ushort_as_half(0xd480));  // -(64 + 8)
+      if constexpr (kFormat == WideFormat::w4_zeros) {
+        low = __hneg2(r == 0 ? __low2half2(halves(scale[1])) : __high2half2(halves(scale[1])));
+        high = __hadd2(low, __half2half2(__ushort_as_half(0x6380)));  // + 960
+      }
+      const __half2 by = r == 0 ? __low2half2(halves(scale[0])) : __high2half2(halves(scale[0]));
+      uint32_t pair[4];
+      expand_nibbles(words[r][h], low, high, pair);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[(2 * h + i / 2) * 4 + i % 2 * 2 + r] = bits(__hmul2(halves(pair[i]), by));
+    }
+}
+
+__device__ __forceinline__ uint4 load_shared_16(uint32_t from) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(from)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ uint32_t load_shared_4(uint32_t from) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
+  return v;
+}
+
+// The sums of a run of steps, with the ring advanced behind it.
+template <WideFormat kFormat, class S>
+__device__ __forceinline__ void multiply_run(const WideArguments& a, WideRing<S>& ring, const WideWalk& walk,
+                                             typename S::Acc (&acc)[S::kTile.halves][S::kTile.tokens / 2]) {
+  using Traits = WideTraits<kFormat>;
+  constexpr int kHalves = S::kTile.halves;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = warp / 4;
+  uint32_t release = 0;  // the barrier of the stage before, once its products have ended
+  int keep = 0;
+  [[maybe_unused]] uint32_t fragments[2][16] = {};  // one is read by the tensor cores while the other is made
+  for (int step = walk.begin; step < walk.end; ++step, ring.advance()) {
+    barrier_wait(ring.full_barrier(), ring.phase);
+    if constexpr (Traits::kInt4) {
+      const uint32_t nibbles = ring.weights() + (group * kHalves * 4 + warp % 4) * 1024 + lane * 16;
+      const uint32_t scales = ring.weights() + S::kRowTiles * 1024 + (group * kHalves * 4 + warp % 4) * S::kScaleBytes +
+                              lane / 4 * (Traits::kScaleWords * 4);
+      const uint32_t second = a.group_shift == 0 ? Traits::kScaleWords * 32 : 0;  // groups of 64: the next one's scales
+      uint4 codes[2 * kHalves];  // all of the stage's at once: their latency shows once
+      uint32_t scale[2 * kHalves][Traits::kScaleWords];
+#pragma unroll
+      for (int u = 0; u < 2 * kHalves; ++u) {
+        const int c = u / kHalves, h = u % kHalves;
+        codes[u] = load_shared_16(nibbles + h * 4096 + c * 512);
+#pragma unroll
+        for (int i = 0; i < Traits::kScaleWords; ++i)
+          scale[u][i] = load_shared_4(scales + h * 4 * S::kScaleBytes + (c == 1 ? second : 0) + i * 4);
+      }
+#pragma unroll
+      for (int u = 0; u < 2 * kHalves; ++u) {
+        const int c = u / kHalves, h = u % kHalves;
+        uint32_t(&mine)[16] = fragments[u % 2];
+        expand_chunk<kFormat>(codes[u], scale[u], mine);
+        const uint64_t x = operand(ring.x() + c * S::kXBox);
+        pin(acc[h]);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < 4; ++i) wgmma_f16(acc[h], mine + 4 * i, x + 2 * i, c == 0 && i == 0 ? keep : 1);
+        wgmma_commit();
+        pin(acc[h]);
+        wgmma_wait<1>();
+        hold(fragments[(u + 1) % 2]);
+        if (u == 0 && release != 0 && lane == 0) barrier_arrive(release);
+      }
+    } else {
+      const uint64_t x = operand(ring.x()), w = operand(ring.weights() + group * kHalves * 8192);
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h) pin(acc[h]);
+      wgmma_fence();
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if constexpr (kFormat == WideFormat::int8) {
+            wgmma_s8(acc[h], w + h * 512 + 2 * i, x + 2 * i, i == 0 ? keep : 1);
+          } else {
+            wgmma_e4m3(acc[h], w + h * 512 + 2 * i, x + 2 * i, i == 0 ? keep : 1);
+          }
+        }
+      wgmma_commit();
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h) pin(acc[h]);
+      wgmma_wait<1>();
+      if (release != 0 && lane == 0) barrier_arrive(release);
+    }
+    keep = 1;
+    release = ring.empty_barrier();
+  }
+  wgmma_wait<0>();
+#pragma unroll
+  for (int h = 0; h < kHalves; ++h) pin(acc[h]);
+  if (lane == 0) barrier_arrive(release);
+}
+
+// Of a tile that several blocks share: leaves this block's sums for whoever is last; true for that one, with all sums
+// added in the order of k.
+template <class S>
+__device__ __forceinline__ bool share_tile(const WideArguments& a, const WideWalk& walk, int* last,
+                                           typename S::Acc (&acc)[S::kTile.halves][S::kTile.tokens / 2]) {
+  constexpr int kVectors = S::kTile.tokens / 8;  // of four sums, a half
+  constexpr int64_t kSlot = int64_t{S::kTile.halves} * kVectors * S::kConsumers;
+  using Acc = typename S::Acc;
+  struct alignas(16) Four {
+    Acc v[4];
+  };
+  const int first_step = walk.split_tile * a.steps;
+  const int first = WideWalk::owner(a, first_step), end = WideWalk::owner(a, first_step + a.steps - 1) + 1;
+  Four* slots = reinterpret_cast<Four*>(a.partials) + threadIdx.x;
+  Four* mine = slots + (2 * static_cast<int>(blockIdx.x) + (walk.begin == 0)) * kSlot;
+#pragma unroll
+  for (int h = 0; h < S::kTile.halves; ++h)
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i)
+      mine[(h * kVectors + i) * S::kConsumers] = {acc[h][4 * i], acc[h][4 * i + 1], acc[h][4 * i + 2],
+                                                  acc[h][4 * i + 3]};
+  barrier(1, S::kConsumers);
+  if (threadIdx.x == 0) {  // its fences hold for what the barriers order before and after them
+    __threadfence();
+    *last = atomicAdd(&a.tickets[walk.split_tile], 1) == end - first - 1;
+    __threadfence();
+  }
+  barrier(1, S::kConsumers);
+  const bool is_last = *last != 0;
+  if (!is_last) return false;
+  if (threadIdx.x == 0) a.tickets[walk.split_tile] = 0;
+#pragma unroll
+  for (int h = 0; h < S::kTile.halves; ++h)
+#pragma unroll
+    for (int i = 0; i < kVectors * 4; ++i) acc[h][i] = 0;
+  for (int block = first; block < end; ++block) {
+    const Four* from = slots + (2 * block + (block == first)) * kSlot;
+#pragma unroll
+    for (int h = 0; h < S::kTile.halves; ++h)
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        const int4 bits_of = __ldcg(reinterpret_cast<const int4*>(from + (h * kVectors + i) * S::kConsumers));
+        const Four four = *reinterpret_cast<const Four*>(&bits_of);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) acc[h][4 * i + j] += four.v[j];
+      }
+  }
+  return true;
+}
+
+// Scales, rounds and writes a tile.
+template <class S>
+__device__ __forceinline__ void store_tile(const WideArguments& a, const WideWalk& walk, char* store, float* factors,
+                                           const typename S::Acc (&acc)[S::kTile.halves][S::kTile.tokens / 2]) {
+  const int thread = threadIdx.x % 128, group = threadIdx.x / 128, lane = thread % 32, warp = thread / 32;
+  const int g = lane / 4, t = lane % 4;
+  const int token0 = walk.token * S::kTile.tokens;
+  const int feature0 = walk.feature * S::kFeatures + group * S::kTile.halves * 64;
+  const uint32_t to = shared_address(store) + (lane / 16 * 8 + lane % 8) * kStorePitch + warp * 32 + lane / 8 % 2 * 16;
+  barrier(2 + group, 128);  // the tile before has been read
+  for (int i = thread; i < S::kTile.tokens; i += 128)
+    factors[i] = a.row_scales && token0 + i < a.m ? __ldcg(a.row_scales + token0 + i) * a.scale : a.scale;
+  barrier(2 + group, 128);
+#pragma unroll
+  for (int h = 0; h < S::kTile.halves; ++h) {
+    float channel[2] = {1, 1};
+    const int feature = feature0 + h * 64 + warp * 16 + g;
+    if (a.channel_scales)
+      for (int r = 0; r < 2; ++r) channel[r] = feature + 8 * r < a.n ? a.channel_scales[feature + 8 * r] : 0.0f;
+#pragma unroll
+    for (int part = 0; part < S::kTile.tokens; part += kStoreTokens) {
+      if (token0 + part >= a.m) break;
+      float value[4][4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float2 factor = *reinterpret_cast<const float2*>(factors + part + 8 * j + 2 * t);
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          value[j][e] =
+              static_cast<float>(acc[h][part / 2 + 4 * j + e]) * ((e % 2 == 0 ? factor.x : factor.y) * channel[e / 2]);
+      }
+      if (a.y_f32) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const int token = token0 + part + 8 * j + 2 * t + e % 2, row = feature + e / 2 * 8;
+            if (token < a.m && row < a.n)
+              static_cast<float*>(a.y)[static_cast<int64_t>(token) * a.n + row] = value[j][e];
+          }
+        continue;
+      }
+#pragma unroll
+      for (int j = 0; j < 4; j += 2)
+        store_transposed(to + j * 8 * kStorePitch, bits(__floats2half2_rn(value[j][0], value[j][1])),
+                         bits(__floats2half2_rn(value[j][2], value[j][3])),
+                         bits(__floats2half2_rn(value[j + 1][0], value[j + 1][1])),
+                         bits(__floats2half2_rn(value[j + 1][2], value[j + 1][3])));
+      barrier(2 + group, 128);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int token = i * 16 + thread / 8, column = feature0 + h * 64 + thread % 8 * 8;
+        if (token0 + part + token < a.m && column < a.n)
+          *reinterpret_cast<uint4*>(static_cast<__half*>(a.y) + static_cast<int64_t>(token0 + part + token) * a.n +
+                                    column) =
+              *reinterpret_cast<const uint4*>(store + token * kStorePitch + thread % 8 * 16);
+      }
+      barrier(2 + group, 128);
+    }
+  }
+}
+
+template <WideFormat kFormat, class S>
+__global__ void __launch_bounds__(S::kConsumers + 32, S::kTile.blocks) wide(const __grid_constant__ WideArguments a) {
+#ifdef QG_SM90A
+  extern __shared__ char raw[];
+  char* ring_base = raw + (1024 - shared_address(raw) % 1024) % 1024;
+  char* tail = ring_base + S::kTile.stages * S::kStageBytes;
+  float* factors = reinterpret_cast<float*>(tail + S::kTile.groups * S::kStoreBytes);
+  char* barriers = tail + S::kTile.groups * (S::kStoreBytes + S::kTile.tokens * 4);
+  int* last = reinterpret_cast<int*>(barriers + 2 * S::kTile.stages * 8);
+  let_next_start();
+
+  WideRing<S> ring;
+  ring.base = shared_address(ring_base);
+  ring.full = shared_address(barriers);
+  ring.empty = ring.full + S::kTile.stages * 8;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < S::kTile.stages; ++i) {
+      barrier_init(ring.full + i * 8, 1);
+      barrier_init(ring.empty + i * 8, S::kConsumers / 32);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+  if (threadIdx.x >= S::kConsumers) {
+    WideProducer<kFormat, S>(a, ring).run();
+    return;
+  }
+  wait_for_previous();
+  const int group = threadIdx.x / 128;
+  WideWalk walk(a);
+  while (walk.next(a)) {
+    typename S::Acc acc[S::kTile.halves][S::kTile.tokens / 2];
+    multiply_run<kFormat, S>(a, ring, walk, acc);
+    const bool whole = walk.begin == 0 && walk.end == a.steps;
+    if (whole || share_tile<S>(a, walk, last, acc))
+      store_tile<S>(a, walk, tail + group * S::kStoreBytes, factors + group * S::kTile.tokens, acc);
+  }
+#else
+  __trap();  // never chosen on such a card
+#endif
+}
+
+template <WideFormat kFormat, int kTokens, int kGroups, int kHalves, int kStages, int kBlocks>
+WideKernel wide_kernel() {
+  using S = WideShape<kFormat, kTokens, kGroups, kHalves, kStages, kBlocks>;
+  static_assert(S::kSharedBytes <= 233472 / kBlocks - 1024, "shared memory of a multiprocessor");
+  return {S::kTile, S::kSharedBytes, wide<kFormat, S>};
+}
+
+}  // namespace qg::device
