@@ -110,6 +110,10 @@ function(qg_gpu_tests path)
   target_include_directories(test_gpu PRIVATE ${CMAKE_SOURCE_DIR})
   target_compile_definitions(test_gpu PRIVATE QG_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
   target_link_libraries(test_gpu PRIVATE ${libraries} GTest::gtest GTest::gtest_main)
+  add_executable(bench_gpu ${CMAKE_SOURCE_DIR}/bench/gpu_main.cc ${CMAKE_SOURCE_DIR}/bench/gpu_linear.cc
+                 ${CMAKE_SOURCE_DIR}/bench/gpu_attention.cc)
+  target_include_directories(bench_gpu PRIVATE ${CMAKE_SOURCE_DIR})
+  target_link_libraries(bench_gpu PRIVATE ${libraries} GTest::gtest)
 endfunction()
 
 # One libFuzzer program per tests/fuzz/*_fuzz.cc; its seeds lie in tests/fuzz/corpus/<name>/.

@@ -14,5 +14,5 @@ fi
 echo "== cuda: compiling for sm_$arch with $("$nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/nvcc \1/p')"
 cmake -S . -B build/cuda-check -G Ninja -DCMAKE_BUILD_TYPE=Release -DQG_CUDA=ON -DCMAKE_CUDA_COMPILER="$nvcc" \
   -DQG_CUDA_ARCHITECTURES="$arch-real" >build/cuda-check.log 2>&1 || { cat build/cuda-check.log; exit 1; }
-cmake --build build/cuda-check --target test_gpu
+cmake --build build/cuda-check --target test_gpu bench_gpu
 echo "cuda: $(find src -name '*.cu' | wc -l) kernel files compile, and the GPU tests link"

@@ -19,7 +19,7 @@ fi
 case "$what" in
   build)
     QG_CMAKE_ARGS=${QG_CUDA_ARCHITECTURES:+-DQG_CUDA_ARCHITECTURES=$QG_CUDA_ARCHITECTURES} CUDACXX=$nvcc \
-      scripts/build.sh cuda quantgrid test_gpu
+      scripts/build.sh cuda quantgrid test_gpu bench_gpu
     scripts/place_binary.sh build/cuda/quantgrid bin/quantgrid-cuda
     ;;
   test | bench | speed)

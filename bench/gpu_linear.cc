@@ -1,12 +1,12 @@
-// Time of the four linear layers of Llama-3.1-8B by format and rows: `test_gpu --gtest_also_run_disabled_tests
-// --gtest_filter=LinearSpeed.*`. Each figure is a graph of launches in a chain over copies of the weights that exceed
-// the L2 cache, so that every launch reads its weights from memory.
+// Time of the four linear layers of Llama-3.1-8B by format and rows: `bench_gpu linear`. Each figure is a graph of
+// launches in a chain over copies of the weights that exceed the L2 cache, so that every launch reads its weights from
+// memory.
 #include <fmt/format.h>
-#include <gtest/gtest.h>
 
 #include <algorithm>
 #include <map>
 
+#include "bench/gpu.h"
 #include "kernels/linear/cuda_state.h"
 #include "tests/gpu/linear_layers.h"
 
@@ -76,7 +76,9 @@ class Copies {
   DeviceBuffer values_, scales_, y_;
 };
 
-TEST(LinearSpeed, DISABLED_Table) {
+}  // namespace
+
+void bench_linear() {
   const DeviceCapabilities device = read_device_capabilities(0);
   cudaStream_t stream = nullptr;
   QG_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -122,5 +124,4 @@ TEST(LinearSpeed, DISABLED_Table) {
   QG_CUDA(cudaStreamDestroy(stream));
 }
 
-}  // namespace
 }  // namespace qg

@@ -1,11 +1,10 @@
 // Times of the attention kernels at the shape of Llama-3.1-8B (32 query heads, 8 KV heads, head size 128), pages of 64.
-// Run with --gtest_also_run_disabled_tests --gtest_filter='*AttentionSpeed*'. Nothing is checked here but that it runs.
-#include <gtest/gtest.h>
-
+// `bench_gpu decode`, `prefill` and `append`.
 #include <cstdio>
 #include <functional>
 #include <string>
 
+#include "bench/gpu.h"
 #include "kernels/attention/cuda.h"
 #include "kernels/kvcache/cuda.h"
 #include "tests/gpu/paged_batch.h"
@@ -98,7 +97,7 @@ double time_us(int64_t count, bool chained, const std::function<void(const CudaQ
   return 1000.0 * ms / (kRuns * static_cast<double>(count));
 }
 
-TEST(DISABLED_AttentionSpeed, Decode) {
+void run_decode() {
   DeviceCapabilities device = read_device_capabilities(0);
   for (const KernelFamily family : {KernelFamily::sm80, KernelFamily::sm89, KernelFamily::sm90a})
     for (const KvFormat format : {KvFormat::fp16, KvFormat::fp8, KvFormat::int8})
@@ -119,7 +118,7 @@ TEST(DISABLED_AttentionSpeed, Decode) {
         }
 }
 
-TEST(DISABLED_AttentionSpeed, Prefill) {
+void run_prefill() {
   struct Shape {
     int64_t pieces, num_tokens, context;
   };
@@ -176,7 +175,7 @@ void time_append(KvFormat format, int64_t rows, const SpeedShaping* shaping) {
               shaping == nullptr ? "" : " shaped", static_cast<int>(rows), us);
 }
 
-TEST(DISABLED_AttentionSpeed, Append) {
+void run_append() {
   const SpeedShaping shaping;
   for (const KvFormat format : {KvFormat::fp16, KvFormat::fp8, KvFormat::int8})
     for (const int64_t rows : {1, 8, 64, 256, 2048, 8192}) time_append(format, rows, nullptr);
@@ -186,3 +185,17 @@ TEST(DISABLED_AttentionSpeed, Append) {
 
 }  // namespace
 }  // namespace qg::testing
+
+namespace qg {
+
+void bench_decode() {
+  testing::run_decode();
+}
+void bench_prefill() {
+  testing::run_prefill();
+}
+void bench_append() {
+  testing::run_append();
+}
+
+}  // namespace qg

@@ -1,0 +1,11 @@
+#pragma once
+
+namespace qg {
+
+// Each prints its table. Throws Error where there is no card.
+void bench_linear();
+void bench_decode();
+void bench_prefill();
+void bench_append();
+
+}  // namespace qg

@@ -1,0 +1,32 @@
+// Times of the kernels on this machine's GPU: bench_gpu [linear|decode|prefill|append]..., all when nothing is said.
+#include <cstdio>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bench/gpu.h"
+#include "core/error.h"
+
+int main(int count, char** words) {
+  const std::pair<std::string, void (*)()> tables[] = {{"linear", qg::bench_linear},
+                                                       {"decode", qg::bench_decode},
+                                                       {"prefill", qg::bench_prefill},
+                                                       {"append", qg::bench_append}};
+  std::vector<std::string> wanted(words + 1, words + count);
+  if (wanted.empty()) wanted = {"linear", "decode", "prefill", "append"};
+  try {
+    for (const std::string& word : wanted) {
+      bool known = false;
+      for (const auto& [name, run] : tables)
+        if (name == word) {
+          run();
+          known = true;
+        }
+      if (!known) throw qg::Error("\"" + word + "\" is not a table", "", "give linear, decode, prefill or append");
+    }
+  } catch (const qg::Error& e) {
+    std::fprintf(stderr, "bench_gpu: %s\n", e.what());
+    return static_cast<int>(e.code());
+  }
+  return 0;
+}
