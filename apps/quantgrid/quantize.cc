@@ -81,7 +81,7 @@ void print_json(const QuantizeFlags& flags, const std::vector<QuantizeReport>& r
 
 ExitCode run(const QuantizeFlags& flags) {
   if (flags.executor == "cuda")
-    throw Error("this build has no CUDA executor", "--executor cuda", "leave it out to quantize on the processor",
+    throw Error("quantizing on a GPU is not there yet", "--executor cuda", "leave it out to quantize on the processor",
                 ExitCode::cannot_here);
   if (flags.tp != 1)
     throw Error("checkpoints for several ranks are not made yet", "--tp " + std::to_string(flags.tp), "use --tp 1",

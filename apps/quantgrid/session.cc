@@ -13,7 +13,13 @@ namespace qg {
 namespace {
 
 std::string choose_executor(const ModelFlags& flags) {
-  if (has_cuda_executor() && flags.executor != "cpu") return "cuda";
+  if (has_cuda_executor() && flags.executor != "cpu") {
+    if (!flags.gpu.empty() || flags.shared)
+      throw Error("choosing or sharing a GPU is not there yet: the first one is used",
+                  flags.shared ? "--shared" : "--gpu", "leave it out; CUDA_VISIBLE_DEVICES chooses the card",
+                  ExitCode::cannot_here);
+    return "cuda";
+  }
   if (flags.executor == "cuda")
     throw Error("this build has no CUDA executor", "--executor cuda",
                 "use quantgrid-cuda ('make gpu' builds it), or --executor cpu", ExitCode::cannot_here);

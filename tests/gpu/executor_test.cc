@@ -229,7 +229,7 @@ TEST(CudaExecutor, TapsStayCloseLayerByLayer) {
       printf(" %s %.1e", name.c_str(), error);
       // Before the first rounding of activations the two are close in every format.
       const bool exact = !rounds_activations(m) || name == "embedding" || name == "layers.0.q";
-      EXPECT_LE(error, exact ? 5e-3 : 1.5e-1) << name << " of " << to_string(weights);
+      EXPECT_LE(error, exact ? 5e-3 : 1.2e-1) << name << " of " << to_string(weights);
     }
     printf("\n");
   }

@@ -265,7 +265,8 @@ TEST(SampleRows, DrawsAsTheCpuDoes) {
     }
     printf("vocabulary %ld: %ld of %ld draws differ\n", vocab, different, drawn);
     EXPECT_LE(different, 1 + drawn / 100) << vocab;
-    EXPECT_GT(spread, drawn / 12) << "hardly anything but the best token was drawn";
+    // Of three tokens the best holds most of the mass: the CPU draws another 76 times of 640.
+    EXPECT_GT(spread, drawn / (vocab > 3 ? 4 : 10)) << "hardly anything but the best token was drawn";
   }
 }
 
