@@ -51,6 +51,7 @@ class SafetensorsFile {
   int64_t file_bytes() const { return static_cast<int64_t>(map_.size_bytes()); }
   const StoredTensor* find(const std::string& name) const;  // null when absent
   Tensor view(const StoredTensor& stored) const;
+  void release_pages() const { map_.release_pages(); }
 
  private:
   std::filesystem::path path_;

@@ -123,13 +123,23 @@ int64_t TensorSet::file_bytes() const {
 }
 
 std::string TensorSet::hash() const {
+  constexpr size_t kReleaseBytes = size_t{256} << 20;
   Sha256 hash;
+  size_t resident_bytes = 0;
   for (const std::string& name : names_) {
     const Tensor tensor = get(name);
     hash.update(name + " " + std::string(to_string(tensor.dtype)) + " " + to_string(tensor.shape) + "\n");
     hash.update(tensor.data, tensor.bytes());
+    resident_bytes += tensor.bytes();
+    if (resident_bytes < kReleaseBytes) continue;
+    release_pages();
+    resident_bytes = 0;
   }
   return hash.hex();
+}
+
+void TensorSet::release_pages() const {
+  for (const SafetensorsFile& file : files_) file.release_pages();
 }
 
 }  // namespace qg

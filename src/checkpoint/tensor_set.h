@@ -23,6 +23,7 @@ class TensorSet {
   std::string where(const std::string& name) const;  // "folder/model.safetensors, tensor name", for errors
   int64_t file_bytes() const;                        // of all files
   std::string hash() const;                          // sha256 over names, dtypes, shapes and bytes, by name
+  void release_pages() const;                        // memory of what was read; views stay valid (MappedFile)
 
  private:
   void add(SafetensorsFile file);

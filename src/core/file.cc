@@ -161,4 +161,9 @@ MappedFile::MappedFile(const fs::path& path) {
   owner_ = std::shared_ptr<const void>(map, [bytes = bytes_](const void* p) { ::munmap(const_cast<void*>(p), bytes); });
 }
 
+void MappedFile::release_pages() const {
+  // A failure costs memory, nothing else.
+  if (bytes_ > 0) (void)::madvise(const_cast<std::byte*>(data_), bytes_, MADV_DONTNEED);
+}
+
 }  // namespace qg

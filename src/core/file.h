@@ -53,6 +53,9 @@ class MappedFile {
   const std::byte* data() const { return data_; }
   size_t size_bytes() const { return bytes_; }
   const std::shared_ptr<const void>& owner() const { return owner_; }
+  // Lets go of the physical pages; they come back from the page cache when they are read again. For callers that go
+  // through a file larger than the memory that they may take.
+  void release_pages() const;
 
  private:
   std::shared_ptr<const void> owner_;

@@ -1,5 +1,6 @@
 #include "quantize/error_feedback.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -15,9 +16,6 @@ void spotri_(const char* uplo, const int* n, float* a, const int* lda, int* info
 
 namespace qg {
 namespace {
-
-// A double matrix of this width takes 512 MB; wider ones are factorized in float, in place.
-constexpr int64_t kDoubleWidth = 8192;
 
 void potrf(char uplo, int n, double* a, int* info) {
   dpotrf_(&uplo, &n, a, &n, info);
@@ -52,25 +50,61 @@ bool upper_factor_of_inverse(T* a, int64_t k) {
   return true;
 }
 
-template <class T>
-std::vector<float> factor(const std::vector<float>& gram, int64_t k, double added, const std::vector<int64_t>& order,
-                          bool& ok) {
-  std::vector<T> a(gram.size());
-  for (int64_t r = 0; r < k; ++r)
-    for (int64_t c = 0; c < k; ++c)
-      a[static_cast<size_t>(r * k + c)] =
-          static_cast<T>(gram[static_cast<size_t>(order[static_cast<size_t>(r)] * k + order[static_cast<size_t>(c)])]);
-  for (int64_t i = 0; i < k; ++i) a[static_cast<size_t>(i * k + i)] += static_cast<T>(added);
-  ok = upper_factor_of_inverse(a.data(), k);
-  if constexpr (std::is_same_v<T, float>)
-    return a;
-  else
-    return std::vector<float>(a.begin(), a.end());
+// gram's rows and columns in the order given, without a second matrix: the rows along the cycles of the permutation,
+// then each row's columns through a buffer.
+void permute(std::vector<float>& gram, int64_t k, const std::vector<int64_t>& order) {
+  const auto row = [&](int64_t r) { return gram.data() + r * k; };
+  std::vector<float> buffer(static_cast<size_t>(k));
+  std::vector<bool> placed(static_cast<size_t>(k));
+  for (int64_t start = 0; start < k; ++start) {
+    if (placed[static_cast<size_t>(start)]) continue;
+    std::copy_n(row(start), k, buffer.data());
+    int64_t to = start;
+    for (int64_t from = order[static_cast<size_t>(to)]; from != start; from = order[static_cast<size_t>(to)]) {
+      std::copy_n(row(from), k, row(to));
+      placed[static_cast<size_t>(to)] = true;
+      to = from;
+    }
+    std::copy_n(buffer.data(), k, row(to));
+    placed[static_cast<size_t>(to)] = true;
+  }
+  for (int64_t r = 0; r < k; ++r) {
+    std::copy_n(row(r), k, buffer.data());
+    for (int64_t c = 0; c < k; ++c) row(r)[c] = buffer[static_cast<size_t>(order[static_cast<size_t>(c)])];
+  }
+}
+
+// gram: permuted. Returns whether it could be factorized with `added` on its diagonal; u becomes the factor.
+bool factor_in_double(const std::vector<float>& gram, int64_t k, double added, std::vector<float>& u) {
+  std::vector<double> a(gram.begin(), gram.end());
+  for (int64_t i = 0; i < k; ++i) a[static_cast<size_t>(i * k + i)] += added;
+  if (!upper_factor_of_inverse(a.data(), k)) return false;
+  u.assign(a.begin(), a.end());
+  return true;
+}
+
+// The same in place, for matrices too wide to have twice: gram becomes the factor, or is as it was.
+bool factor_in_place(std::vector<float>& gram, int64_t k, double added) {
+  std::vector<float> diagonal(static_cast<size_t>(k));
+  for (int64_t i = 0; i < k; ++i) {
+    float& value = gram[static_cast<size_t>(i * k + i)];
+    diagonal[static_cast<size_t>(i)] = value;
+    value += static_cast<float>(added);
+  }
+  if (upper_factor_of_inverse(gram.data(), k)) return true;
+  // Only the upper triangle and the diagonal were written.
+  for (int64_t r = 0; r < k; ++r) {
+    gram[static_cast<size_t>(r * k + r)] = diagonal[static_cast<size_t>(r)];
+    for (int64_t c = r + 1; c < k; ++c) gram[static_cast<size_t>(r * k + c)] = gram[static_cast<size_t>(c * k + r)];
+  }
+  return false;
 }
 
 }  // namespace
 
-FeedbackFactor::FeedbackFactor(std::vector<float> gram, int64_t k, double damp, bool by_importance) : k_(k) {
+FeedbackFactor::FeedbackFactor(std::vector<float> gram, int64_t k, double damp, bool by_importance,
+                               int64_t widest_in_double)
+    : k_(k) {
   if (!std::all_of(gram.begin(), gram.end(), [](float v) { return std::isfinite(v); }))
     throw Error("the calibration activations hold NaN or infinity", "",
                 "check the model with `quantgrid inspect` and the calibration text");
@@ -91,11 +125,14 @@ FeedbackFactor::FeedbackFactor(std::vector<float> gram, int64_t k, double damp, 
     std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) {
       return gram[static_cast<size_t>(a * k + a)] > gram[static_cast<size_t>(b * k + b)];
     });
+  permute(gram, k, order_);
   for (double tried = damp; tried < 10; tried *= 10) {
-    bool ok = false;
-    u_ = k <= kDoubleWidth ? factor<double>(gram, k, tried * mean, order_, ok)
-                           : factor<float>(gram, k, tried * mean, order_, ok);
-    if (ok) return;
+    if (k <= widest_in_double) {
+      if (factor_in_double(gram, k, tried * mean, u_)) return;
+    } else if (factor_in_place(gram, k, tried * mean)) {
+      u_ = std::move(gram);
+      return;
+    }
   }
   throw Error("the calibration activations have no usable Gram matrix", "", "use more or other calibration text");
 }

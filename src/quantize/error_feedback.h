@@ -19,7 +19,9 @@ class FeedbackFactor {
   // gram: [k, k] sum of x x^T, destroyed. damp: share of the mean diagonal that is added to it. Columns are taken in
   // descending order of their diagonal when `by_importance`, so that those that matter most are rounded while there is
   // most room to make up for them. Throws Error when the matrix cannot be factorized at any reasonable damping.
-  FeedbackFactor(std::vector<float> gram, int64_t k, double damp, bool by_importance);
+  // A matrix of up to widest_in_double columns is factorized in double (512 MB at 8,192); wider ones in float, in
+  // place, so that k * k floats are all that it takes.
+  FeedbackFactor(std::vector<float> gram, int64_t k, double damp, bool by_importance, int64_t widest_in_double = 8192);
 
   int64_t k() const { return k_; }
   const float* row(int64_t i) const { return u_.data() + i * k_; }  // U[i, :], zero left of the diagonal

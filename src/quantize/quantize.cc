@@ -26,6 +26,11 @@ std::vector<int64_t> input_widths(const ModelTable& table) {
   return widths;
 }
 
+// What was read of the base lies in a map of its files, which counts as this process's memory until it lets go of it.
+void release_pages(const Checkpoint& base) {
+  if (const TensorSet* files = base.stored()) files->release_pages();
+}
+
 // One checkpoint in the making.
 class Output {
  public:
@@ -85,8 +90,11 @@ class Output {
   }
 
   QuantizeReport finish(const KvScales& scales) {
-    for (const TensorSpec& spec : options_.table.tensors)
-      if (spec.layer < 0) writer_->write(spec, stored(spec));
+    for (const TensorSpec& spec : options_.table.tensors) {
+      if (spec.layer >= 0) continue;
+      writer_->write(spec, stored(spec));
+      release_pages(*job_.base);
+    }
     writer_->set_kv_scales(scales);
     writer_->set_lineage(lineage());
     writer_->copy_side_files(job_.base->folder());
@@ -178,6 +186,7 @@ class Calibration {
     quantize({LinearRole::down}, shape.ffn, nullptr, [&](const auto& v) { pass.visit_mlp_act(v); });
     pass.add_mlp();
     for (Output& output : outputs_) output.end_layer();
+    release_pages(*job_.base);
   }
 
   const KvScales& kv_scales() const { return kv_scales_; }
@@ -234,7 +243,7 @@ int64_t estimate_quantize_bytes(const QuantizeJob& job) {
   bytes += rows * s.q_rows() * f;                                 // attention, kept for a stage
   bytes += job.options.sample_rows * (widest_k + 2 * s.ffn) * f;  // sampled inputs, outputs of searches
   bytes += 3 * largest_linear * f;                                // weights, scaled copy, rounded copy
-  if (feedback) bytes += (job.outputs.size() > 1 ? 3 : 2) * widest_k * widest_k * f;
+  if (feedback) bytes += (job.outputs.size() > 1 ? 2 : 1) * widest_k * widest_k * f;
   bytes += s.linear_params() / s.layers * 2;  // the layer itself
   return bytes;
 }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -98,6 +99,31 @@ TEST(RoundWithFeedback, WithUncorrelatedInputsIsRoundToNearest) {
     EXPECT_NEAR(value, w[static_cast<size_t>(row * kIn + column)], 1e-5);
     return std::nearbyint(value);
   });
+}
+
+// Wide matrices are permuted and factorized in place in float: the same factor, to float's accuracy.
+TEST(FeedbackFactor, InPlaceGivesTheSameFactor) {
+  const std::vector<float> g = gram_of(correlated_inputs());
+  const FeedbackFactor in_double(g, kIn, 0.01, true), in_place(g, kIn, 0.01, true, 0);
+  ASSERT_EQ(in_double.order(), in_place.order());
+  EXPECT_FALSE(std::is_sorted(in_place.order().begin(), in_place.order().end())) << "nothing was permuted";
+  for (int64_t r = 0; r < kIn; ++r)
+    for (int64_t c = 0; c < kIn; ++c) {
+      const double scale = std::sqrt(std::fabs(in_double.row(r)[r] * in_double.row(c)[c]));
+      ASSERT_NEAR(in_double.row(r)[c], in_place.row(r)[c], 2e-3 * scale) << r << ", " << c;
+      if (c < r) {
+        ASSERT_EQ(in_place.row(r)[c], 0.0f);
+      }
+    }
+}
+
+// A matrix that no small damping makes definite is tried again from its own values, not from a half-written factor.
+TEST(FeedbackFactor, InPlaceTriesAgainWithMoreDamping) {
+  std::vector<float> g = {4, 6, 1, 6, 4,
+                          2, 1, 2, 3};  // eigenvalues 10.6, 2.5 and -2.1: a tenth of the mean is too little
+  const FeedbackFactor in_double(g, 3, 0.01, true), in_place(g, 3, 0.01, true, 0);
+  for (int64_t r = 0; r < 3; ++r)
+    for (int64_t c = 0; c < 3; ++c) ASSERT_NEAR(in_double.row(r)[c], in_place.row(r)[c], 1e-5) << r << ", " << c;
 }
 
 TEST(FeedbackFactor, SurvivesDeadChannelsAndRefusesNan) {
