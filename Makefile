@@ -36,9 +36,11 @@ demo: setup build model texts  ## everything from nothing to report.html: quanti
 	@scripts/demo.sh
 
 test: setup model texts  ## every test that runs without a GPU
+	@scripts/setup.sh --tests
 	@scripts/test.sh
 
 test-long: setup model texts  ## test, all of it under sanitizers too, longer fuzzing, load tests; log under results/
+	@scripts/setup.sh --tests
 	@mkdir -p results
 	@log=results/test-long-$$(date +%Y-%m-%d)-$$(git rev-parse --short=12 HEAD).log; set -o pipefail; \
 	 { echo "machine: $$(nproc) x $$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)"; git status --short; \

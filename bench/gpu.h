@@ -7,5 +7,6 @@ void bench_linear();
 void bench_decode();
 void bench_prefill();
 void bench_append();
+void bench_append_and_decode();
 
 }  // namespace qg

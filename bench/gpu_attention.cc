@@ -1,5 +1,5 @@
 // Times of the attention kernels at the shape of Llama-3.1-8B (32 query heads, 8 KV heads, head size 128), pages of 64.
-// `bench_gpu decode`, `prefill` and `append`.
+// `bench_gpu decode`, `prefill`, `append` and `append_decode`.
 #include <cstdio>
 #include <functional>
 #include <string>
@@ -54,7 +54,7 @@ class SpeedBatch {
     return {arrays_[0].data(), arrays_[1].data(), arrays_[2].data(),           arrays_[3].data(),
             arrays_[4].data(), arrays_[5].data(), static_cast<int32_t>(pages_)};
   }
-  const std::byte* pool(int64_t layer) const { return pool_.data() + layer % pools_ * pool_bytes_; }
+  std::byte* pool(int64_t layer) const { return pool_.data() + layer % pools_ * pool_bytes_; }
   const __half* q() const { return reinterpret_cast<const __half*>(q_.data()); }
   ActivationBuffer out() { return {out_.data(), nullptr}; }
   const std::vector<CudaPrefillPiece>& host() const { return host_; }
@@ -158,18 +158,26 @@ struct SpeedShaping {
   }
 };
 
+// What the QKV product leaves, in each of its rows the same, and angles.
+struct SpeedQkv {
+  static constexpr int64_t kStride = (kHeads + 2 * kKvHeads) * kHeadDim;
+  DeviceVector<uint16_t> rows;
+  DeviceVector<float2> table;
+  SpeedQkv(int64_t count, int64_t positions)
+      : rows(std::vector<uint16_t>(static_cast<size_t>(count * kStride), 0x3c01)),
+        table(std::vector<float2>(static_cast<size_t>(positions * kHeadDim / 2), {0.6f, 0.8f})) {}
+  CudaQkv view() const { return {reinterpret_cast<const __half*>(rows.data()), kStride, kHeads}; }
+};
+
 void time_append(KvFormat format, int64_t rows, const SpeedShaping* shaping) {
   const AttentionDesc desc = desc_of(format);
   SpeedBatch batch(desc, 1, rows, rows);
-  constexpr int64_t kStride = (kHeads + 2 * kKvHeads) * kHeadDim;
-  const DeviceVector<uint16_t> qkv(std::vector<uint16_t>(static_cast<size_t>(rows * kStride), 0x3c01));
+  const SpeedQkv qkv(rows, rows);
   DeviceBuffer pool(static_cast<size_t>(batch.pages() * desc.kv.page_bytes()));
-  const DeviceVector<float2> table(std::vector<float2>(static_cast<size_t>(rows * kHeadDim / 2), {0.6f, 0.8f}));
   const double us = time_us(32, true, [&](const CudaQueue& queue, int64_t layer) {
     const CudaKvShaping view = shaping == nullptr ? CudaKvShaping{} : shaping->layer(layer);
-    rope_and_append(queue, desc.kv, batch.view(), rows, {reinterpret_cast<const __half*>(qkv.data()), kStride, kHeads},
-                    table.data(), {1, 1}, static_cast<__half*>(batch.out().values), pool.data(),
-                    shaping == nullptr ? nullptr : &view);
+    rope_and_append(queue, desc.kv, batch.view(), rows, qkv.view(), qkv.table.data(), {1, 1},
+                    static_cast<__half*>(batch.out().values), pool.data(), shaping == nullptr ? nullptr : &view);
   });
   std::printf("append kv_%s%s rows=%-5d %8.1f us\n", std::string(to_string(format)).c_str(),
               shaping == nullptr ? "" : " shaped", static_cast<int>(rows), us);
@@ -178,9 +186,45 @@ void time_append(KvFormat format, int64_t rows, const SpeedShaping* shaping) {
 void run_append() {
   const SpeedShaping shaping;
   for (const KvFormat format : {KvFormat::fp16, KvFormat::fp8, KvFormat::int8})
-    for (const int64_t rows : {1, 8, 64, 256, 2048, 8192}) time_append(format, rows, nullptr);
+    for (const int64_t rows : {1, 2, 8, 16, 64, 256, 2048, 8192}) time_append(format, rows, nullptr);
   for (const KvFormat format : {KvFormat::fp8, KvFormat::int8})
-    for (const int64_t rows : {1, 8, 16, 17, 64, 128, 133, 256, 512, 1024, 2048}) time_append(format, rows, &shaping);
+    for (const int64_t rows : {1, 2, 8, 16, 17, 64, 128, 133, 256, 512, 1024, 2048})
+      time_append(format, rows, &shaping);
+}
+
+// A decoding step's way from the QKV product's rows to attention's, in one launch and in two.
+void time_append_and_decode(KvFormat format, int64_t pieces, int64_t tokens, const SpeedShaping* shaping) {
+  const AttentionDesc desc = desc_of(format);
+  SpeedBatch batch(desc, pieces, 1, tokens);
+  const SpeedQkv qkv(pieces, tokens);
+  const DeviceBuffer q(static_cast<size_t>(pieces * kHeads * kHeadDim) * 2);
+  CudaAttention attention(desc, read_device_capabilities(0), pieces, pieces, batch.pages());
+  double us[2];
+  for (const bool fused : {false, true})
+    us[fused] = time_us(32, true, [&](const CudaQueue& queue, int64_t layer) {
+      const CudaKvShaping matrices = shaping == nullptr ? CudaKvShaping{} : shaping->layer(layer);
+      const CudaKvShaping* view = shaping == nullptr ? nullptr : &matrices;
+      std::byte* pool = batch.pool(layer);
+      if (fused)
+        return attention.append_and_decode(queue, batch.view(), pieces, tokens, qkv.view(), qkv.table.data(), pool,
+                                           {1, 1}, view, {}, batch.out());
+      rope_and_append(queue, desc.kv, batch.view(), pieces, qkv.view(), qkv.table.data(), {1, 1}, q.as<__half>(), pool,
+                      view);
+      attention.decode(queue, batch.view(), pieces, tokens, q.as<__half>(), pool, {1, 1}, {}, batch.out());
+    });
+  std::printf("append and decode kv_%s%s B=%-3d L=%-4d two launches %8.1f us, one %8.1f us\n",
+              std::string(to_string(format)).c_str(), shaping == nullptr ? "" : " shaped", static_cast<int>(pieces),
+              static_cast<int>(tokens), us[0], us[1]);
+}
+
+void run_append_and_decode() {
+  const SpeedShaping shaping;
+  for (const bool shaped : {false, true})
+    for (const KvFormat format : {KvFormat::fp16, KvFormat::fp8, KvFormat::int8})
+      for (const int64_t pieces : {1, 2, 8, 16, 64, 128})
+        for (const int64_t tokens : {200, 1150})
+          if (!shaped || format != KvFormat::fp16)
+            time_append_and_decode(format, pieces, tokens, shaped ? &shaping : nullptr);
 }
 
 }  // namespace
@@ -196,6 +240,9 @@ void bench_prefill() {
 }
 void bench_append() {
   testing::run_append();
+}
+void bench_append_and_decode() {
+  testing::run_append_and_decode();
 }
 
 }  // namespace qg

@@ -18,6 +18,7 @@ using test::Kind;
 constexpr int64_t kShapes[][2] = {{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}};
 constexpr int64_t kRows[] = {1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048};
 constexpr int64_t kMostRows = 2048;
+constexpr double kCopyGbPerS = 3030;  // an H100 SXM's copies, read plus written
 
 class Copies {
  public:
@@ -88,13 +89,19 @@ void bench_linear() {
     Kind kind;
     std::optional<LinearRoute> wanted;  // rather than what should be fastest
     const char* what;
+    int64_t most_rows = kMostRows;
   };
-  for (const auto& [kind, wanted, what] :
+  for (const auto& [kind, wanted, what, most_rows] :
        {Table{Kind::f16, {}, ""}, Table{Kind::fp8_static, {}, ""}, Table{Kind::fp8_dynamic, {}, ""},
         Table{Kind::int8_dynamic, {}, ""}, Table{Kind::w4, {}, ""}, Table{Kind::w4_zeros, {}, ""},
         Table{Kind::fp8_f16, {}, ""}, Table{Kind::fp8_dynamic, LinearRoute::wide, " wide"},
         Table{Kind::w4, LinearRoute::wide, " wide"}, Table{Kind::int8_dynamic, LinearRoute::wide, " wide"},
-        Table{Kind::w4, LinearRoute::library, " library"}}) {
+        Table{Kind::w4, LinearRoute::library, " library"}, Table{Kind::f16, LinearRoute::bulk, " bulk", 64},
+        Table{Kind::fp8_static, LinearRoute::bulk, " bulk", 64},
+        Table{Kind::int8_dynamic, LinearRoute::bulk, " bulk", 64}, Table{Kind::w4, LinearRoute::bulk, " bulk", 64},
+        Table{Kind::w4_zeros, LinearRoute::bulk, " bulk", 64}, Table{Kind::f16, LinearRoute::skinny, " skinny", 16},
+        Table{Kind::fp8_static, LinearRoute::skinny, " skinny", 16},
+        Table{Kind::w4, LinearRoute::skinny, " skinny", 16}}) {
     CudaLinearContext context(device, kMostRows);
     context.state().wanted = wanted;
     std::map<int64_t, std::vector<double>> us;
@@ -105,19 +112,21 @@ void bench_linear() {
       bytes += static_cast<double>(copies.bytes());
       terms += static_cast<double>(shape[0] * shape[1]);
       for (const int64_t m : kRows) {
+        if (m > most_rows) break;
         us[m].push_back(copies.time_us(m, stream));
         names[m] += (names[m].empty() ? "" : " ") + copies.kernel_name(m);
       }
     }
-    fmt::print("{:20} m      qkv       o  gateup    down     sum  GB/s TFLOP/s  x f16\n",
+    fmt::print("{:20} m      qkv       o  gateup    down     sum  GB/s     % TFLOP/s  x f16\n",
                std::string(test::to_string(kind)) + what);
     for (const int64_t m : kRows) {
+      if (m > most_rows) break;
       const std::vector<double>& t = us[m];
       const double sum = t[0] + t[1] + t[2] + t[3];
       if (kind == Kind::f16) f16_us[m] = sum;
-      fmt::print("{:17} {:4} {:8.2f} {:7.2f} {:7.2f} {:7.2f} {:7.1f} {:5.0f} {:7.1f} {:6.2f}  {}\n", "", m, t[0], t[1],
-                 t[2], t[3], sum, bytes / sum / 1000, 2 * terms * static_cast<double>(m) / sum / 1e6, f16_us[m] / sum,
-                 names[m]);
+      fmt::print("{:17} {:4} {:8.2f} {:7.2f} {:7.2f} {:7.2f} {:7.1f} {:5.0f} {:5.1f} {:7.1f} {:6.2f}  {}\n", "", m,
+                 t[0], t[1], t[2], t[3], sum, bytes / sum / 1000, bytes / sum / 10 / kCopyGbPerS,
+                 2 * terms * static_cast<double>(m) / sum / 1e6, f16_us[m] / sum, names[m]);
     }
     std::fflush(stdout);
   }

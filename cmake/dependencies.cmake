@@ -8,6 +8,7 @@ if(QG_STATIC)
 endif()
 find_package(OpenSSL REQUIRED)
 find_package(SQLite3 REQUIRED)
+find_package(Boost 1.81 REQUIRED)  # Asio and Beast: headers alone
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 
 # OpenBLAS, the pthread build. Debian keeps it in a folder of its own.

@@ -3,6 +3,7 @@
 # third_party/wheels. For Debian 12 and Ubuntu 24.04. What is already there is left alone, so it is cheap to call.
 #   scripts/setup.sh          all of it; packages need root or sudo
 #   scripts/setup.sh --data   the Python environment and the wheels only
+#   scripts/setup.sh --tests  only .venv-tests, the Python environment of the server's tests
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -53,24 +54,32 @@ unpack_left_out() {
     dpkg-deb -x "$package"_*.deb . && rm -f "$package"_*.deb)
 }
 
+# make_environment FOLDER REQUIREMENTS: a Python environment with exactly these wheels.
+make_environment() {
+  local folder=$1 requirements=$2 stamp=$1/requirements.sha256
+  # An environment that was copied from elsewhere, or whose Python is gone, does not start.
+  if sha256sum --check --status "$stamp" 2>/dev/null && "$folder/bin/pip" --version >/dev/null 2>&1; then
+    say "the Python environment $folder is up to date"
+    return
+  fi
+  say "making the Python environment $folder ($requirements)"
+  rm -rf "$folder"
+  python3 -m venv "$folder"
+  "$folder/bin/pip" install --quiet --disable-pip-version-check --no-input --require-hashes --only-binary=:all: -r "$requirements"
+  sha256sum "$requirements" >"$stamp"
+}
+
+if [[ "${1:-}" == --tests ]]; then
+  make_environment .venv-tests scripts/requirements-tests.txt
+  exit 0
+fi
 if [[ "${1:-}" != --data ]]; then
   install_packages
   unpack_left_out debian-reference-en /usr/share/debian-reference/debian-reference.en.txt.gz
   unpack_left_out jargon-text /usr/share/doc/jargon-text/jargon.txt.gz
 fi
 
-requirements=scripts/requirements-model.txt
-stamp=.venv/requirements.sha256
-# An environment that was copied from elsewhere, or whose Python is gone, does not start.
-if ! sha256sum --check --status "$stamp" 2>/dev/null || ! .venv/bin/pip --version >/dev/null 2>&1; then
-  say "making the Python environment .venv ($requirements)"
-  rm -rf .venv
-  python3 -m venv .venv
-  .venv/bin/pip install --quiet --disable-pip-version-check --no-input --require-hashes --only-binary=:all: -r "$requirements"
-  sha256sum "$requirements" >"$stamp"
-else
-  say "the Python environment .venv is up to date"
-fi
+make_environment .venv scripts/requirements-model.txt
 
 requirements=scripts/requirements-wheels.txt
 stamp=third_party/wheels/requirements.sha256

@@ -92,10 +92,13 @@ if ((long)); then
     # OpenBLAS's own threads synchronize in a way that ThreadSanitizer cannot see: one thread there.
     OPENBLAS_NUM_THREADS=1 run_ctest "everything under ThreadSanitizer" tsan "${no_load[@]}"
   fi
-  if compgen -G 'tests/load/*_test.cc' >/dev/null; then
-    run_ctest "load tests" cpu -L '^load$'
-  else
-    say "there are no load tests yet (tests/load)"
+  # One at a time: each keeps both processors busy.
+  run_ctest "load tests" cpu -L '^load$' -j1
+  if [[ -x build/asan/test_load ]]; then
+    run_ctest "load tests under AddressSanitizer and UBSan" asan -L '^load$' -j1
+  fi
+  if [[ -x build/tsan/test_load ]]; then
+    OPENBLAS_NUM_THREADS=1 run_ctest "load tests under ThreadSanitizer" tsan -L '^load$' -j1
   fi
   step "fuzzers, 60 s each" scripts/fuzz.sh 60
 else

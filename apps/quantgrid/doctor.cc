@@ -1,5 +1,6 @@
 // quantgrid doctor: is this machine fit to measure on.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
@@ -14,6 +15,8 @@
 #include "core/parallel.h"
 #include "core/tensor.h"
 #include "kernels/linear/gemm.h"
+#include "runtime/device_probe.h"
+#include "runtime/make_executor.h"
 #include "verb.h"
 
 namespace qg {
@@ -31,14 +34,47 @@ const char* mark(Verdict v) {
   return v == Verdict::good ? "ok  " : v == Verdict::warning ? "warn" : "BAD ";
 }
 
-Finding gpu_finding() {
-  const GpuInventory gpus = list_gpus();
+Finding gpu_finding(const GpuInventory& gpus) {
   if (gpus.devices.empty())
     return {"graphics cards", Verdict::warning, "none found: " + gpus.problem,
             "cases of cards cannot be measured here; the CPU executor measures accuracy"};
   std::string names;
   for (const GpuDevice& gpu : gpus.devices) names += (names.empty() ? "" : ", ") + gpu.name;
   return {"graphics cards", Verdict::good, names, ""};
+}
+
+// A CUDA program runs on drivers of its toolkit's major version or later.
+Finding driver_finding(const GpuInventory& gpus) {
+  constexpr int kToolkit = 13000;
+  const std::string said = fmt::format("{}, runs CUDA up to {}.{}", gpus.driver_version, gpus.cuda_version / 1000,
+                                       gpus.cuda_version % 1000 / 10);
+  if (gpus.cuda_version >= kToolkit || gpus.cuda_version == 0) return {"NVIDIA driver", Verdict::good, said, ""};
+  return {"NVIDIA driver", has_cuda_executor() ? Verdict::bad : Verdict::warning, said,
+          "CUDA 13 needs driver 580 or later: install it from your distribution or from NVIDIA"};
+}
+
+std::vector<Finding> condition_findings(const GpuDevice& gpu) {
+  const std::string name = fmt::format("GPU {}", gpu.index);
+  const GpuConditions c = GpuMeter(gpu.uuid).conditions();
+  std::vector<Finding> findings;
+  if (c.other_processes)
+    findings.push_back({name + " processes", *c.other_processes > 0 ? Verdict::warning : Verdict::good,
+                        fmt::format("{} other", *c.other_processes),
+                        *c.other_processes > 0 ? "speeds measured now would be too low: end them first" : ""});
+  if (c.power_limit_w && c.default_power_limit_w) {
+    const bool lowered = *c.power_limit_w < 0.99 * *c.default_power_limit_w;
+    findings.push_back({name + " power", lowered ? Verdict::warning : Verdict::good,
+                        fmt::format("{:.0f} W of {:.0f} W", *c.power_limit_w, *c.default_power_limit_w),
+                        lowered ? "its speeds are not those of a card at full power: say so beside them" : ""});
+  }
+  if (c.ecc)
+    findings.push_back({name + " ECC", Verdict::good,
+                        *c.ecc ? "on" : "off: some cards read memory 6 % faster so than with it on", ""});
+  findings.push_back(
+      {name + " clocks", c.slowed_by.empty() ? Verdict::good : Verdict::warning,
+       c.slowed_by.empty() ? "nothing holds them down" : fmt::format("held down by {}", fmt::join(c.slowed_by, ", ")),
+       c.slowed_by.empty() ? "" : "let it cool, or mend power and cooling, before measuring"});
+  return findings;
 }
 
 Finding load_finding() {
@@ -116,9 +152,49 @@ ProbeResult probe() {
   return r;
 }
 
+std::vector<Finding> examine(const GpuInventory& gpus) {
+  std::vector<Finding> findings{gpu_finding(gpus)};
+  if (gpus.driver_found) findings.push_back(driver_finding(gpus));
+  for (const GpuDevice& gpu : gpus.devices)
+    for (Finding& f : condition_findings(gpu)) findings.push_back(std::move(f));
+  for (const Finding& f : {memory_finding(), disk_finding(), load_finding(), governor_finding()}) findings.push_back(f);
+  return findings;
+}
+
+std::vector<DeviceProbe> probe_gpus(const GpuInventory& gpus) {
+  std::vector<DeviceProbe> probes;
+  if (has_cuda_executor())
+    for (const GpuDevice& gpu : gpus.devices) probes.push_back(probe_device(gpu.index));
+  return probes;
+}
+
+void print_probe(const ProbeResult& cpu, const std::vector<DeviceProbe>& gpus) {
+  fmt::print(
+      "processor: copy {:.1f} GB/s (bytes read and written), read {:.1f} GB/s, reference product {:.0f} GFLOP/s\n",
+      cpu.copy_gbps, cpu.read_gbps, cpu.gemm_gflops);
+  for (size_t i = 0; i < gpus.size(); ++i)
+    fmt::print(
+        "GPU {}: copy {:.0f} GB/s, read {:.0f} GB/s; products of 8,192 cubed: FP16 {:.0f} TFLOP/s, FP8 {:.0f}, "
+        "INT8 {:.0f} TOP/s\n",
+        i, gpus[i].copy_gbps, gpus[i].read_gbps, gpus[i].f16_tflops, gpus[i].fp8_tflops, gpus[i].int8_tops);
+}
+
+Json probe_json(const ProbeResult& cpu, const std::vector<DeviceProbe>& gpus) {
+  Json j{{"copy_gbps", cpu.copy_gbps}, {"read_gbps", cpu.read_gbps}, {"float_gflops", cpu.gemm_gflops}};
+  for (const DeviceProbe& gpu : gpus)
+    j["gpus"].push_back({{"copy_gbps", gpu.copy_gbps},
+                         {"read_gbps", gpu.read_gbps},
+                         {"f16_tflops", gpu.f16_tflops},
+                         {"fp8_tflops", gpu.fp8_tflops},
+                         {"int8_tops", gpu.int8_tops}});
+  return j;
+}
+
 ExitCode run(bool with_probe, bool json) {
-  std::vector<Finding> findings{gpu_finding(), memory_finding(), disk_finding(), load_finding(), governor_finding()};
+  const GpuInventory gpus = list_gpus();
+  const std::vector<Finding> findings = examine(gpus);
   const ProbeResult measured = with_probe ? probe() : ProbeResult{};
+  const std::vector<DeviceProbe> gpu_probes = with_probe ? probe_gpus(gpus) : std::vector<DeviceProbe>{};
   const bool bad =
       std::any_of(findings.begin(), findings.end(), [](const Finding& f) { return f.verdict == Verdict::bad; });
   if (json) {
@@ -130,19 +206,14 @@ ExitCode run(bool with_probe, bool json) {
                                                                              : "bad"},
                                  {"said", f.said},
                                  {"fix", f.fix}});
-    if (with_probe)
-      out["probe"] = {
-          {"copy_gbps", measured.copy_gbps}, {"read_gbps", measured.read_gbps}, {"float_gflops", measured.gemm_gflops}};
+    if (with_probe) out["probe"] = probe_json(measured, gpu_probes);
     fmt::print("{}\n", out.dump(2));
   } else {
     for (const Finding& f : findings) {
       fmt::print("{}  {:<16} {}\n", mark(f.verdict), f.what, f.said);
       if (!f.fix.empty()) fmt::print("{:24}{}\n", "", f.fix);
     }
-    if (with_probe)
-      fmt::print(
-          "processor: copy {:.1f} GB/s (bytes read and written), read {:.1f} GB/s, reference product {:.0f} GFLOP/s\n",
-          measured.copy_gbps, measured.read_gbps, measured.gemm_gflops);
+    if (with_probe) print_probe(measured, gpu_probes);
   }
   return bad ? ExitCode::cannot_here : ExitCode::done;
 }

@@ -15,6 +15,7 @@
 #include "grid/memory.h"
 #include "grid/roofline.h"
 #include "grid_run.h"
+#include "runtime/device_probe.h"
 
 namespace qg {
 namespace {
@@ -215,7 +216,7 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
     Engine engine(ran, options);
     NativeTarget target(engine);
     Progress progress(fmt::format("{} {}", c.id(), w.name), total_output_tokens(load), "tokens");
-    const GpuMeter meter(options_.cuda.device);
+    const GpuMeter meter(options_.executor == "cuda" ? device_uuid(options_.cuda.device) : "");
     GpuReading before;
     const BenchResult r = measure(
         target, load, [&](int64_t tokens) { progress.advance(tokens); }, [&] { before = meter.read(); });

@@ -19,9 +19,6 @@ const RegisterVerb kSubmit(
     absent(140, "submit", "The grid as array jobs of a cluster (not in this version yet)",
            "quantgrid submit grids/trt-llm-45.toml --slurm", "submitting the grid to a cluster",
            "`quantgrid plan GRID --emit DIR` writes a script per case, and `quantgrid merge` joins the journals"));
-const RegisterVerb kServe(absent(150, "serve", "An OpenAI-compatible server (not in this version yet)",
-                                 "quantgrid serve --model DIR", "the server",
-                                 "`quantgrid generate --chat` talks to a model"));
 
 }  // namespace
 }  // namespace qg

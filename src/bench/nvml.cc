@@ -1,10 +1,13 @@
 #include "bench/nvml.h"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <filesystem>
 #include <memory>
+#include <utility>
 
 namespace qg {
 namespace {
@@ -121,6 +124,8 @@ GpuInventory list_gpus() {
   found.driver_found = true;
   found.driver_version = read_text(nvml, found.problem, "the driver's version",
                                    [&](char* t, unsigned n) { return nvml.driver_version(t, n); });
+  if (auto* cuda_version = library.find<int(int*)>("nvmlSystemGetCudaDriverVersion_v2"))
+    if (cuda_version(&found.cuda_version) != kSuccess) found.cuda_version = 0;
   unsigned count = 0;
   if (const int status = nvml.device_count(&count); status != kSuccess)
     found.problem = std::string("NVML could not count the GPUs: ") + nvml.error_string(status);
@@ -139,11 +144,13 @@ struct GpuMeter::State {
   bool started = false;
 };
 
-GpuMeter::GpuMeter(int index) : state_(std::make_unique<State>()) {
+GpuMeter::GpuMeter(const std::string& uuid) : state_(std::make_unique<State>()) {
   State& s = *state_;
   if (!s.library.is_open() || !s.nvml.are_complete() || s.nvml.init() != kSuccess) return;
   s.started = true;
-  if (s.nvml.device_handle(static_cast<unsigned>(index), &s.device) != kSuccess) s.device = nullptr;
+  auto* by_uuid = s.library.find<int(const char*, Handle*)>("nvmlDeviceGetHandleByUUID");
+  const int status = by_uuid ? by_uuid(uuid.c_str(), &s.device) : -1;
+  if (status != kSuccess) s.device = nullptr;
   s.energy = s.library.find<int(Handle, unsigned long long*)>("nvmlDeviceGetTotalEnergyConsumption");
   s.clock = s.library.find<int(Handle, int, unsigned*)>("nvmlDeviceGetClockInfo");
   s.temperature = s.library.find<int(Handle, int, unsigned*)>("nvmlDeviceGetTemperature");
@@ -168,6 +175,57 @@ GpuReading GpuMeter::read() const {
   if (s.clock && s.clock(s.device, kSmClock, &number) == kSuccess) reading.sm_mhz = number;
   if (s.temperature && s.temperature(s.device, kGpuSensor, &number) == kSuccess) reading.temperature_c = number;
   return reading;
+}
+
+namespace {
+
+// One entry of nvmlDeviceGetComputeRunningProcesses_v3.
+struct ProcessInfo {
+  unsigned pid;
+  unsigned long long used_bytes;
+  unsigned gpu_instance, compute_instance;
+};
+
+std::optional<int64_t> count_other_processes(const Library& library, Handle device) {
+  auto* running = library.find<int(Handle, unsigned*, ProcessInfo*)>("nvmlDeviceGetComputeRunningProcesses_v3");
+  std::array<ProcessInfo, 256> processes{};
+  auto count = static_cast<unsigned>(processes.size());
+  if (!running || running(device, &count, processes.data()) != kSuccess) return std::nullopt;
+  const auto self = static_cast<unsigned>(::getpid());
+  return std::count_if(processes.begin(), processes.begin() + count,
+                       [&](const ProcessInfo& p) { return p.pid != self; });
+}
+
+std::optional<double> read_watts(const Library& library, const char* function, Handle device) {
+  auto* read = library.find<int(Handle, unsigned*)>(function);
+  unsigned milliwatts = 0;
+  if (!read || read(device, &milliwatts) != kSuccess) return std::nullopt;
+  return 1e-3 * milliwatts;
+}
+
+// Bits of nvmlDeviceGetCurrentClocksThrottleReasons (nvml.h: nvmlClocksThrottleReason*); idleness and clocks that a
+// program asked for are no fault.
+constexpr std::pair<unsigned long long, const char*> kSlowedBy[] = {
+    {0x4, "power cap"}, {0x8, "hardware slowdown"}, {0x20, "heat"}, {0x40, "heat (hardware)"}, {0x80, "power brake"}};
+
+}  // namespace
+
+GpuConditions GpuMeter::conditions() const {
+  const State& s = *state_;
+  GpuConditions found;
+  if (!s.device) return found;
+  found.other_processes = count_other_processes(s.library, s.device);
+  found.power_limit_w = read_watts(s.library, "nvmlDeviceGetEnforcedPowerLimit", s.device);
+  found.default_power_limit_w = read_watts(s.library, "nvmlDeviceGetPowerManagementDefaultLimit", s.device);
+  unsigned current = 0, pending = 0;
+  if (auto* ecc = s.library.find<int(Handle, unsigned*, unsigned*)>("nvmlDeviceGetEccMode"))
+    if (ecc(s.device, &current, &pending) == kSuccess) found.ecc = current != 0;
+  unsigned long long reasons = 0;
+  if (auto* read = s.library.find<int(Handle, unsigned long long*)>("nvmlDeviceGetCurrentClocksThrottleReasons"))
+    if (read(s.device, &reasons) == kSuccess)
+      for (const auto& [bit, name] : kSlowedBy)
+        if (reasons & bit) found.slowed_by.emplace_back(name);
+  return found;
 }
 
 }  // namespace qg

@@ -254,6 +254,9 @@ void CudaExecutor::run(const StepInput& input, std::span<const size_t> order, St
   batch_->fill(input.tokens, pieces, planned.graph ? planned.shape.rows : static_cast<int64_t>(pieces.size()), columns);
   QG_CUDA(cudaEventRecord(timer_.begin, stream_.stream));
   batch_->upload(stream_.stream);
+  // Decoding is a chain of short kernels, which only overlap where they agree on the memory of a multiprocessor.
+  queue_.shared_percent =
+      queue_.chained && planned.graph ? model_.layers.front().gate_up->shared_percent(planned.shape.rows) : -1;
   if (planned.graph) {
     launch_graph(planned.shape);
     if (input.logits == LogitsWanted::sampled) {

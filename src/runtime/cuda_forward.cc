@@ -30,10 +30,9 @@ class LayerLaunches {
     attend();
     layer_.attention_output->run(queue_, step_.rows, input(), b_.projected.data(), DType::f16);
     norm(layer_.mlp_norm, *layer_.gate_up, "mlp_in");
-    layer_.gate_up->run(queue_, step_.rows, input(), b_.gate_up.data(), DType::f16);
-    silu_mul(queue_, step_.rows, f_.shape.ffn, b_.gate_up.as<__half>(), layer_.down->input(), input());
+    const ActivationBuffer gated = gate();
     observe("mlp_act");
-    layer_.down->run(queue_, step_.rows, input(), b_.projected.data(), DType::f16);
+    layer_.down->run(queue_, step_.rows, gated, b_.projected.data(), DType::f16);
     observe("out");
   }
 
@@ -64,15 +63,38 @@ class LayerLaunches {
     observe(name);
   }
 
+  // silu(gate) * up in the form that down wants, and where it lies.
+  ActivationBuffer gate() {
+    const ActivationRequest wanted = layer_.down->input();
+    if (!layer_.gate_up->can_gate(step_.rows, wanted)) {
+      layer_.gate_up->run(queue_, step_.rows, input(), b_.gate_up.data(), DType::f16);
+      silu_mul(queue_, step_.rows, f_.shape.ffn, b_.gate_up.as<__half>(), wanted, input());
+      return input();
+    }
+    const ActivationBuffer gated = {b_.gate_up.data(), b_.row_scales.as<float>()};
+    layer_.gate_up->run_gated(queue_, step_.rows, input(), wanted, gated.values);
+    if (f_.observe) {  // observers look for what a layer reads in one place
+      const size_t bytes = bytes_of(step_.rows * f_.shape.ffn, wanted.form == ActivationForm::f16 ? sizeof(__half) : 1);
+      QG_CUDA(cudaMemcpyAsync(b_.input.data(), gated.values, bytes, cudaMemcpyDeviceToDevice, queue_.stream));
+    }
+    return gated;
+  }
+
   void attend() {
     const size_t layer = static_cast<size_t>(index_);
     std::byte* pool = f_.pool + index_ * f_.layer_pool_bytes;
     const KvScale scale = f_.kv_scales[layer];
-    rope_and_append(queue_, f_.kv, batch_.view(), step_.rows,
-                    {b_.qkv.as<__half>(), f_.shape.qkv_rows(), f_.shape.heads}, f_.rope_table, scale, b_.q.as<__half>(),
-                    pool, f_.kv_shaping.empty() ? nullptr : &f_.kv_shaping[layer]);
-    observe("q");
+    const CudaQkv qkv = {b_.qkv.as<__half>(), f_.shape.qkv_rows(), f_.shape.heads};
+    const CudaKvShaping* shaping = f_.kv_shaping.empty() ? nullptr : &f_.kv_shaping[layer];
     const ActivationRequest request = layer_.attention_output->input();
+    if (!step_.prefill && !f_.observe && f_.attention.appends(step_.decode_pieces, shaping != nullptr)) {
+      f_.attention.append_and_decode(queue_, batch_.view(), step_.decode_pieces, step_.max_context, qkv, f_.rope_table,
+                                     pool, scale, shaping, request, input());
+      return;
+    }
+    rope_and_append(queue_, f_.kv, batch_.view(), step_.rows, qkv, f_.rope_table, scale, b_.q.as<__half>(), pool,
+                    shaping);
+    observe("q");
     if (step_.decode_pieces > 0)
       f_.attention.decode(queue_, batch_.view(), step_.decode_pieces, step_.max_context, b_.q.as<__half>(), pool, scale,
                           request, input());

@@ -21,12 +21,12 @@ const TensorSpec& spec_of(const Checkpoint& checkpoint, TensorRole role, int lay
 }
 
 std::unique_ptr<CudaLinear> load_linear(const Checkpoint& checkpoint, std::initializer_list<LinearRole> roles,
-                                        int layer, CudaLinearContext& context) {
+                                        int layer, CudaLinearContext& context, PartOrder order = PartOrder::joined) {
   std::vector<LinearWeights> parts;
   std::vector<const LinearWeights*> pointers;
   for (const LinearRole role : roles) parts.push_back(checkpoint.linear(checkpoint.table().linear(role, layer)));
   for (const LinearWeights& part : parts) pointers.push_back(&part);
-  return std::make_unique<CudaLinear>(pointers, checkpoint.quant().activations, context);
+  return std::make_unique<CudaLinear>(pointers, checkpoint.quant().activations, context, order);
 }
 
 DeviceBuffer upload(const void* from, size_t bytes) {
@@ -79,7 +79,8 @@ CudaModel load_cuda_model(const Checkpoint& checkpoint, CudaLinearContext& conte
     loaded.mlp_norm = upload_f32(to_f32(checkpoint.tensor(spec_of(checkpoint, TensorRole::mlp_norm, layer))));
     loaded.qkv = load_linear(checkpoint, {LinearRole::qkv}, layer, context);
     loaded.attention_output = load_linear(checkpoint, {LinearRole::attention_output}, layer, context);
-    loaded.gate_up = load_linear(checkpoint, {LinearRole::gate, LinearRole::up}, layer, context);
+    loaded.gate_up =
+        load_linear(checkpoint, {LinearRole::gate, LinearRole::up}, layer, context, PartOrder::alternating);
     loaded.down = load_linear(checkpoint, {LinearRole::down}, layer, context);
     model.bytes += static_cast<int64_t>(loaded.attention_norm.bytes() + loaded.mlp_norm.bytes()) + loaded.qkv->bytes() +
                    loaded.attention_output->bytes() + loaded.gate_up->bytes() + loaded.down->bytes();

@@ -286,7 +286,7 @@ const std::vector<Broken>& cases() {
       {"UnknownFlag", {}, "plan --fast grid.toml", "--fast"},
       {"BatchAndRate", {}, "bench --model model --batch 2 --rate 3", "exclude"},
       {"NoGpu", {}, "generate --model model --prompt hi --executor cuda", "CUDA", 4},
-      {"NotThereYet", {}, "serve --model model", "not in this version", 4},
+      {"NotThereYet", {}, "submit grid.toml --slurm", "not in this version", 4},
   };
   return all;
 }

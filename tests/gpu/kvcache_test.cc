@@ -11,27 +11,10 @@
 #include "kernels/kvcache/shaping.h"
 #include "kernels/pointwise/run.h"
 #include "tests/gpu/paged_batch.h"
+#include "tests/gpu/shaped_cache.h"
 
 namespace qg::testing {
 namespace {
-
-constexpr int64_t kPositions = 5000;
-
-std::vector<double> frequencies(int64_t head_dim) {
-  std::vector<double> f;
-  for (int64_t i = 0; i < head_dim / 2; ++i)
-    f.push_back(std::pow(500000.0, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
-  return f;
-}
-
-std::vector<float2> device_table(int64_t head_dim) {
-  std::vector<int64_t> positions(kPositions);
-  std::iota(positions.begin(), positions.end(), 0);
-  const RopeTable table = make_rope_table(frequencies(head_dim), positions);
-  std::vector<float2> pairs(table.cosine.size());
-  for (size_t i = 0; i < pairs.size(); ++i) pairs[i] = {table.cosine[i], table.sine[i]};
-  return pairs;
-}
 
 struct Case {
   KvFormat format;
@@ -60,39 +43,6 @@ std::vector<StepPiece> pieces_of(int64_t rows) {
 }
 
 constexpr uint16_t kPoisonedQ = 0x7fff;  // NaN
-
-std::vector<float> half_values(size_t count, uint64_t seed, float deviation) {
-  return from_half(to_half(normal_values(count, seed, deviation)));
-}
-
-// Random matrices of the sizes and kinds that calibration makes; F is zero on and left of the diagonal.
-KvShaping random_shaping(const Case& c) {
-  const size_t heads = static_cast<size_t>(c.kv_heads), d = static_cast<size_t>(c.head_dim);
-  KvShaping shaping;
-  shaping.k_center = normal_values(heads * d, 21);
-  shaping.k_transform = half_values(heads * d * d, 22, 0.1f);
-  shaping.q_transform = half_values(heads * d * d, 23, 0.1f);
-  shaping.k_feedback = half_values(heads * d * d, 24, 0.1f);
-  for (size_t i = 0; i < shaping.k_feedback.size(); ++i)
-    if (i % d <= i / d % d) shaping.k_feedback[i] = 0;
-  if (!c.cancelling) return shaping;
-  for (float& center : shaping.k_center) center -= 30000;
-  for (size_t i = 0; i < shaping.k_transform.size(); ++i)
-    shaping.k_transform[i] = i / d % 2 == 0 ? 8 * shaping.k_transform[i] : -shaping.k_transform[i - d];
-  return shaping;
-}
-
-// The same on the device.
-struct DeviceShaping {
-  DeviceVector<float> center;
-  DeviceVector<uint16_t> k, q, feedback;
-  explicit DeviceShaping(const KvShaping& s)
-      : center(s.k_center), k(to_half(s.k_transform)), q(to_half(s.q_transform)), feedback(to_half(s.k_feedback)) {}
-  CudaKvShaping view() const {
-    const auto half = [](const DeviceVector<uint16_t>& v) { return reinterpret_cast<const __half*>(v.data()); };
-    return {center.data(), half(k), half(q), half(feedback)};
-  }
-};
 
 // What the CPU stores and what q becomes.
 struct Expected {
@@ -149,7 +99,7 @@ void run_case(const Case& c) {
   const int64_t d = c.head_dim, stride = (c.heads + 2 * c.kv_heads) * d + 8;
   const KvScale scale = c.scale();
   const std::vector<uint16_t> qkv = to_half(normal_values(static_cast<size_t>(batch.rows() * stride), 11, 1.5f));
-  const KvShaping shaping = random_shaping(c);
+  const KvShaping shaping = random_shaping(c.kv_heads, c.head_dim, c.cancelling);
   const Expected want = expect(c, batch, from_half(qkv), stride, scale, c.shaped ? &shaping : nullptr);
   const DeviceShaping device_shaping(shaping);
   const CudaKvShaping shaping_view = device_shaping.view();
@@ -242,7 +192,7 @@ TEST(KvAppend, StoredBytesShowTheOrderOfSums) {
   for (const KvFormat format : {KvFormat::fp8, KvFormat::int8})
     for (const int64_t d : {64, 128}) {
       const Case c{format, 1, 1, d, 16, false, true, 0, true};
-      const KvShaping shaping = random_shaping(c);
+      const KvShaping shaping = random_shaping(c.kv_heads, c.head_dim, c.cancelling);
       const float scale = c.scale().k;
       const int64_t keys = 64;
       const std::vector<float> x = normal_values(static_cast<size_t>(keys * d), 31, 1.5f);

@@ -46,7 +46,7 @@ struct CudaAttention::State {
   DeviceCapabilities device;
   attention::Variant variant;
   int64_t max_rows, max_pieces, max_tiles, head_tiles, max_split_blocks;
-  DeviceBuffer partial, arrived, f16_rows;
+  DeviceBuffer partial, arrived, mail, f16_rows;
   attention::PlanBuffer tiles;
   std::string sm90_prefill_reason;
   std::unique_ptr<attention::Sm90Prefill> sm90_prefill;
@@ -65,12 +65,17 @@ struct CudaAttention::State {
         max_split_blocks(attention::kMaxWaves * attention::kDecodeBlocksPerMultiprocessor * card.multiprocessors),
         partial(static_cast<size_t>(max_split_blocks * attention::kHeadTile * (d.kv.head_dim + 4)) * sizeof(float)),
         arrived(static_cast<size_t>(pieces * d.kv.kv_heads * head_tiles) * sizeof(int32_t)),
+        mail(d.kv.format == KvFormat::fp16
+                 ? 0
+                 : static_cast<size_t>(std::min(pieces * d.kv.kv_heads, attention::kMostMail) * head_tiles * 32) *
+                       sizeof(uint64_t)),
         f16_rows(quantized_output ? static_cast<size_t>(rows * d.heads * d.kv.head_dim) * 2 : 0),
         tiles(2 * max_tiles),
         sm90_prefill_reason(why_not_sm90_prefill(d, card)) {
     if (sm90_prefill_reason.empty())
       sm90_prefill = std::make_unique<attention::Sm90Prefill>(d, card, rows, pieces, max_pages, f16_copy_bytes);
     QG_CUDA(cudaMemset(arrived.data(), 0, arrived.bytes()));
+    if (mail.bytes() > 0) QG_CUDA(cudaMemset(mail.data(), 0, mail.bytes()));
   }
 
   int64_t group() const { return desc.heads / desc.kv.kv_heads; }
@@ -103,6 +108,29 @@ struct CudaAttention::State {
     if (f16_rows.bytes() == 0)
       throw Error("Attention was made without quantized output and is asked for it", to_string(desc));
     return {ActivationForm::f16, f16_rows.data(), nullptr, 1.0f, asked.width};
+  }
+  static bool quantizes_after_decode(const ActivationRequest& request) {
+    return request.form != ActivationForm::f16 && request.per_token;
+  }
+  attention::DecodeArguments decode_arguments(const Inputs& in, const ActivationRequest& request,
+                                              const ActivationBuffer& out) const {
+    attention::DecodeArguments args;
+    args.in = in;
+    args.out = output(quantizes_after_decode(request), request, out);
+    args.head_tiles = static_cast<int>(head_tiles);
+    args.partial = partial.as<float>();
+    args.arrived = arrived.as<int32_t>();
+    return args;
+  }
+  // Blocks that the tokens of a piece and KV head are cut for; other_blocks of the grid run beside them.
+  int64_t splits(int64_t pieces, int64_t max_context, int64_t other_blocks) const {
+    const int64_t seen = std::min(max_context, desc.sliding_window.value_or(max_context));
+    const int64_t slots = attention::kDecodeBlocksPerMultiprocessor * device.multiprocessors;
+    const int64_t units = pieces * desc.kv.kv_heads * head_tiles;
+    const int64_t step = attention::decode_step_tokens(variant.format, variant.head_dim);
+    // Fewer than two steps are not worth their combining, unless much of the card has nothing to do.
+    const bool idle = units * divide_up(seen, step) + other_blocks <= slots * 3 / 4;
+    return attention::decode_splits(units, std::max(slots / 2, slots - other_blocks), seen, idle ? step : 2 * step);
   }
   void bring_into_form(const CudaQueue& queue, int64_t first, int64_t rows, const ActivationRequest& request,
                        const ActivationBuffer& out) const {
@@ -143,8 +171,8 @@ std::string CudaAttention::reason(bool decode) const {
 
 int64_t CudaAttention::scratch_bytes() const {
   const State& s = *state_;
-  return static_cast<int64_t>(s.partial.bytes() + s.arrived.bytes() + s.f16_rows.bytes()) + s.tiles.bytes() +
-         (s.sm90_prefill ? s.sm90_prefill->bytes() : 0);
+  return static_cast<int64_t>(s.partial.bytes() + s.arrived.bytes() + s.mail.bytes() + s.f16_rows.bytes()) +
+         s.tiles.bytes() + (s.sm90_prefill ? s.sm90_prefill->bytes() : 0);
 }
 
 void CudaAttention::decode(const CudaQueue& queue, const CudaBatch& batch, int64_t pieces, int64_t max_context,
@@ -152,18 +180,47 @@ void CudaAttention::decode(const CudaQueue& queue, const CudaBatch& batch, int64
                            const ActivationRequest& request, const ActivationBuffer& out) {
   if (pieces == 0) return;
   const State& s = *state_;
-  attention::DecodeArguments args;
-  args.in = s.inputs(batch, q, layer_pool, scale);
-  const bool pass = request.form != ActivationForm::f16 && request.per_token;
-  args.out = s.output(pass, request, out);
-  args.head_tiles = static_cast<int>(s.head_tiles);
-  args.partial = s.partial.as<float>();
-  args.arrived = s.arrived.as<int32_t>();
-  const int64_t seen = std::min(max_context, s.desc.sliding_window.value_or(max_context));
-  const int64_t splits = attention::decode_splits(
-      pieces * s.desc.kv.kv_heads * s.head_tiles, attention::kDecodeBlocksPerMultiprocessor * s.device.multiprocessors,
-      seen, attention::decode_step_tokens(s.variant.format, s.variant.head_dim));
-  attention::launch_decode(queue, s.variant, static_cast<int>(pieces), static_cast<int>(splits), args);
+  const bool pass = s.quantizes_after_decode(request);
+  const attention::DecodeArguments args = s.decode_arguments(s.inputs(batch, q, layer_pool, scale), request, out);
+  attention::launch_decode(queue, s.variant, static_cast<int>(pieces),
+                           static_cast<int>(s.splits(pieces, max_context, 0)), args);
+  if (pass) s.bring_into_form(queue, 0, pieces, request, out);
+}
+
+bool CudaAttention::appends(int64_t pieces, bool shaped) const {
+  return !shaped || pieces * state_->desc.kv.kv_heads <= attention::kMostMail;
+}
+
+void CudaAttention::append_and_decode(const CudaQueue& queue, const CudaBatch& batch, int64_t pieces,
+                                      int64_t max_context, const CudaQkv& qkv, const float2* rope_table,
+                                      std::byte* layer_pool, KvScale scale, const CudaKvShaping* shaping,
+                                      const ActivationRequest& request, const ActivationBuffer& out) {
+  if (pieces == 0) return;
+  const State& s = *state_;
+  const bool pass = s.quantizes_after_decode(request), shaped = shaping != nullptr;
+  if (!appends(pieces, shaped))
+    throw Error(fmt::format("Attention stores at most {} shaped keys by itself, a step has {}", attention::kMostMail,
+                            pieces * s.desc.kv.kv_heads),
+                to_string(s.desc), "call rope_and_append and decode");
+  if (shaped && s.desc.kv.format == KvFormat::fp16) throw Error("A cache of fp16 is never shaped", to_string(s.desc));
+  attention::DecodeArguments args = s.decode_arguments(s.inputs(batch, nullptr, layer_pool, scale), request, out);
+  args.newest.qkv = qkv;
+  args.newest.rope_table = rope_table;
+  args.newest.pool = layer_pool;
+  args.newest.k_multiplier = 1.0f / scale.k;
+  args.newest.v_multiplier = 1.0f / scale.v;
+  int64_t key_blocks = 0;
+  if (shaped) {
+    args.newest.shaping = *shaping;
+    args.newest.mail = s.mail.as<uint64_t>();
+    // Several keys a block once they would take a quarter of the card: each block reads two matrices.
+    const bool few = pieces * s.desc.kv.kv_heads <= s.device.multiprocessors / 2;
+    args.newest.keys_per_block = few ? 1 : attention::kMostKeysPerBlock;
+    args.newest.key_layers = static_cast<int>(divide_up(pieces, args.newest.keys_per_block));
+    key_blocks = args.newest.key_layers * s.desc.kv.kv_heads;
+  }
+  attention::launch_decode_append(queue, s.variant, shaped, static_cast<int>(pieces),
+                                  static_cast<int>(s.splits(pieces, max_context, key_blocks)), args);
   if (pass) s.bring_into_form(queue, 0, pieces, request, out);
 }
 

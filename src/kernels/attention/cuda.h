@@ -12,6 +12,7 @@
 #include "kernels/attention/desc.h"
 #include "kernels/common/activation.h"
 #include "kernels/common/cuda.h"
+#include "kernels/kvcache/cuda.h"
 
 namespace qg {
 
@@ -44,6 +45,16 @@ class CudaAttention {
   void decode(const CudaQueue& queue, const CudaBatch& batch, int64_t pieces, int64_t max_context, const __half* q,
               const std::byte* layer_pool, KvScale scale, const ActivationRequest& request,
               const ActivationBuffer& out);
+
+  // rope_and_append for those rows and decode, in one launch: q, K and V are read from the QKV product's rows, and what
+  // is stored is the same, bit by bit; results are too, except that with shaped keys the tokens may be cut among blocks
+  // in another way. Rows of qkv start at multiples of 16 bytes, and so do the matrices of shaping (null: keys are
+  // stored as they are). In a chain: reads qkv after wait_for_previous(), stored tokens and the batch before it.
+  void append_and_decode(const CudaQueue& queue, const CudaBatch& batch, int64_t pieces, int64_t max_context,
+                         const CudaQkv& qkv, const float2* rope_table, std::byte* layer_pool, KvScale scale,
+                         const CudaKvShaping* shaping, const ActivationRequest& request, const ActivationBuffer& out);
+  // Whether append_and_decode serves so many pieces: with shaped keys, only as many as it has advantages for.
+  bool appends(int64_t pieces, bool shaped) const;
 
   // Once a step, before the first layer and outside of graphs: makes the work list of the prefill pieces, the first of
   // which is piece number first_piece of the batch, and sends it off.

@@ -8,7 +8,7 @@
 #include "kernels/attention/cuda_batch.h"
 #include "kernels/common/activation.h"
 #include "kernels/common/cuda.h"
-#include "kernels/kvcache/layout.h"
+#include "kernels/kvcache/cuda.h"
 
 namespace qg::attention {
 
@@ -42,19 +42,42 @@ struct Inputs {
 
 constexpr int kHeadTile = 8;  // query heads of one KV head that a decode block takes
 
+// Newest tokens that a decode kernel brings into the cache itself: row i of the QKV product is piece i's.
+struct NewTokens {
+  CudaQkv qkv;
+  const float2* rope_table = nullptr;
+  std::byte* pool = nullptr;  // Inputs::pool, to write
+  float k_multiplier = 1, v_multiplier = 1;
+  CudaKvShaping shaping;  // and what follows: with shaped keys only
+  // [units, 32], zero before and after: codes of the newest key in the low word, 1 in the high one, a lane's elements
+  // each, from the block that shapes the key to the one that attends to it.
+  uint64_t* mail = nullptr;
+  int keys_per_block = 1, key_layers = 0;  // layers of the grid along z, before the pieces', whose blocks shape keys
+};
+constexpr int kMostKeysPerBlock = 4;
+constexpr int64_t kMostMail = 1056;  // (piece, KV head) pairs of a step whose keys are shaped so
+
+// Where a decode kernel finds q and the newest token: as rope_and_append left them; or, to be rotated and stored by
+// itself, in the QKV product's rows, with keys as they are or shaped.
+enum class Newest { stored, plain, shaped };
+
 // splits blocks share the tokens of a (piece, KV head, head tile) = unit.
 struct DecodeArguments {
   Inputs in;
+  NewTokens newest;
   Output out;
   int head_tiles = 1;          // blocks a KV head's query heads are dealt to
   float* partial = nullptr;    // [units, splits, kHeadTile, head_dim + 4], where splits > 1
   int32_t* arrived = nullptr;  // [units], zero before and after
 };
 
-// Tokens that a block takes at a time; its splits are multiples of it.
+// Tokens that a block takes at a time; its shares are multiples of it.
 int decode_step_tokens(KvFormat format, int head_dim);
 constexpr int kDecodeBlocksPerMultiprocessor = 2;
 void launch_decode(const CudaQueue& queue, const Variant& variant, int pieces, int splits, const DecodeArguments& args);
+// With args.newest, and without in.q.
+void launch_decode_append(const CudaQueue& queue, const Variant& variant, bool shaped, int pieces, int splits,
+                          const DecodeArguments& args);
 
 constexpr int kPrefillRows = 128;  // (token, head of the group) pairs that a prefill block takes
 

@@ -43,9 +43,13 @@ class DeviceBuffer {
 // Where kernels go. chained: each kernel may start before the one before it has ended (programmatic dependent launch,
 // sm_90 only): it loads what does not depend on it (weights), then calls wait_for_previous(). Every kernel of a chain
 // must call both functions below, or it must be launched with chained = false.
+// shared_percent: the share of a multiprocessor's first-level memory that every kernel asks for as shared memory. A
+// multiprocessor changes it only when it is empty, so that kernels of one chain overlap only where they agree.
+// -1: what is set for each kernel.
 struct CudaQueue {
   cudaStream_t stream = nullptr;
   bool chained = false;
+  int shared_percent = -1;
 };
 
 template <class... Parameters, class... Arguments>
@@ -56,11 +60,16 @@ void launch(const CudaQueue& queue, void (*kernel)(Parameters...), dim3 grid, di
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = queue.stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = queue.chained ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  const auto add = [&](cudaLaunchAttributeID id) -> cudaLaunchAttributeValue& {
+    attributes[config.numAttrs].id = id;
+    return attributes[config.numAttrs++].val;
+  };
+  if (queue.chained) add(cudaLaunchAttributeProgrammaticStreamSerialization).programmaticStreamSerializationAllowed = 1;
+  if (queue.shared_percent >= 0)
+    add(cudaLaunchAttributePreferredSharedMemoryCarveout).sharedMemCarveout =
+        static_cast<unsigned>(queue.shared_percent);
+  config.attrs = attributes;
   QG_CUDA(cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...));
 }
 

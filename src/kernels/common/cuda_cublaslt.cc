@@ -245,7 +245,7 @@ float CublasLt::find_fastest_us(const GemmShape& shape, const GemmPointers& poin
     std::array<float, kRuns> times{};
     bool works = true;
     for (int run = -1; run < kRuns && works; ++run) {  // run -1 warms up
-      QG_CUDA(cudaMemsetAsync(flush, run + 1, flush_bytes, stream));
+      if (flush_bytes > 0) QG_CUDA(cudaMemsetAsync(flush, run + 1, flush_bytes, stream));
       QG_CUDA(cudaEventRecord(begin, stream));
       works = state_->multiply(top, problem, pointers, candidates[i], stream) == CUBLAS_STATUS_SUCCESS;
       QG_CUDA(cudaEventRecord(end, stream));

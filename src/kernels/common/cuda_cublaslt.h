@@ -36,8 +36,8 @@ class CublasLt {
 
   bool can_run(const GemmShape& shape);  // does the library have an algorithm
   void run(const GemmShape& shape, const GemmPointers& pointers, cudaStream_t stream);
-  // Times the heuristic's first algorithms for the bucket of shape.m, L2 emptied before each by writing `flush` bytes,
-  // and keeps the fastest; returns its time. x and y must hold the bucket's largest m. Waits for the device.
+  // Times the heuristic's first algorithms for the bucket of shape.m, L2 emptied before each by writing `flush` bytes
+  // (0: not), and keeps the fastest; returns its time. x and y must hold the bucket's largest m. Waits for the device.
   float find_fastest_us(const GemmShape& shape, const GemmPointers& pointers, void* flush, size_t flush_bytes,
                         cudaStream_t stream);
   static int64_t bucket(int64_t m);  // the largest m of the bucket

@@ -2,7 +2,7 @@
 // previous kernel has ended it fetches the head's three matrices; then keys and queries are rotated, keys transformed
 // (a thread an element, sums in the reference's order), and each row's key is rounded by one warp, element after
 // element, while other warps multiply the queries on the tensor cores.
-#include "kernels/kvcache/cuda_shaped.h"
+#include "kernels/kvcache/cuda_shaped_key.h"
 
 namespace qg::kvcache {
 namespace {
@@ -16,59 +16,6 @@ struct Shared {
   float key[kRows][kHeadDim], shaped[kRows][kHeadDim];
   __half queries[8];  // and on: [row * group + head][head_dim], swizzled, a multiple of 16 of them
 };
-
-// The lane's elements of a key, kCount from kCount * lane on, to what is to be stored there. Every lane follows the
-// whole chain by itself (`x` is element j, `ahead` the two after it), so that no element waits for a shuffle: element
-// j + 3 leaves its owner two steps before it is due, and misses just the errors that `ahead` takes into account. A
-// step is about 32 instructions, and the chain in it 7: exponent, its floor, two to round, error, product, difference.
-template <int kHeadDim, KvFormat kFormat>
-__device__ __forceinline__ void feed_errors_back(float (&t)[kHeadDim / 32], const __half* feedback, const float4* next,
-                                                 int lane) {
-  constexpr int kCount = kHeadDim / 32;
-  struct Lines {  // of the elements of one owner
-    float4 next[kCount];
-    uint2 own[kCount];
-  };
-  const auto read = [&](int owner) {
-    Lines lines;
-#pragma unroll
-    for (int e = 0; e < kCount; ++e) {
-      const __half* from = feedback + (kCount * owner + e) * kHeadDim + kCount * lane;
-      lines.next[e] = next[kCount * owner + e];
-      if constexpr (kCount == 4)
-        lines.own[e] = *reinterpret_cast<const uint2*>(from);
-      else
-        lines.own[e].x = *reinterpret_cast<const uint32_t*>(from);
-    }
-    return lines;
-  };
-  const auto element = [&](int owner, int e) { return __shfl_sync(~0u, t[e % kCount], (owner + e / kCount) % 32); };
-  float x = element(0, 0), ahead[2] = {element(0, 1), element(0, 2)}, mine[kCount] = {};
-  Lines lines = read(0);
-#pragma unroll 2
-  for (int owner = 0; owner < 32; ++owner) {
-    const Lines now = lines;
-    lines = read(min(owner + 1, 31));
-#pragma unroll
-    for (int e = 0; e < kCount; ++e) {
-      const float coming = element(owner, e + 3);
-      if (lane == owner) mine[e] = x;
-      const float error = __fsub_rn(x, rounded<kFormat>(x));
-      x = __fsub_rn(ahead[0], __fmul_rn(error, now.next[e].x));
-      ahead[0] = __fsub_rn(ahead[1], __fmul_rn(error, now.next[e].y));
-      ahead[1] = __fsub_rn(coming, __fmul_rn(error, now.next[e].z));
-      const uint32_t words[2] = {now.own[e].x, now.own[e].y};
-#pragma unroll
-      for (int i = 0; i < kCount; i += 2) {
-        const float2 line = two_floats(words[i / 2]);
-        t[i] = __fsub_rn(t[i], __fmul_rn(error, line.x));
-        t[i + 1] = __fsub_rn(t[i + 1], __fmul_rn(error, line.y));
-      }
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) t[i] = mine[i];
-}
 
 // One thread's part of a row: eight elements of each half of a key, a value or a query.
 template <int kHeadDim>
@@ -104,30 +51,6 @@ struct Unit {
   }
 };
 
-// y[i] = sum over j of T[j][i] z[j] in order, then divided by the scale: a thread has one i and kEach rows.
-template <int kHeadDim, int kEach>
-__device__ __forceinline__ void transform_keys(const __half* transform, const float (*key)[kHeadDim],
-                                               float (*shaped)[kHeadDim], int element, float multiplier) {
-  float sum[kEach];
-#pragma unroll 8
-  for (int j = 0; j < kHeadDim; j += 4) {
-    float4 z[kEach];
-#pragma unroll
-    for (int r = 0; r < kEach; ++r) z[r] = *reinterpret_cast<const float4*>(&key[r][j]);
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const float line = __half2float(transform[(j + e) * kHeadDim + element]);
-#pragma unroll
-      for (int r = 0; r < kEach; ++r) {
-        const float product = __fmul_rn(line, e == 0 ? z[r].x : e == 1 ? z[r].y : e == 2 ? z[r].z : z[r].w);
-        sum[r] = j + e == 0 ? product : __fadd_rn(sum[r], product);
-      }
-    }
-  }
-#pragma unroll
-  for (int r = 0; r < kEach; ++r) shaped[r][element] = __fmul_rn(sum[r], multiplier);
-}
-
 template <int kHeadDim, KvFormat kFormat, int kRows>
 __global__ void __launch_bounds__(kThreads) few_rows_kernel(const ShapedArguments args) {
   constexpr int kLanes = kHeadDim / 16, kCount = kHeadDim / 32;
@@ -141,11 +64,7 @@ __global__ void __launch_bounds__(kThreads) few_rows_kernel(const ShapedArgument
   copy_matrix<kHeadDim, false, kThreads>(shared.k_transform, args.shaping.k_transform + matrix, thread);
   copy_matrix<kHeadDim, false, kThreads>(shared.feedback, args.shaping.k_feedback + matrix, thread);
   copy_matrix<kHeadDim, true, kThreads>(shared.q_transform, args.shaping.q_transform + matrix, thread);
-  if (thread < kHeadDim) {
-    const __half* line = args.shaping.k_feedback + matrix + thread * kHeadDim;
-    const auto at = [&](int i) { return thread + i < kHeadDim ? __half2float(line[thread + i]) : 0.0f; };
-    shared.next[thread] = {at(1), at(2), at(3), 0};
-  }
+  if (thread < kHeadDim) shared.next[thread] = next_three<kHeadDim>(args.shaping.k_feedback + matrix, thread);
   const int heads = static_cast<int>(args.qkv.heads), group = heads / static_cast<int>(args.layout.kv_heads);
   const int units = kRows * (group + 2) * kLanes;
   std::byte* key_cell = nullptr;
@@ -218,10 +137,7 @@ __global__ void __launch_bounds__(kThreads) few_rows_kernel(const ShapedArgument
 #pragma unroll
     for (int i = 0; i < kCount; ++i) t[i] = shared.shaped[warp][kCount * lane + i];
     feed_errors_back<kHeadDim, kFormat>(t, shared.feedback, shared.next, lane);
-    if constexpr (kCount == 4)
-      *reinterpret_cast<uint32_t*>(key_cell + 4 * lane) = four_codes<kFormat>(t[0], t[1], t[2], t[3]);
-    else
-      *reinterpret_cast<uint16_t*>(key_cell + 2 * lane) = static_cast<uint16_t>(four_codes<kFormat>(t[0], t[1], 0, 0));
+    store_key_codes<kHeadDim>(key_cell + kCount * lane, key_codes<kHeadDim, kFormat>(t));
   }
 }
 

@@ -35,12 +35,17 @@ class CudaLinearContext {
   std::unique_ptr<LinearContextState> state_;
 };
 
+// How the rows of several parts lie: one part after the other, or 8 of a gate, then 8 of its up, and so on (two parts
+// of as many rows, a multiple of 8): a kernel then meets both where it ends. y's columns follow.
+enum class PartOrder { joined, alternating };
+
 class CudaLinear {
  public:
   // parts: layers that read the same input, laid one after the other along n (gate and up; usually one). Format, k,
   // group size, activation scaling, static input scale and prequant scale are the same for all; weight scales may
   // differ. Copies, and where the format asks for it repacks, on the device. Throws Error for what no kernel can do.
-  CudaLinear(std::span<const LinearWeights* const> parts, ActivationScaling activations, CudaLinearContext& context);
+  CudaLinear(std::span<const LinearWeights* const> parts, ActivationScaling activations, CudaLinearContext& context,
+             PartOrder order = PartOrder::joined);
   ~CudaLinear();
   CudaLinear(CudaLinear&&) noexcept;
   CudaLinear& operator=(CudaLinear&&) noexcept;
@@ -57,6 +62,15 @@ class CudaLinear {
   // x [m, k] as input() says, 16-byte aligned; y [m, n] dense, F16 or F32. Allocates nothing and waits for nothing, so
   // it can be captured in a graph. 1 <= m <= max_rows.
   void run(const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y, DType y_type) const;
+  // CudaQueue::shared_percent that suits the layer's kernel for m rows, for the chain that it runs in.
+  int shared_percent(int64_t m) const;
+  // Whether run_gated can do for m rows what run and silu_mul do: not where a scale per token is wanted, which takes a
+  // whole row.
+  bool can_gate(int64_t m, const ActivationRequest& wanted) const;
+  // out [m, n / 2] = silu(gate) * up in the wanted form, of an alternating layer; the same bits as run and silu_mul
+  // give. out must not be x.
+  void run_gated(const CudaQueue& queue, int64_t m, const ActivationBuffer& x, const ActivationRequest& wanted,
+                 void* out) const;
 
  private:
   std::unique_ptr<LinearState> state_;

@@ -1,8 +1,7 @@
-// Which kernel runs a layer for which m, and the calls.
+// The calls of the kernels that a layer runs through.
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 
 #include "core/error.h"
 #include "kernels/linear/cuda_state.h"
@@ -14,75 +13,13 @@ int64_t round_up(int64_t value, int64_t to) {
   return (value + to - 1) / to * to;
 }
 
-// Up to how many rows the skinny kernel is the faster one (measured by LinearSpeed, tests/gpu/linear_test.cc). split:
-// for 8-bit layers whose scales the library cannot apply in a single call.
-// before_wide: where Hopper's kernel follows.
-struct Crossover {
-  ComputePath path;
-  int64_t skinny_rows, skinny_rows_split, before_wide;
-};
-constexpr std::array kCrossovers{
-    Crossover{ComputePath::w16a16, 8, 8, 8},       Crossover{ComputePath::w8a8_fp8, 8, 16, 12},
-    Crossover{ComputePath::w8a8_int8, 16, 16, 12}, Crossover{ComputePath::w8a16_fp8, 64, 64, 64},
-    Crossover{ComputePath::w4a16, 64, 64, 16},
-};
-constexpr int64_t kPartsFromRows = 256;   // a library call per part rather than sums and a scaling pass
-constexpr int64_t kScaledFromRows = 512;  // the library's own row and column scales rather than that
-constexpr int64_t kSumsBytes = 64 << 20;  // of sums at a time
-
-// What the library asks of a layer's shape: 16-byte rows, and for 8-bit types multiples of 16.
-bool library_can(const LinearState& layer) {
-  const bool bytes = layer.path == ComputePath::w8a8_fp8 || layer.path == ComputePath::w8a8_int8;
-  for (const LinearPart& part : layer.parts)
-    if (part.n % (bytes ? 16 : 8) != 0) return false;
-  return true;
-}
-
-LinearRoute library_route(const LinearState& layer, int64_t m) {
-  switch (layer.path) {
-    case ComputePath::w16a16:
-      return LinearRoute::library;
-    case ComputePath::w4a16:
-    case ComputePath::w8a16_fp8:
-      return LinearRoute::expand;
-    case ComputePath::w8a8_int8:
-      return LinearRoute::library_sums;
-    case ComputePath::w8a8_fp8:
-      break;
-  }
-  if (!layer.per_token) {
-    if (layer.uniform) return LinearRoute::library;
-    return layer.tensor_scales && m >= kPartsFromRows ? LinearRoute::library_parts : LinearRoute::library_sums;
-  }
-  const bool hopper =
-      layer.context->device.compute_capability == 90 && layer.context->device.family == KernelFamily::sm90a;
-  return hopper && m >= kScaledFromRows ? LinearRoute::library_scaled : LinearRoute::library_sums;
-}
-
-// Where Hopper's own kernel is faster than what the library makes of these scales.
-bool prefers_wide(const LinearState& layer, int64_t m) {
-  if (!layer.wide) return false;
-  if (layer.path != ComputePath::w8a8_fp8) return true;
-  if (layer.per_token) return m < kScaledFromRows;
-  return !layer.uniform && (!layer.tensor_scales || m < kPartsFromRows);
-}
-
-int64_t skinny_rows(const LinearState& layer) {
-  const bool split = layer.path == ComputePath::w8a8_int8 || layer.per_token || !layer.uniform;
-  for (const Crossover& c : kCrossovers)
-    if (c.path == layer.path)
-      return prefers_wide(layer, c.before_wide + 1) ? c.before_wide : split ? c.skinny_rows_split : c.skinny_rows;
-  return kSkinnyMaxTokens;
-}
-
 const char* skinny_family(ComputePath path) {
   return path == ComputePath::w8a8_fp8 ? "sm89" : "sm80";
 }
 
-void run_skinny(const LinearState& layer, const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y,
-                bool y_f32) {
+// All but what the plan says.
+SkinnyArguments skinny_arguments(const LinearState& layer, int64_t m, const ActivationBuffer& x, void* y, bool y_f32) {
   const LinearContextState& context = *layer.context;
-  const SkinnyPlan plan = plan_skinny(layer.skinny, m, layer.n, layer.k, context.device);
   const SkinnyChunk chunk = skinny_chunk(layer.skinny);
   SkinnyArguments a;
   a.weight = layer.weight.data();
@@ -102,15 +39,44 @@ void run_skinny(const LinearState& layer, const CudaQueue& queue, int64_t m, con
   a.m = static_cast<int>(m);
   a.n = static_cast<int>(layer.n);
   a.tiles = static_cast<int>(round_up(layer.n, kSkinnyRows) / kSkinnyRows);
-  a.chunks = static_cast<int>((layer.k + chunk.k - 1) / chunk.k);
-  a.slices = plan.slices;
-  a.chunks_per_slice = plan.chunks_per_slice;
   a.x_row_bytes = static_cast<int>(layer.k * chunk.x_bytes / chunk.k);
-  a.x_pitch = plan.x_pitch;
   a.group_shift = layer.int4.group_shift;
   a.groups = layer.int4.groups;
   a.y_f32 = y_f32;
+  return a;
+}
+
+void run_skinny(const LinearState& layer, const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y,
+                bool y_f32) {
+  const SkinnyPlan plan = plan_skinny(layer.skinny, m, layer.n, layer.k, layer.context->device);
+  SkinnyArguments a = skinny_arguments(layer, m, x, y, y_f32);
+  const int64_t chunk_k = skinny_chunk(layer.skinny).k;
+  a.chunks = static_cast<int>((layer.k + chunk_k - 1) / chunk_k);
+  a.slices = plan.slices;
+  a.chunks_per_slice = plan.chunks_per_slice;
+  a.x_pitch = plan.x_pitch;
   launch_skinny(layer.skinny, plan, a, queue);
+}
+
+// gated: what the next layer wants of silu(gate) * up; null: y as it is.
+void run_bulk(const LinearState& layer, const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y,
+              bool y_f32, const ActivationRequest* gated = nullptr) {
+  const BulkPlan plan = bulk_plan(layer, m);
+  BulkArguments a;
+  a.weight = layer.weight_map;
+  a.layer = skinny_arguments(layer, m, x, y, y_f32);
+  const int64_t chunk_k = bulk_chunk_k(layer.skinny);
+  a.layer.chunks = static_cast<int>((layer.k + chunk_k - 1) / chunk_k);
+  a.layer.slices = plan.slices;
+  a.layer.chunks_per_slice = plan.chunks_per_slice;
+  if (gated) {
+    a.gate = gated->form == ActivationForm::f16   ? GateForm::f16
+             : gated->form == ActivationForm::fp8 ? GateForm::fp8
+                                                  : GateForm::int8;
+    a.gate_prequant = gated->prequant;
+    a.gate_inverse = 1.0f / gated->static_scale;
+  }
+  launch_bulk(layer.skinny, plan, a, queue);
 }
 
 const WidePlan& wide_plan(const LinearState& layer, int64_t m) {
@@ -168,6 +134,8 @@ void run_piece(const LinearState& layer, LinearRoute route, const CudaQueue& que
   switch (route) {
     case LinearRoute::skinny:
       return run_skinny(layer, queue, m, x, y, y_type == DType::f32);
+    case LinearRoute::bulk:
+      return run_bulk(layer, queue, m, x, y, y_type == DType::f32);
     case LinearRoute::wide:
       return run_wide(layer, queue, m, x, y, y_type == DType::f32);
     case LinearRoute::library:
@@ -185,7 +153,7 @@ void run_piece(const LinearState& layer, LinearRoute route, const CudaQueue& que
       return;
     case LinearRoute::library_scaled:
       p.weight_scales = layer.channel_scales.as<float>();
-      p.x_scales = x.row_scales;
+      p.x_scales = layer.per_token ? x.row_scales : layer.static_scales.as<float>();
       return context.library.run(shape, p, queue.stream);
     case LinearRoute::library_sums:
       p.y = context.scratch.data();
@@ -205,71 +173,7 @@ void run_piece(const LinearState& layer, LinearRoute route, const CudaQueue& que
   }
 }
 
-LinearRoute find_route(const LinearState& layer, int64_t m) {
-  const std::optional<LinearRoute>& asked = layer.context->wanted;
-  if (asked == LinearRoute::skinny) return LinearRoute::skinny;
-  if (layer.wide && asked == LinearRoute::wide) return LinearRoute::wide;
-  if (!asked && m <= skinny_rows(layer)) return LinearRoute::skinny;
-  if (!asked && prefers_wide(layer, m)) return LinearRoute::wide;
-  if (!library_can(layer)) return LinearRoute::skinny;
-  const LinearRoute route = library_route(layer, m);
-  GemmShape shape = library_shape(layer, route, std::min(m, rows_a_piece(layer, route, m)), DType::f16);
-  if (route == LinearRoute::library_parts) shape.n = layer.parts.front().n;
-  return layer.context->library.can_run(shape) ? route : LinearRoute::skinny;
-}
-
 }  // namespace
-
-LinearRoute choose_route(const LinearState& layer, int64_t m) {
-  const auto at = static_cast<size_t>(m);
-  if (layer.routes.size() <= at) layer.routes.resize(at + 1, -1);
-  if (layer.routes[at] < 0) layer.routes[at] = static_cast<int8_t>(find_route(layer, m));
-  return static_cast<LinearRoute>(layer.routes[at]);
-}
-
-GemmShape library_shape(const LinearState& layer, LinearRoute route, int64_t m, DType y_type) {
-  GemmShape shape;
-  shape.m = m;
-  shape.n = layer.n;
-  shape.k = layer.k;
-  shape.weight_pitch = route == LinearRoute::expand ? layer.k : layer.pitch;
-  shape.y_pitch = layer.n;
-  shape.y_type = y_type;
-  if (layer.path == ComputePath::w8a8_int8) {
-    shape.kind = GemmKind::int8;
-    shape.y_type = DType::i32;
-  } else if (layer.path == ComputePath::w8a8_fp8) {
-    shape.kind = route == LinearRoute::library_scaled ? GemmKind::e4m3_scaled : GemmKind::e4m3;
-    if (route == LinearRoute::library_sums) shape.y_type = DType::f32;
-  }
-  return shape;
-}
-
-int64_t rows_a_piece(const LinearState& layer, LinearRoute route, int64_t m) {
-  if (route == LinearRoute::skinny) return kSkinnyMaxTokens;
-  if (route == LinearRoute::wide) return m;
-  if (route != LinearRoute::library_sums) return m;
-  return std::max<int64_t>(128, kSumsBytes / 4 / layer.n / 128 * 128);
-}
-
-int64_t scratch_bytes(const LinearState& layer) {
-  const LinearContextState& context = *layer.context;
-  int64_t bytes = 0;
-  for (int64_t m = 1; m <= std::min<int64_t>(context.max_rows, kSkinnyMaxTokens); ++m)
-    bytes =
-        std::max(bytes, skinny_partial_bytes(plan_skinny(layer.skinny, m, layer.n, layer.k, context.device), layer.n));
-  if (context.max_rows <= skinny_rows(layer) && !context.wanted) return bytes;
-  if (layer.wide) bytes = std::max(bytes, wide_partial_bytes(*layer.wide, context.device));
-  const bool sums = layer.path == ComputePath::w8a8_int8 ||
-                    (layer.path == ComputePath::w8a8_fp8 && (layer.per_token || !layer.uniform));
-  const bool expands = layer.path == ComputePath::w4a16 || layer.path == ComputePath::w8a16_fp8;
-  if (expands && (!layer.wide || context.wanted)) bytes = std::max(bytes, layer.n * layer.k * 2);
-  if (sums)
-    bytes = std::max(
-        bytes,
-        layer.n * 4 * std::min(context.max_rows, rows_a_piece(layer, LinearRoute::library_sums, context.max_rows)));
-  return bytes;
-}
 
 void LinearContextState::reserve(int64_t scratch_bytes, int64_t ticket_count) {
   const auto needed = static_cast<size_t>(scratch_bytes), counters = static_cast<size_t>(ticket_count) * sizeof(int);
@@ -287,7 +191,10 @@ void LinearContextState::reserve(int64_t scratch_bytes, int64_t ticket_count) {
 CudaLinearContext::CudaLinearContext(const DeviceCapabilities& device, int64_t max_rows)
     : state_(std::make_unique<LinearContextState>(device, max_rows)) {
   configure_skinny(device);
-  if (device.family == KernelFamily::sm90a && device.compute_capability == 90) configure_wide();
+  if (device.family == KernelFamily::sm90a && device.compute_capability == 90) {
+    configure_wide();
+    configure_bulk();
+  }
 }
 CudaLinearContext::~CudaLinearContext() = default;
 
@@ -296,8 +203,8 @@ int64_t CudaLinearContext::bytes() const {
 }
 
 CudaLinear::CudaLinear(std::span<const LinearWeights* const> parts, ActivationScaling activations,
-                       CudaLinearContext& context)
-    : state_(load_linear(parts, activations, context.state())) {}
+                       CudaLinearContext& context, PartOrder order)
+    : state_(load_linear(parts, activations, context.state(), order)) {}
 CudaLinear::~CudaLinear() = default;
 CudaLinear::CudaLinear(CudaLinear&&) noexcept = default;
 CudaLinear& CudaLinear::operator=(CudaLinear&&) noexcept = default;
@@ -337,6 +244,10 @@ std::string CudaLinear::kernel_name(int64_t m) const {
       return fmt::format("{}_skinny_{}_m{}", skinny_family(s.path), path,
                          8 * plan_skinny(s.skinny, rows, s.n, s.k, s.context->device).token_tiles);
     }
+    case LinearRoute::bulk: {
+      const int64_t rows = std::min<int64_t>(m, kSkinnyMaxTokens);
+      return fmt::format("sm90a_skinny_{}_m{}", path, 8 * bulk_plan(s, rows).token_tiles);
+    }
     case LinearRoute::wide: {
       const WidePlan& plan = wide_plan(s, m);
       return fmt::format("sm90a_wide_{}_{}x{}{}", path, plan.tile.features(), plan.tile.tokens,
@@ -359,7 +270,7 @@ std::string CudaLinear::kernel_name(int64_t m) const {
 void CudaLinear::prepare(int64_t m) {
   const LinearState& s = *state_;
   const LinearRoute route = choose_route(s, m);
-  if (route == LinearRoute::skinny || route == LinearRoute::wide) return;
+  if (runs_few_rows(route) || route == LinearRoute::wide) return;
   const int64_t rows = CublasLt::bucket(std::min(m, rows_a_piece(s, route, m)));
   GemmShape shape = library_shape(s, route, rows, DType::f16);
   const size_t width = s.path == ComputePath::w16a16 || route == LinearRoute::expand ? 2 : 1;
@@ -398,6 +309,28 @@ void CudaLinear::run(const CudaQueue& queue, int64_t m, const ActivationBuffer& 
     if (x.row_scales) from.row_scales = x.row_scales + begin;
     run_piece(s, route, queue, std::min(piece, m - begin), from,
               static_cast<std::byte*>(y) + begin * s.n * static_cast<int64_t>(size_bytes(y_type)), y_type);
+  }
+}
+
+int CudaLinear::shared_percent(int64_t m) const {
+  if (!state_->hopper) return -1;
+  return choose_route(*state_, m) == LinearRoute::skinny ? kSkinnySharedPercent : 100;
+}
+
+bool CudaLinear::can_gate(int64_t m, const ActivationRequest& wanted) const {
+  return state_->alternating && !wanted.per_token && choose_route(*state_, m) == LinearRoute::bulk;
+}
+
+void CudaLinear::run_gated(const CudaQueue& queue, int64_t m, const ActivationBuffer& x,
+                           const ActivationRequest& wanted, void* out) const {
+  const LinearState& s = *state_;
+  const int64_t x_row = s.k * (input().form == ActivationForm::f16 ? 2 : 1);
+  const int64_t out_row = s.n / 2 * (wanted.form == ActivationForm::f16 ? 2 : 1);
+  for (int64_t begin = 0; begin < m; begin += kSkinnyMaxTokens) {
+    const ActivationBuffer from = {static_cast<std::byte*>(x.values) + begin * x_row,
+                                   x.row_scales ? x.row_scales + begin : nullptr};
+    run_bulk(s, queue, std::min<int64_t>(kSkinnyMaxTokens, m - begin), from,
+             static_cast<std::byte*>(out) + begin * out_row, false, &wanted);
   }
 }
 

@@ -87,8 +87,7 @@ SkinnyFormat skinny_format(const LinearState& layer) {
 
 // Hopper's kernel stores 16 bytes at a time, and knows one scale for each 64 of k.
 std::optional<WideFormat> wide_format(const LinearState& layer) {
-  const DeviceCapabilities& device = layer.context->device;
-  if (device.family != KernelFamily::sm90a || device.compute_capability != 90 || layer.n % 8 != 0) return {};
+  if (!layer.hopper || layer.n % 8 != 0) return {};
   switch (layer.skinny) {
     case SkinnyFormat::w4:
       return WideFormat::w4;
@@ -103,20 +102,37 @@ std::optional<WideFormat> wide_format(const LinearState& layer) {
   }
 }
 
-void copy_rows(const LinearState& layer, const Tensor& from, int64_t first_row) {
-  const size_t element = size_bytes(from.dtype), width = static_cast<size_t>(layer.k) * element;
-  const size_t pitch = static_cast<size_t>(layer.pitch) * element;
-  QG_CUDA(cudaMemcpy2D(layer.weight.data() + static_cast<size_t>(first_row) * pitch, pitch, from.data, width, width,
-                       static_cast<size_t>(from.shape[0]), cudaMemcpyHostToDevice));
+// Where a part's rows go: the first of them, and from a run of rows that stay together to the next.
+struct RowPlaces {
+  int64_t first = 0, run = 0, apart = 0;
+  int64_t at(int64_t row) const { return first + row / run * apart + row % run; }
+};
+constexpr int64_t kAlternatingRows = 8;
+RowPlaces places_of(const LinearState& layer, size_t part) {
+  const LinearPart& p = layer.parts[part];
+  if (!layer.alternating) return {p.begin, p.n, p.n};
+  return {static_cast<int64_t>(part) * kAlternatingRows, kAlternatingRows, 2 * kAlternatingRows};
 }
 
-void convert_rows(const LinearState& layer, const LinearWeights& part, int64_t first_row) {
+// Rows of `width` bytes to their places in rows of `pitch` bytes.
+void copy_rows(std::byte* to, size_t pitch, const RowPlaces& places, const void* from, size_t width, int64_t rows) {
+  const auto run = static_cast<size_t>(places.run), apart = static_cast<size_t>(places.apart);
+  for (size_t r = 0; r < run && apart != run; ++r)  // the r-th of every run
+    QG_CUDA(cudaMemcpy2D(to + (static_cast<size_t>(places.first) + r) * pitch, apart * pitch,
+                         static_cast<const std::byte*>(from) + r * width, run * width, width,
+                         static_cast<size_t>(rows) / run, cudaMemcpyHostToDevice));
+  if (apart == run)
+    QG_CUDA(cudaMemcpy2D(to + static_cast<size_t>(places.first) * pitch, pitch, from, width, width,
+                         static_cast<size_t>(rows), cudaMemcpyHostToDevice));
+}
+
+void convert_rows(const LinearState& layer, const LinearWeights& part, const RowPlaces& places) {
   const DeviceBuffer raw = upload(part.weight.data, part.weight.bytes());
   const int none = 0;
   const DeviceBuffer overflows = upload(&none, sizeof none);
   convert_to_f16(part.weight.dtype == DType::bf16 ? WideFloat::bf16 : WideFloat::f32, raw.data(),
-                 layer.weight.data() + first_row * layer.pitch * 2, part.n, part.k, layer.pitch, overflows.as<int>(),
-                 nullptr);
+                 layer.weight.data() + places.first * layer.pitch * 2, part.n, part.k, layer.pitch, places.run,
+                 places.apart, overflows.as<int>(), nullptr);
   int overflow = 0;
   QG_CUDA(cudaMemcpy(&overflow, overflows.data(), sizeof overflow, cudaMemcpyDeviceToHost));
   if (overflow)
@@ -133,9 +149,11 @@ void load_rows(LinearState& layer, std::span<const LinearWeights* const> parts) 
   QG_CUDA(cudaMemset(layer.weight.data(), 0, bytes));
   for (size_t i = 0; i < parts.size(); ++i) {
     if (wide) {
-      convert_rows(layer, *parts[i], layer.parts[i].begin);
+      convert_rows(layer, *parts[i], places_of(layer, i));
     } else {
-      copy_rows(layer, parts[i]->weight, layer.parts[i].begin);
+      const size_t element = size_bytes(type);
+      copy_rows(layer.weight.data(), static_cast<size_t>(layer.pitch) * element, places_of(layer, i),
+                parts[i]->weight.data, static_cast<size_t>(layer.k) * element, parts[i]->n);
     }
   }
 }
@@ -148,8 +166,8 @@ void load_channel_scales(LinearState& layer, std::span<const LinearWeights* cons
     const bool tensor = parts[i]->weight_scale.elements() == 1;
     layer.tensor_scales = layer.tensor_scales && tensor;
     layer.parts[i].scale = from[0];
-    for (int64_t r = 0; r < parts[i]->n; ++r)
-      scales[static_cast<size_t>(layer.parts[i].begin + r)] = from[tensor ? 0 : r];
+    const RowPlaces places = places_of(layer, i);
+    for (int64_t r = 0; r < parts[i]->n; ++r) scales[static_cast<size_t>(places.at(r))] = from[tensor ? 0 : r];
   }
   layer.uniform = layer.tensor_scales && std::all_of(layer.parts.begin(), layer.parts.end(), [&](const LinearPart& p) {
                     return p.scale == layer.parts.front().scale;
@@ -185,17 +203,15 @@ float scale_multiplier(std::span<const LinearWeights* const> parts) {
   return largest > 0 && std::isfinite(largest) ? std::ldexp(1.0f, -std::ilogb(largest)) : 1.0f;
 }
 
-// One tensor of every part, one after the other on the device.
-DeviceBuffer upload_joined(std::span<const LinearWeights* const> parts, Tensor LinearWeights::*member) {
+// One tensor of every part on the device, rows at their places.
+DeviceBuffer upload_joined(const LinearState& layer, std::span<const LinearWeights* const> parts,
+                           Tensor LinearWeights::*member) {
   size_t bytes = 0;
   for (const LinearWeights* part : parts) bytes += (part->*member).bytes();
   DeviceBuffer joined(bytes);
-  size_t at = 0;
-  for (const LinearWeights* part : parts) {
-    const Tensor& tensor = part->*member;
-    QG_CUDA(cudaMemcpy(joined.data() + at, tensor.data, tensor.bytes(), cudaMemcpyHostToDevice));
-    at += tensor.bytes();
-  }
+  const size_t width = bytes / static_cast<size_t>(layer.n);
+  for (size_t i = 0; i < parts.size(); ++i)
+    copy_rows(joined.data(), width, places_of(layer, i), (parts[i]->*member).data, width, parts[i]->n);
   return joined;
 }
 
@@ -203,10 +219,10 @@ void load_int4(LinearState& layer, std::span<const LinearWeights* const> parts) 
   layer.int4 = int4_layout(layer, *parts.front());
   layer.weight = DeviceBuffer(static_cast<size_t>(layer.int4.weight_bytes()));
   layer.group_scales = DeviceBuffer(static_cast<size_t>(layer.int4.scale_bytes()));
-  const DeviceBuffer codes = upload_joined(parts, &LinearWeights::weight);
-  const DeviceBuffer scales = upload_joined(parts, &LinearWeights::weight_scale);
+  const DeviceBuffer codes = upload_joined(layer, parts, &LinearWeights::weight);
+  const DeviceBuffer scales = upload_joined(layer, parts, &LinearWeights::weight_scale);
   DeviceBuffer zeros;
-  if (!parts.front()->zero_point.empty()) zeros = upload_joined(parts, &LinearWeights::zero_point);
+  if (!parts.front()->zero_point.empty()) zeros = upload_joined(layer, parts, &LinearWeights::zero_point);
   const float multiplier = scale_multiplier(parts);
   layer.weight_scale = 1 / multiplier;
   pack_int4(layer.int4, codes.data(), layer.weight.data(), nullptr);
@@ -217,18 +233,30 @@ void load_int4(LinearState& layer, std::span<const LinearWeights* const> parts) 
 void set_activations(LinearState& layer, const LinearWeights& first, ActivationScaling activations) {
   if (layer.path != ComputePath::w8a8_fp8 && layer.path != ComputePath::w8a8_int8) return;
   layer.per_token = activations == ActivationScaling::dynamic_token;
-  if (!layer.per_token) layer.static_scale = *first.input_scale.as<float>();
+  if (layer.per_token) return;
+  layer.static_scale = *first.input_scale.as<float>();
+  // Rows that alternate cannot be a call of the library for each part: it gets a scale for each row of x and of W.
+  if (!layer.alternating || layer.uniform || layer.path != ComputePath::w8a8_fp8 || !layer.hopper) return;
+  const std::vector<float> scales(static_cast<size_t>(layer.context->max_rows), layer.static_scale);
+  layer.static_scales = upload(scales.data(), scales.size() * sizeof(float));
 }
 
 }  // namespace
 
 std::unique_ptr<LinearState> load_linear(std::span<const LinearWeights* const> parts, ActivationScaling activations,
-                                         LinearContextState& context) {
+                                         LinearContextState& context, PartOrder order) {
   check_parts(parts, activations);
+  if (order == PartOrder::alternating &&
+      (parts.size() != 2 || parts[0]->n != parts[1]->n || parts[0]->n % kAlternatingRows != 0))
+    throw Error(fmt::format("rows of {} parts of {} rows cannot alternate {} by {}", parts.size(), parts[0]->n,
+                            kAlternatingRows, kAlternatingRows),
+                place(*parts.front()), "run it on the CPU", ExitCode::cannot_here);
   const LinearWeights& first = *parts.front();
   const ActivationScaling scaling = describe_linear(first, activations, 1).activations;
   auto layer = std::make_unique<LinearState>();
   layer->context = &context;
+  layer->alternating = order == PartOrder::alternating;
+  layer->hopper = context.device.family == KernelFamily::sm90a && context.device.compute_capability == 90;
   layer->k = first.k;
   for (const LinearWeights* part : parts) {
     layer->parts.push_back({layer->n, part->n, 1.0f});
@@ -243,6 +271,11 @@ std::unique_ptr<LinearState> load_linear(std::span<const LinearWeights* const> p
   }
   layer->skinny = skinny_format(*layer);
   layer->wide = wide_format(*layer);
+  if (layer->hopper && layer->path != ComputePath::w4a16) {
+    const int64_t rows = round_up(layer->n, kSkinnyRows);
+    layer->weight_map = tensor_map(layer->weight.data(), rows, static_cast<int64_t>(layer->weight.bytes()) / rows,
+                                   static_cast<int64_t>(layer->weight.bytes()) / rows, 1, kSkinnyRows, 128);
+  }
   set_activations(*layer, first, scaling);
   if (!first.prequant_scale.empty()) layer->prequant = upload(first.prequant_scale.data, first.prequant_scale.bytes());
   QG_CUDA(cudaStreamSynchronize(nullptr));  // other streams read the weights

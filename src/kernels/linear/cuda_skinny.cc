@@ -69,14 +69,11 @@ int64_t skinny_partial_bytes(const SkinnyPlan& plan, int64_t n) {
 void configure_skinny(const DeviceCapabilities& device) {
   using F = SkinnyFormat;
   const int bytes = static_cast<int>(shared_limit(device));
-  // Loads in flight lie in the first-level cache: where a kernel with much shared memory ran before, the split would
-  // otherwise stay as it was and leave room for few. In percent of what an SM can have; two blocks fit.
-  constexpr int kCarveout = 44;
   for (const F format : {F::f16, F::e4m3_f16, F::w4, F::w4_zeros, F::w4_zeros_32, F::e4m3, F::int8})
     for (const int tiles : {1, 2, 4}) {
       const void* kernel = reinterpret_cast<const void*>(kernel_for(format, tiles));
       QG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-      QG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, kCarveout));
+      QG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, kSkinnySharedPercent));
     }
 }
 

@@ -14,6 +14,9 @@ namespace qg {
 enum class SkinnyFormat { f16, e4m3_f16, w4, w4_zeros, w4_zeros_32, e4m3, int8 };
 
 inline constexpr int kSkinnyMaxTokens = 32;  // m of one launch
+// Loads in flight lie in the first-level cache: where a kernel with much shared memory ran before, the split would
+// otherwise stay as it was and leave room for few. In percent of what an SM can have; two blocks fit.
+inline constexpr int kSkinnySharedPercent = 44;
 inline constexpr int kSkinnyWarps = 8;
 inline constexpr int kSkinnyRows = 16;   // rows of W a tile
 inline constexpr int kReducePitch = 20;  // floats; 8 tokens x 16 rows without bank conflicts

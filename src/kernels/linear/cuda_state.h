@@ -6,6 +6,7 @@
 
 #include "kernels/common/cuda_cublaslt.h"
 #include "kernels/linear/cuda.h"
+#include "kernels/linear/cuda_bulk.h"
 #include "kernels/linear/cuda_repack.h"
 #include "kernels/linear/cuda_skinny.h"
 #include "kernels/linear/cuda_wide.h"
@@ -15,6 +16,7 @@ namespace qg {
 // How m rows go through the layer.
 enum class LinearRoute {
   skinny,          // 32 rows at a time
+  bulk,            // the same on Hopper
   wide,            // Hopper's own kernel
   library,         // cuBLASLt on the stored weights
   library_parts,   // the same, a call per part with its own scale
@@ -48,6 +50,8 @@ struct LinearState {
   ComputePath path = ComputePath::w16a16;
   SkinnyFormat skinny = SkinnyFormat::f16;
   std::optional<WideFormat> wide;  // where Hopper's kernel can run
+  bool hopper = false;             // the bulk kernel can
+  bool alternating = false;        // PartOrder
   int64_t n = 0, k = 0;
   int64_t pitch = 0;  // elements from row to row of row-major weights: k rounded up to 64
   std::vector<LinearPart> parts;
@@ -57,18 +61,25 @@ struct LinearState {
   float static_scale = 1;      // of x otherwise
   float weight_scale = 1;      // uniform scale of 8-bit weights; what undoes the multiplier of int4 scales
   Int4Layout int4;
-  DeviceBuffer weight;                        // row-major [n rounded up to 16, pitch], zeros outside; or Int4Layout
-  DeviceBuffer group_scales;                  // Int4Layout
-  DeviceBuffer channel_scales;                // [n rounded up to 16] floats, 8-bit
-  DeviceBuffer prequant;                      // [k] floats
-  mutable std::vector<int8_t> routes;         // LinearRoute by m; -1: not asked yet
+  DeviceBuffer weight;                 // row-major [n rounded up to 16, pitch], zeros outside; or Int4Layout
+  DeviceBuffer group_scales;           // Int4Layout
+  DeviceBuffer channel_scales;         // [n rounded up to 16] floats, 8-bit
+  DeviceBuffer prequant;               // [k] floats
+  DeviceBuffer static_scales;          // [max_rows] floats, all static_scale, where the library wants a scale a row
+  TensorMap weight_map;                // of row-major weights on Hopper: BulkArguments
+  mutable std::vector<int8_t> routes;  // LinearRoute by m; -1: not asked yet
   mutable std::map<int64_t, WidePlan> plans;  // by m
 };
 
+inline bool runs_few_rows(LinearRoute route) {
+  return route == LinearRoute::skinny || route == LinearRoute::bulk;
+}
+
 // Copies and repacks; throws Error for what no kernel can do. cuda_load.cc
 std::unique_ptr<LinearState> load_linear(std::span<const LinearWeights* const> parts, ActivationScaling activations,
-                                         LinearContextState& context);
+                                         LinearContextState& context, PartOrder order);
 
+BulkPlan bulk_plan(const LinearState& layer, int64_t m);
 LinearRoute choose_route(const LinearState& layer, int64_t m);
 // The library call of a route for m rows (of the whole layer; parts change n).
 GemmShape library_shape(const LinearState& layer, LinearRoute route, int64_t m, DType y_type);

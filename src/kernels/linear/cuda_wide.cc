@@ -40,24 +40,28 @@ std::span<const WideKernel> kernels_of(WideFormat format) {
   return {first, static_cast<size_t>(count)};
 }
 
-// What the plan reckons with, measured on an H100 (LinearSpeed): a multiprocessor's products and copies out of L2 a
-// microsecond, and the card's memory.
+// What the plan reckons with, measured on an H100 (`bench_gpu linear`): a multiprocessor's products and copies out of
+// L2 a microsecond, and the card's memory.
 constexpr double kF16ProductsPerUs = 2048.0 * 1300, kByteProductsPerUs = 4096.0 * 1300;
 constexpr double kL2BytesPerUs = 65e3, kMemoryBytesPerUs = 2.9e6, kTileUs = 1.5, kSplitUs = 4, kSharedBytesPerUs = 60e3;
-constexpr double kScatteredUs = 12;                 // of a split where blocks that share weights or x are not in step
-constexpr double kStepUs = 0.12, kExpandUs = 0.15;  // a step at least; of int4, for each 64 features
+constexpr double kScatteredUs = 12;  // of a split where blocks that share weights or x are not in step
+constexpr double kStepUs = 0.12;     // a step at least
+// The same of int4, whose scales are many small copies; a split of it costs less.
+constexpr double kInt4StepUs = 0.5, kInt4WideStepUs = 0.9, kInt4SplitUs = 1.5;
 
 double step_us(WideFormat format, const WideTile& tile) {
   const double products = static_cast<double>(tile.features()) * tile.tokens * kWideStep;
   const double weights = tile.features() * kWideStep * (is_int4(format) ? 0.53 : 1.0);
   const double x = static_cast<double>(tile.tokens) * kWideStep * (is_int4(format) ? 2 : 1);
   return std::max({products / (is_int4(format) ? kF16ProductsPerUs : kByteProductsPerUs), (weights + x) / kL2BytesPerUs,
-                   is_int4(format) ? kExpandUs * tile.features() / 64 : kStepUs});
+                   !is_int4(format)   ? kStepUs
+                   : tile.groups == 1 ? kInt4StepUs
+                                      : kInt4WideStepUs + 0.1 * (tile.tokens >= 64)});
 }
 
 // `several`: token tiles. Expected time of `whole` tiles a block's own and `split` tiles dealt out to `blocks`.
-double expected_us(double step, const WideTile& tile, int64_t steps, int64_t grid, int64_t whole, int64_t split,
-                   int64_t blocks, bool several) {
+double expected_us(double step, double split_us, const WideTile& tile, int64_t steps, int64_t grid, int64_t whole,
+                   int64_t split, int64_t blocks, bool several) {
   const int64_t own = ceil_div(whole, grid);
   double us = static_cast<double>(own) * (static_cast<double>(steps) * step + kTileUs);
   if (split == 0) return us;
@@ -66,7 +70,7 @@ double expected_us(double step, const WideTile& tile, int64_t steps, int64_t gri
   const double tile_bytes = static_cast<double>(tile.features()) * tile.tokens * 4;
   const double sharers = 1 + static_cast<double>(blocks) / static_cast<double>(split);
   if (several) us += kScatteredUs;
-  return us + kSplitUs + tile_bytes * (1 + sharers) / kSharedBytesPerUs;
+  return us + split_us + tile_bytes * (1 + sharers) / kSharedBytesPerUs;
 }
 
 void consider(WidePlan& best, WideFormat format, int kernel, const WideTile& tile, int64_t m, int64_t n, int64_t k,
@@ -81,8 +85,8 @@ void consider(WidePlan& best, WideFormat format, int kernel, const WideTile& til
       if (split == 0) blocks = 0;
       if (blocks > multiprocessors || blocks > split * steps || split > kWideTickets) continue;
       const double memory = static_cast<double>(n * k) * (is_int4(format) ? 0.53 : 1.0) / kMemoryBytesPerUs;
-      const double us =
-          std::max(memory, expected_us(step, tile, steps, multiprocessors, whole, split, blocks, token_tiles > 1));
+      const double us = std::max(memory, expected_us(step, is_int4(format) ? kInt4SplitUs : kSplitUs, tile, steps,
+                                                     multiprocessors, whole, split, blocks, token_tiles > 1));
       if (best.us != 0 && us >= best.us) continue;
       best.tile = tile;
       best.kernel = kernel;

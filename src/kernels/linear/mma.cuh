@@ -82,6 +82,21 @@ __device__ __forceinline__ int after_barrier(int address) {
   return address;
 }
 
+// Words j of lanes 4 g + t become words t of lanes 4 g + j.
+__device__ __forceinline__ void transpose_quad(uint32_t (&word)[4], int t) {
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & step) continue;
+      uint32_t &low = word[i], &high = word[i + step];
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, t & step ? low : high, step);
+      low = t & step ? other : low;
+      high = t & step ? high : other;
+    }
+  }
+}
+
 // Among `threads` threads of the block, a multiple of 32; id 1..15.
 __device__ __forceinline__ void barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

@@ -13,13 +13,15 @@ unsigned blocks_for(int64_t threads) {
 }
 
 template <class T>
-__global__ void convert_kernel(const T* from, __half* to, int64_t n, int64_t k, int64_t pitch, int* overflows) {
+__global__ void convert_kernel(const T* from, __half* to, int64_t n, int64_t k, int64_t pitch, int64_t run,
+                               int64_t apart, int* overflows) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= n * k) return;
   const float value = static_cast<float>(from[i]);
   const __half h = __float2half_rn(value);
   if (__hisinf(h) && !isinf(value)) *overflows = 1;
-  to[i / k * pitch + i % k] = h;
+  const int64_t row = i / k;
+  to[(row / run * apart + row % run) * pitch + i % k] = h;
 }
 
 __global__ void pack_int4_kernel(Int4Layout layout, const char* codes, uint4* to) {
@@ -60,21 +62,6 @@ __global__ void pack_scales_kernel(Int4Layout layout, const float* scales, const
   if (layout.zeros) out[layout.halves + half] = __floats2half2_rn(1024 + zero[0], 1024 + zero[1]);
 }
 
-// Lane t of four has pairs i = 0..3 of k = 8 i + 2 t; afterwards pairs of k = 8 t + 2 i: a transposition.
-__device__ __forceinline__ void gather_neighbours(uint32_t (&pair)[4], int t) {
-#pragma unroll
-  for (int step = 1; step <= 2; step *= 2) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i & step) continue;
-      uint32_t &low = pair[i], &high = pair[i + step];
-      const uint32_t other = __shfl_xor_sync(0xffffffffu, t & step ? low : high, step);
-      low = t & step ? other : low;
-      high = t & step ? high : other;
-    }
-  }
-}
-
 __global__ void __launch_bounds__(kThreads)
     expand_int4_kernel(Int4Layout layout, const uint4* weight, const __half2* scales, __half* to) {
   let_next_start();
@@ -102,7 +89,7 @@ __global__ void __launch_bounds__(kThreads)
     device::expand_nibbles(words[w], low, high, pair);
 #pragma unroll
     for (int p = 0; p < 4; ++p) pair[p] = device::bits(__hmul2(device::halves(pair[p]), by));
-    gather_neighbours(pair, t);
+    device::transpose_quad(pair, t);  // from k = 8 i + 2 t to k = 8 t + 2 i
     if (row < layout.n && column < layout.k)
       *reinterpret_cast<uint4*>(to + row * layout.k + column) = make_uint4(pair[0], pair[1], pair[2], pair[3]);
   }
@@ -164,16 +151,16 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void convert_to_f16(WideFloat type, const void* from, void* to, int64_t n, int64_t k, int64_t pitch, int* overflows,
-                    cudaStream_t stream) {
+void convert_to_f16(WideFloat type, const void* from, void* to, int64_t n, int64_t k, int64_t pitch, int64_t run,
+                    int64_t apart, int* overflows, cudaStream_t stream) {
   const CudaQueue queue{stream, false};
   __half* out = static_cast<__half*>(to);
   if (type == WideFloat::bf16) {
     launch(queue, convert_kernel<__nv_bfloat16>, blocks_for(n * k), kThreads, 0,
-           static_cast<const __nv_bfloat16*>(from), out, n, k, pitch, overflows);
+           static_cast<const __nv_bfloat16*>(from), out, n, k, pitch, run, apart, overflows);
   } else {
     launch(queue, convert_kernel<float>, blocks_for(n * k), kThreads, 0, static_cast<const float*>(from), out, n, k,
-           pitch, overflows);
+           pitch, run, apart, overflows);
   }
 }
 

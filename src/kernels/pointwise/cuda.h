@@ -28,7 +28,8 @@ struct AddRmsNormParams {
 };
 void add_rms_norm(const CudaQueue& queue, const AddRmsNormParams& params);
 
-// out = quantize(silu(gate) * up); gate_up [rows, 2 * width]: gate, then up. width a multiple of 8.
+// out = quantize(silu(gate) * up); gate_up [rows, 2 * width]: 8 values of gate, then 8 of up, and so on. width a
+// multiple of 8.
 void silu_mul(const CudaQueue& queue, int64_t rows, int64_t width, const __half* gate_up,
               const ActivationRequest& request, const ActivationBuffer& out);
 

@@ -2,6 +2,7 @@
 #include "kernels/pointwise/block.cuh"
 #include "kernels/pointwise/cuda.h"
 #include "kernels/pointwise/quantize.cuh"
+#include "kernels/pointwise/silu.cuh"
 
 namespace qg {
 namespace {
@@ -10,9 +11,8 @@ constexpr int kThreads = 256;
 
 struct GateArguments {
   int width;
-  const __half* gate;  // [rows, stride]
-  const __half* up;    // the same; null: no gating
-  int64_t stride;
+  const __half* x;  // [rows, width]; gated: [rows, 2 * width], 8 of gate, 8 of up, ...
+  bool gated;
   const float* prequant;
   float static_scale;
   void* out;
@@ -30,12 +30,15 @@ __device__ __forceinline__ void load_half8(float (&x)[8], const __half* from) {
 }
 
 __device__ __forceinline__ void values_at(const GateArguments& a, int64_t row, int column, float (&x)[8]) {
-  load_half8(x, a.gate + row * a.stride + column);
-  if (a.up) {
+  if (a.gated) {
+    const __half* gate = a.x + (row * a.width + column) * 2;
     float up[8];
-    load_half8(up, a.up + row * a.stride + column);
+    load_half8(x, gate);
+    load_half8(up, gate + 8);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) x[i] = x[i] / (1.0f + __expf(-x[i])) * up[i];
+    for (int i = 0; i < 8; ++i) x[i] = silu_times(x[i], up[i]);
+  } else {
+    load_half8(x, a.x + row * a.width + column);
   }
   if (a.prequant) {
 #pragma unroll
@@ -102,16 +105,15 @@ void run_gate(const CudaQueue& queue, int64_t rows, const ActivationRequest& req
 
 void silu_mul(const CudaQueue& queue, int64_t rows, int64_t width, const __half* gate_up,
               const ActivationRequest& request, const ActivationBuffer& out) {
-  run_gate(queue, rows, request,
-           {static_cast<int>(width), gate_up, gate_up + width, 2 * width, request.prequant, request.static_scale,
-            out.values, out.row_scales});
+  run_gate(
+      queue, rows, request,
+      {static_cast<int>(width), gate_up, true, request.prequant, request.static_scale, out.values, out.row_scales});
 }
 
 void quantize_rows(const CudaQueue& queue, int64_t rows, int64_t width, const __half* x,
                    const ActivationRequest& request, const ActivationBuffer& out) {
-  run_gate(
-      queue, rows, request,
-      {static_cast<int>(width), x, nullptr, width, request.prequant, request.static_scale, out.values, out.row_scales});
+  run_gate(queue, rows, request,
+           {static_cast<int>(width), x, false, request.prequant, request.static_scale, out.values, out.row_scales});
 }
 
 }  // namespace qg

@@ -1,0 +1,237 @@
+// Each limit has its own answer, and a stop is an orderly one. The model is a fake whose steps the test holds back.
+#include <gtest/gtest.h>
+
+#include <chrono>
+
+#include "tests/server/running_server.h"
+
+namespace qg {
+namespace {
+
+Json endless(Json more = Json::object()) {
+  Json body = completion("abc", 3000, {{"stream", true}, {"ignore_eos", true}});
+  body.update(more);
+  return body;
+}
+
+bool send_completion(HttpClient& client, const Json& body) {
+  return client.send_bytes(HttpClient::post_text("/v1/completions", body.dump()));
+}
+
+TEST(Limits, BodyAndHeader) {
+  ServerOptions options = test_options();
+  options.http.max_body_bytes = 2000;
+  options.http.max_header_bytes = 1024;
+  const FakeServer fake(options);
+  const HttpReply body = fake.server->client().post("/v1/completions", completion(std::string(3000, 'a'), 1));
+  EXPECT_EQ(body.status, 413);
+  EXPECT_EQ(body.json()["error"]["code"], "body_too_long");
+  EXPECT_EQ(body.headers.at("connection"), "close");
+  // Also when the whole body is sent before the answer is read.
+  HttpClient eager = fake.server->client();
+  eager.send_bytes("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3000000\r\n\r\n");
+  EXPECT_TRUE(eager.send_bytes(std::string(3000000, 'x'))) << "the connection was reset, and the answer may be lost";
+  EXPECT_EQ(eager.read_reply().status, 413);
+  EXPECT_EQ(fake.server->client().get("/health", "X-Long: " + std::string(2000, 'a') + "\r\n").status, 431);
+  EXPECT_EQ(fake.server->client().post("/v1/completions", completion("abc", 1)).status, 200);
+}
+
+TEST(Limits, PromptTokens) {
+  ServerOptions options = test_options();
+  options.max_prompt_tokens = 10;
+  const FakeServer fake(options);
+  HttpClient client = fake.server->client();
+  const auto with = [](size_t tokens) {
+    return Json{{"model", kModelName}, {"prompt", std::vector<int>(tokens, 5)}, {"max_tokens", 3}};
+  };
+  EXPECT_EQ(client.post("/v1/completions", with(10)).status, 200);
+  const HttpReply reply = client.post("/v1/completions", with(11));
+  EXPECT_EQ(reply.status, 400);
+  EXPECT_EQ(reply.json()["error"]["code"], "context_length_exceeded");
+}
+
+TEST(Limits, Queue) {
+  ServerOptions options = test_options();
+  options.max_queue = 2;
+  const FakeServer fake(options, 1);
+  fake.executor->shut();
+  std::vector<HttpClient> clients;
+  for (int i = 0; i < 3; ++i) {
+    clients.push_back(fake.server->client());
+    send_completion(clients.back(), completion("abc", 3, {{"ignore_eos", true}}));
+  }
+  HttpClient late = fake.server->client();
+  ASSERT_TRUE(eventually(
+      [&] { return fake.server->client().get("/metrics").body.find("prompt_tokens_total 9\n") != std::string::npos; }));
+  const HttpReply full = late.post("/v1/completions", completion("abc", 3));
+  EXPECT_EQ(full.status, 429);
+  EXPECT_GE(std::stoi(full.headers.at("retry-after")), 1);
+  EXPECT_EQ(full.json()["error"]["type"], "rate_limit_error");
+  fake.executor->open();
+  for (HttpClient& client : clients) EXPECT_EQ(client.read_reply().status, 200);
+  EXPECT_EQ(late.post("/v1/completions", completion("abc", 3)).status, 200) << "the queue is empty again";
+  EXPECT_EQ(late.post("/v1/completions", completion("abc", 3, {{"n", 4}})).status, 429) << "more than ever fit";
+}
+
+TEST(Limits, Connections) {
+  ServerOptions options = test_options();
+  options.max_connections = 3;
+  const FakeServer fake(options);
+  std::vector<HttpClient> clients;
+  for (int i = 0; i < 3; ++i) {
+    clients.push_back(fake.server->client());
+    EXPECT_EQ(clients.back().get("/health").status, 200);
+  }
+  HttpClient refused = fake.server->client();
+  const HttpReply reply = refused.get("/health");
+  EXPECT_EQ(reply.status, 503);
+  EXPECT_TRUE(reply.headers.contains("retry-after"));
+  clients.pop_back();
+  EXPECT_TRUE(eventually([&] { return fake.server->client().get("/health").status == 200; }));
+}
+
+TEST(Limits, BytesOfAllRequestsTogether) {
+  ServerOptions options = test_options();
+  options.max_buffered_bytes = 100000;
+  const FakeServer fake(options);
+  HttpClient one = fake.server->client(), two = fake.server->client();
+  const std::string head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n\r\n";
+  one.send_bytes(head + std::string(80000, ' '));
+  two.send_bytes(head + std::string(80000, ' '));
+  const bool first = one.receive(2);
+  HttpClient& refused = first ? one : two;
+  EXPECT_EQ(refused.read_reply().status, 503);
+  EXPECT_FALSE((first ? two : one).receive(.2)) << "the other goes on";
+}
+
+TEST(Limits, SlowRequestIsAnsweredAndDropped) {
+  ServerOptions options = test_options();
+  options.read_timeout_s = .3 * kSlowdown;
+  const FakeServer fake(options);
+  HttpClient client = fake.server->client();
+  const auto start = std::chrono::steady_clock::now();
+  const std::string head = "GET /health HTTP/1.1\r\nX-Slow: ";
+  client.send_bytes(head);
+  // A byte now and then does not buy time.
+  for (int i = 0; i < 100 && !client.receive(.02); ++i) client.send_bytes("a");
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2 * kSlowdown));
+  const HttpReply reply = client.read_reply();
+  EXPECT_EQ(reply.status, 408);
+  EXPECT_EQ(reply.headers.at("connection"), "close");
+  HttpClient body = fake.server->client();
+  body.send_bytes("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{");
+  EXPECT_EQ(body.read_reply().status, 408);
+}
+
+TEST(Limits, IdleConnectionIsClosedWithoutAWord) {
+  ServerOptions options = test_options();
+  options.idle_timeout_s = .2;
+  const FakeServer fake(options);
+  HttpClient client = fake.server->client();
+  EXPECT_EQ(client.get("/health").status, 200);
+  EXPECT_FALSE(client.receive(5));
+  EXPECT_TRUE(client.ended());
+  EXPECT_TRUE(client.received().empty());
+}
+
+TEST(Limits, RequestTimeout) {
+  ServerOptions options = test_options();
+  options.request_timeout_s = .3;
+  const FakeServer fake(options);
+  fake.executor->shut();
+  HttpClient plain = fake.server->client(), streaming = fake.server->client();
+  send_completion(plain, completion("abc", 3));
+  send_completion(streaming, endless());
+  const HttpReply reply = plain.read_reply();
+  EXPECT_EQ(reply.status, 504);
+  const std::vector<Json> events = sse_events(streaming.read_reply().body);
+  ASSERT_FALSE(events.empty());
+  EXPECT_EQ(events.back()["error"]["code"], "request_timeout");
+  fake.executor->open();
+  EXPECT_TRUE(eventually([&] { return all_free(fake.server->engine); }));
+}
+
+TEST(Limits, ApiKey) {
+  ServerOptions options = test_options();
+  options.api_key = "secret";
+  const FakeServer fake(options);
+  HttpClient client = fake.server->client();
+  EXPECT_EQ(client.post("/v1/completions", completion("a", 1)).status, 401);
+  EXPECT_EQ(client.get("/v1/models").status, 401);
+  EXPECT_EQ(client.get("/v1/models", "Authorization: Bearer wrong\r\n").status, 401);
+  EXPECT_EQ(client.get("/v1/models", "Authorization: Bearer secret\r\n").status, 200);
+  EXPECT_EQ(client.post("/v1/completions", completion("a", 1), "Authorization: Bearer secret\r\n").status, 200);
+  EXPECT_EQ(client.get("/health").status, 200);
+}
+
+TEST(Limits, ForeignHostIsRefused) {
+  const FakeServer fake;
+  HttpClient client = fake.server->client();
+  client.send_bytes("GET /v1/models HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+  EXPECT_EQ(client.read_reply().status, 403);
+  EXPECT_EQ(client.get("/v1/models").status, 200);
+}
+
+TEST(Stop, WaitsForWhatRunsAndTakesNothingNew) {
+  FakeServer fake;
+  fake.executor->shut();
+  HttpClient busy = fake.server->client(), idle = fake.server->client(), half = fake.server->client();
+  send_completion(busy, completion("abc", 5, {{"ignore_eos", true}}));
+  EXPECT_EQ(idle.get("/health").status, 200);
+  half.send_bytes("GET /health HTTP/1.1\r\nHost: local");
+  ASSERT_TRUE(eventually([&] { return !fake.server->engine.idle(); }));
+  fake.server->ask_to_stop();
+  EXPECT_FALSE(idle.receive(5));
+  EXPECT_TRUE(idle.ended()) << "an idle connection keeps the server from ending";
+  half.send_bytes("host\r\n\r\n");
+  EXPECT_EQ(half.read_reply().status, 503);
+  EXPECT_TRUE(eventually([&] { return !fake.server->client().connected(); })) << "it still listens";
+  EXPECT_FALSE(fake.server->stopped);
+  fake.executor->open();
+  const HttpReply reply = busy.read_reply();
+  EXPECT_EQ(reply.status, 200);
+  EXPECT_EQ(reply.json()["usage"]["completion_tokens"], 5);
+  EXPECT_EQ(reply.headers.at("connection"), "close");
+  EXPECT_TRUE(eventually([&] { return fake.server->stopped.load(); }));
+  EXPECT_EQ(fake.server->error, "");
+}
+
+TEST(Stop, CancelsWhatTakesTooLong) {
+  ServerOptions options = test_options();
+  options.drain_timeout_s = .2;
+  FakeServer fake(options);
+  fake.executor->step_time = std::chrono::milliseconds(5);
+  HttpClient streaming = fake.server->client(), plain = fake.server->client();
+  send_completion(streaming, endless());
+  send_completion(plain, endless({{"stream", false}}));
+  ASSERT_TRUE(streaming.receive_until("data: "));
+  ASSERT_TRUE(eventually([&] { return fake.server->engine.stats().running == 2; }));
+  const auto start = std::chrono::steady_clock::now();
+  fake.server->ask_to_stop();
+  EXPECT_EQ(sse_events(streaming.read_reply().body).back()["error"]["code"], "shutting_down");
+  EXPECT_EQ(plain.read_reply().status, 503);
+  EXPECT_TRUE(eventually([&] { return fake.server->stopped.load(); }));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(3 * kSlowdown));
+}
+
+TEST(EngineFailure, TellsEverybodyAndGoesOn) {
+  FakeServer fake;
+  fake.executor->shut();
+  HttpClient plain = fake.server->client(), streaming = fake.server->client();
+  send_completion(plain, completion("abc", 5));
+  send_completion(streaming, endless());
+  ASSERT_TRUE(streaming.receive_until("\r\n\r\n"));
+  ASSERT_TRUE(eventually([&] { return !fake.server->engine.idle(); }));
+  fake.executor->fail_at_step = 3;
+  fake.executor->open();
+  const HttpReply reply = plain.read_reply();
+  const std::vector<Json> events = sse_events(streaming.read_reply().body);
+  EXPECT_TRUE(reply.status == 500 || reply.status == 200) << "it may have ended before";
+  EXPECT_EQ(events.back()["error"]["type"], "server_error");
+  EXPECT_NE(events.back()["error"]["message"].get<std::string>().find("as it was told to"), std::string::npos);
+  EXPECT_EQ(fake.server->client().post("/v1/completions", completion("abc", 5)).status, 200);
+  EXPECT_TRUE(eventually([&] { return all_free(fake.server->engine); }));
+}
+
+}  // namespace
+}  // namespace qg
