@@ -134,7 +134,6 @@ Connection::awaitable<bool> Connection::read_request(HttpRequest& request) {
   const ServerOptions& options = server_.options;
   if (in_.empty()) {
     in_.shrink_to_fit();
-    if (!keep_alive_) co_return false;
     idle_ = true;
     arm(options.idle_timeout_s);
     const bool more = co_await read_some();
@@ -176,7 +175,7 @@ Connection::awaitable<bool> Connection::read_some() {
     if (!would_block(error)) co_return false;
     if (timed_out_ || (idle_ && !keep_alive_)) co_return false;
     co_await socket_.async_wait(tcp::socket::wait_read, asio::redirect_error(asio::use_awaitable, error));
-    if (error) co_return false;
+    if (error && (!idle_ || keep_alive_)) co_return false;  // one that is drained looks for a last request
   }
 }
 

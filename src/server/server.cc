@@ -87,6 +87,7 @@ void Server::State::accept() {
 }
 
 void Server::State::sample_speed() {
+  if (done) return;  // the timer had passed already when it was cancelled; another round would never end
   metrics.speed.sample(EngineClock::now(), engine_thread->engine().stats(), engine_thread->busy_seconds());
   if (engine_thread->failed_steps() >= kMostFailedSteps && !engine_failed) {
     engine_failed = true;
@@ -134,6 +135,7 @@ void Server::State::end_drain() {
 // Draining ends with the last connection; then nothing may keep the loop alive.
 void Server::State::finish_if_done() {
   if (!draining || !connections.empty()) return;
+  done = true;
   speed_timer.cancel();
   drain_timer.cancel();
   if (signals) signals->cancel();

@@ -46,6 +46,7 @@ struct Server::State {
   int64_t buffered_bytes = 0;  // of requests that are being received
   bool draining = false;       // requests that are not here yet are refused
   bool drain_over = false;     // what has not begun yet is refused, too
+  bool done = false;           // the last connection has ended
   bool engine_failed = false;
   bool only_local = false;  // bound to a loopback address
 

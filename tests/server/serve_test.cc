@@ -152,6 +152,7 @@ TEST_F(Serve, StopStringsEndTheText) {
   kept["include_stop_str_in_output"] = true;
   EXPECT_EQ(complete(completion("the quick", 30, kept)).json()["choices"][0]["text"], text.substr(0, at) + stop);
   // The engine is told, and does not go on to the last token.
+  ASSERT_TRUE(eventually([&] { return all_free(server->engine); }));
   const int64_t cancelled = server->engine.stats().cancelled;
   complete(completion("the quick", 240, how));
   EXPECT_TRUE(eventually([&] { return server->engine.stats().cancelled == cancelled + 1; }, 3));
