@@ -1,6 +1,7 @@
-// The engine over the CPU executor under load: 20,000 requests of random lengths on a tiny model, added and cancelled
-// by four threads while one steps, with so few pages that running requests are preempted. Every reply must be, to the
-// bit, what the request gives alone; a cancelled one a beginning of it; no page may be lost and memory may not grow.
+// The engine over the CPU executor under load: 20,000 requests (2,000 under sanitizers) of random lengths on a tiny
+// model, added and cancelled by four threads while one steps, with so few pages that running requests are preempted.
+// Every reply must be, to the bit, what the request gives alone; a cancelled one a beginning of it; no page may be lost
+// and memory may not grow.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -21,7 +22,7 @@
 namespace qg {
 namespace {
 
-constexpr uint64_t kThreads = 4, kRequestsEach = 5000, kDistinct = 60;
+constexpr uint64_t kThreads = 4, kRequestsEach = kSlowdown == 1 ? 5000 : 500, kDistinct = 60;
 constexpr int64_t kPageTokens = 8, kPages = 20;
 
 std::unique_ptr<Engine> make_engine(const std::shared_ptr<const Checkpoint>& checkpoint, KvFormat kv, int64_t pages,
@@ -112,8 +113,8 @@ TEST_P(EngineUnderLoad, RepliesEqualThoseAlone) {
   const EngineStats stats = engine->stats();
   expect_no_page_leaked(stats);
   EXPECT_GT(cancelled, 0);
-  EXPECT_GT(stats.preemptions, 100);
-  EXPECT_GT(stats.reused_tokens, 1000);
+  EXPECT_GT(stats.preemptions, kSlowdown == 1 ? 100 : 10);
+  EXPECT_GT(stats.reused_tokens, kSlowdown == 1 ? 10000 : 1000);
   // What this test keeps of 13,000 more replies is a few MB. Sanitizers keep freed memory back.
   if (kSlowdown == 1) {
     EXPECT_LT(grown_bytes, 12 << 20);
