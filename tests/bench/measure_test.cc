@@ -22,6 +22,14 @@ TEST(Statistics, StudentTAndQuantilesEqualTheTables) {
   EXPECT_THROW(quantile({}, 0.5), Error);
 }
 
+TEST(Statistics, MeanHasStudentsInterval) {
+  const std::vector<double> values{1, 2, 3, 4};
+  const Estimate e = mean(values);
+  EXPECT_DOUBLE_EQ(e.value, 2.5);
+  EXPECT_NEAR(e.ci_hi - e.value, 3.182 * std::sqrt(5.0 / 3) / 2, 1e-9);  // t of 3 degrees, s / sqrt(n)
+  EXPECT_NEAR(e.value - e.ci_lo, e.ci_hi - e.value, 1e-12);
+}
+
 TEST(Statistics, GeometricMeanIsOnTheLogarithms) {
   const std::vector<double> rounds{90, 100, 110, 100, 121};
   const Estimate e = geometric_mean(rounds);
@@ -67,6 +75,16 @@ TEST(Speed, ThroughputIntervalHoldsTheSteadyRate) {
   for (int i = 1; i <= 1000; ++i) round.token_times.push_back(i / 100.0);
   const Estimate e = throughput_estimate(round);
   EXPECT_DOUBLE_EQ(e.value, 100);
+  EXPECT_NEAR(e.ci_hi - e.ci_lo, 0, 2.0);
+}
+
+// Ramp and tail are left out of the spread: here nothing comes in the first and last second of ten.
+TEST(Speed, ThroughputIntervalIsOfTheMiddle) {
+  RoundTrace round;
+  round.requests = {trace(1, 10, 800)};
+  for (int i = 1; i <= 800; ++i) round.token_times.push_back(1 + i / 100.0);
+  const Estimate e = throughput_estimate(round);
+  EXPECT_DOUBLE_EQ(e.value, 80);
   EXPECT_NEAR(e.ci_hi - e.ci_lo, 0, 2.0);
 }
 
@@ -144,6 +162,52 @@ TEST(Measure, RunsWarmUpAndRounds) {
   EXPECT_EQ(r.requests, 20);
   EXPECT_EQ(r.failed, 0);
   EXPECT_GT(r.output_tok_s.ci_lo, 0);
+}
+
+// Every request gets its tokens at times of its own: request i the first after 10 (1 + i mod 5) ms, then one every 5
+// ms.
+class TimedTarget : public FakeTarget {
+ public:
+  int64_t submit(std::vector<int32_t>, int64_t output_tokens) override {
+    waiting_.push_back({submitted, output_tokens, EngineClock::now()});
+    return submitted++;
+  }
+  bool poll(EngineClock::time_point, const std::function<void(const LoadEvent&)>& on_event) override {
+    if (waiting_.empty()) return false;
+    for (const auto& [id, tokens, offered] : waiting_)
+      for (int64_t i = 0; i < tokens; ++i) {
+        LoadEvent e;
+        e.request = id;
+        e.tokens = 1;
+        e.time = offered + std::chrono::milliseconds(10 * (1 + id % 5) + 5 * i);
+        e.finished = i + 1 == tokens;
+        on_event(e);
+      }
+    waiting_.clear();
+    return true;
+  }
+
+ private:
+  struct Waiting {
+    int64_t id, tokens;
+    EngineClock::time_point offered;
+  };
+  std::vector<Waiting> waiting_;
+};
+
+TEST(Measure, TimesAreAsDefined) {
+  TimedTarget target;
+  Load w = *parse_load("decode/b5");
+  w.osl = 4;
+  const BenchResult r = measure(target, w, [](int64_t) {});
+  // A prompt is drawn between the moment of the offer and the target's clock: a fraction of a millisecond, more when
+  // the machine is busy.
+  EXPECT_GE(r.ttft_ms_p50, 30);
+  EXPECT_LT(r.ttft_ms_p50, 39);
+  EXPECT_GE(r.ttft_ms_p99, 49);
+  EXPECT_NEAR(r.tpot_ms_p50, 5, 1e-6);
+  EXPECT_NEAR(r.itl_ms_p50, 5, 1e-6);
+  EXPECT_NEAR(r.itl_ms_p99, 5, 1e-6);
 }
 
 TEST(Measure, KeepsTheConcurrencyAsked) {
