@@ -1,0 +1,96 @@
+#include "engines/commands.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "core/error.h"
+#include "engines/trtllm_commands.h"
+#include "engines/vllm_commands.h"
+
+namespace qg {
+namespace {
+
+// Requests of each (ISL, OSL) point in TensorRT-LLM's published tables ("to reach steady state"):
+// TensorRT-LLM docs, developer-guide/perf-overview.md.
+struct PublishedPoint {
+  int64_t isl_tokens, osl_tokens, requests;
+};
+constexpr std::array kPublished{
+    PublishedPoint{128, 128, 30000},   PublishedPoint{128, 2048, 3000},  PublishedPoint{128, 4096, 1500},
+    PublishedPoint{500, 2000, 3000},   PublishedPoint{1000, 1000, 3000}, PublishedPoint{1000, 2000, 1500},
+    PublishedPoint{2048, 128, 3000},   PublishedPoint{2048, 2048, 1500}, PublishedPoint{5000, 500, 1500},
+    PublishedPoint{20000, 2000, 1000},
+};
+constexpr int64_t kOtherRequests = 1000;
+
+}  // namespace
+
+std::filesystem::path EngineCase::engine_folder() const {
+  return out / "engines" / fmt::format("{}-{}", checkpoint.filename().string(), c.gpu);
+}
+
+int64_t throughput_requests(const Workload& workload) {
+  if (workload.requests > 0) return workload.requests;
+  for (const PublishedPoint& p : kPublished)
+    if (p.isl_tokens == workload.isl_tokens && p.osl_tokens == workload.osl_tokens) return p.requests;
+  return kOtherRequests;
+}
+
+std::optional<CommandLine> build_command(const EngineCase& e) {
+  if (e.engine != EngineId::trtllm_tensorrt) return std::nullopt;
+  return trtllm_build_command(e);
+}
+
+Measurement measurement(const EngineCase& e, const Workload& workload) {
+  switch (e.engine) {
+    case EngineId::trtllm_tensorrt:
+    case EngineId::trtllm_pytorch:
+      return trtllm_measurement(e, workload);
+    case EngineId::vllm:
+      return vllm_measurement(e, workload);
+    case EngineId::native:
+    case EngineId::openai:
+      break;
+  }
+  throw Error(fmt::format("{} is not driven by commands of its own", engine_spec(e.engine).label), "--engine",
+              "name tensorrt-llm or vllm");
+}
+
+std::string tokens_program() {
+  return R"py(#!/usr/bin/env python3
+"""Random prompts for trtllm-bench: one JSON object a line, the same for the same arguments.
+
+    random_tokens.py --model FOLDER --input N --output N --requests N --seed N --out FILE
+"""
+import argparse
+import json
+import os
+import random
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--model", required=True, help="Hugging Face folder; its config.json has vocab_size")
+parser.add_argument("--input", type=int, required=True, help="tokens of each prompt")
+parser.add_argument("--output", type=int, required=True, help="tokens to generate for each")
+parser.add_argument("--requests", type=int, required=True)
+parser.add_argument("--seed", type=int, required=True)
+parser.add_argument("--out", required=True)
+args = parser.parse_args()
+
+with open(os.path.join(args.model, "config.json"), encoding="utf-8") as file:
+    vocabulary = json.load(file)["vocab_size"]
+# Special tokens lie at one end of a vocabulary: the first ids (Mistral) or the last (Llama 3).
+margin = min(1000, vocabulary // 4)
+choose = random.Random(args.seed)
+os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
+partial = args.out + ".partial"
+with open(partial, "w", encoding="utf-8") as file:
+    for number in range(args.requests):
+        ids = [choose.randrange(margin, vocabulary - margin) for _ in range(args.input)]
+        file.write(json.dumps({"task_id": number, "input_ids": ids, "output_tokens": args.output}) + "\n")
+os.replace(partial, args.out)
+)py";
+}
+
+}  // namespace qg

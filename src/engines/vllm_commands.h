@@ -1,0 +1,9 @@
+#pragma once
+// vLLM 0.12: `vllm bench latency` and `vllm bench throughput`.
+#include "engines/commands.h"
+
+namespace qg {
+
+Measurement vllm_measurement(const EngineCase& e, const Workload& workload);
+
+}  // namespace qg
