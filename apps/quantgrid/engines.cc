@@ -11,7 +11,13 @@
 namespace qg {
 namespace {
 
-constexpr std::string_view kNotYet = "planned only: this version of Quantgrid does not start it yet";
+constexpr std::string_view kScripts = "by script: `quantgrid plan GRID --engine E --emit DIR` writes its commands";
+constexpr std::string_view kNotYet = "planned only: this version of Quantgrid does not drive it yet";
+
+std::string_view state_of(EngineId id) {
+  if (id == EngineId::native) return "built in";
+  return id == EngineId::openai ? kNotYet : kScripts;
+}
 
 Json describe(const EngineSpec& engine) {
   const bool ours = engine.id == EngineId::native;
@@ -21,7 +27,7 @@ Json describe(const EngineSpec& engine) {
           {"kv_rule", engine.kv_rule == KvRule::at_run_time ? "at_run_time" : "fixed_in_checkpoint"},
           {"layout", engine.layout.empty() ? Json(nullptr) : Json(engine.layout)},
           {"installed", ours},
-          {"state", ours ? "built in" : std::string(kNotYet)},
+          {"state", state_of(engine.id)},
           {"note", engine.note}};
 }
 

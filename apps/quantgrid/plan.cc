@@ -7,9 +7,9 @@
 #include <memory>
 
 #include "bench/nvml.h"
-#include "core/file.h"
 #include "core/memory.h"
 #include "core/version.h"
+#include "engines/script.h"
 #include "grid/commands.h"
 #include "grid/filter.h"
 #include "grid/plan_text.h"
@@ -22,7 +22,7 @@ namespace {
 struct Flags {
   std::string grid, target, engine = "native", backend, filter, emit, profile = "quick";
   int64_t context = 0;  // 0: the grid's
-  bool json = false, index = false, checkpoints = false;
+  bool json = false, index = false, checkpoints = false, force = false;
 };
 
 Machine this_machine() {
@@ -49,15 +49,17 @@ std::vector<Case> chosen_cases(const Grid& grid, const Flags& flags) {
   return cases;
 }
 
-void emit_scripts(const Grid& grid, const std::vector<PlanRow>& rows, const PlanOptions& options,
-                  const std::string& dir) {
-  AtomicFolder folder(dir);
-  for (const PlanRow& row : rows) {
-    const std::filesystem::path path = folder.path() / script_name(row.c);
-    write_file(path, case_script(grid, row, options));
-    std::filesystem::permissions(path, std::filesystem::perms::owner_exec, std::filesystem::perm_options::add);
-  }
-  folder.commit();
+// A script for each case on the native engine; on an engine that is driven by commands, one for each (model, card).
+size_t emit_scripts(const Grid& grid, const std::vector<PlanRow>& rows, const PlanOptions& options,
+                    const Flags& flags) {
+  std::vector<EmittedFile> files;
+  if (options.engine == EngineId::native)
+    for (const PlanRow& row : rows) files.push_back({script_name(row.c), case_script(grid, row, options)});
+  else
+    files = engine_scripts(grid, rows, options, flags.emit);
+  write_emitted(files, flags.emit, flags.force);
+  return static_cast<size_t>(
+      std::count_if(files.begin(), files.end(), [](const EmittedFile& file) { return file.name.ends_with(".sh"); }));
 }
 
 ExitCode run(const Flags& flags) {
@@ -70,8 +72,8 @@ ExitCode run(const Flags& flags) {
   const std::vector<PlanRow> rows = make_plan(grid, chosen_cases(grid, flags), options);
 
   if (!flags.emit.empty()) {
-    emit_scripts(grid, rows, options, flags.emit);
-    fmt::print(flags.json ? stderr : stdout, "{} scripts in {}\n", rows.size(), flags.emit);
+    const size_t scripts = emit_scripts(grid, rows, options, flags);
+    fmt::print(flags.json ? stderr : stdout, "{} scripts in {}\n", scripts, flags.emit);
     if (!flags.json) return ExitCode::done;
   }
   if (flags.checkpoints) {
@@ -103,7 +105,11 @@ std::function<ExitCode()> declare(CLI::App& command) {
   auto* index = command.add_flag("--index", flags->index, "by model and card");
   command.add_flag("--checkpoints", flags->checkpoints, "the folders to produce, and which cases each serves")
       ->excludes(index);
-  command.add_option("--emit", flags->emit, "write a script for each case into this new folder");
+  auto* emit = command.add_option("--emit", flags->emit,
+                                  "write scripts into this new folder: one for each case, or with --engine "
+                                  "tensorrt-llm or vllm one for each model and card");
+  command.add_flag("--force", flags->force, "--emit: replace the scripts of a folder that is there; results stay")
+      ->needs(emit);
   command.add_flag("--json", flags->json, "print JSON");
   return [flags] { return run(*flags); };
 }

@@ -50,8 +50,8 @@ struct EngineCase {
 
 struct Measurement {
   std::string workload;
-  std::filesystem::path folder;      // OUT/CASE_ID/WORKLOAD
-  std::vector<WrittenFile> files;    // to write before anything starts
+  std::filesystem::path folder;       // OUT/CASE_ID/WORKLOAD
+  std::vector<WrittenFile> files;     // to write before anything starts
   std::optional<CommandLine> tokens;  // makes the file of random prompts, where the engine takes a file
   std::filesystem::path tokens_file;
   std::vector<BenchRun> runs;

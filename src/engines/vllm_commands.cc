@@ -19,7 +19,7 @@ std::vector<std::string> kv_notes(const Case& c) {
             "  (vLLM docs, features/quantization/quantized_kvcache)."};
   return {"--kv-cache-dtype auto: the model's 16-bit type, unless the folder asks for FP8 (kv_cache_scheme in its",
           "  config.json), which auto then obeys (vllm/utils/torch_utils.py, resolve_kv_cache_dtype_string).",
-          "  CHECK: that key must be absent or null; newer versions also take float16 or bfloat16, which always win."};
+          "  The folder is checked for it. Newer versions also take float16 or bfloat16, which always win."};
 }
 
 // Words that both benchmarks share. (vLLM docs 0.12, cli/bench; vllm/engine/arg_utils.py)
@@ -42,14 +42,22 @@ BenchRun new_run(const Measurement& m, const std::string& name) {
 BenchRun latency_run(const Measurement& m, const EngineCase& e, const Workload& w, const std::string& name,
                      int64_t osl_tokens) {
   BenchRun run = new_run(m, name);
-  run.command.argv = {"vllm",           "bench",
-                      "latency",        "--model",
-                      e.checkpoint.string(), "--input-len",
-                      number(w.isl_tokens),  "--output-len",
-                      number(osl_tokens),    "--batch-size",
-                      number(w.batch),       "--num-iters-warmup",
-                      number(kWarmupRounds), "--num-iters",
-                      number(w.rounds),      "--output-json",
+  run.command.argv = {"vllm",
+                      "bench",
+                      "latency",
+                      "--model",
+                      e.checkpoint.string(),
+                      "--input-len",
+                      number(w.isl_tokens),
+                      "--output-len",
+                      number(osl_tokens),
+                      "--batch-size",
+                      number(w.batch),
+                      "--num-iters-warmup",
+                      number(kWarmupRounds),
+                      "--num-iters",
+                      number(w.rounds),
+                      "--output-json",
                       run.report.string()};
   run.command.notes = {"One batch, started together, timed from first to last token; EOS is ignored.",
                        "  (vllm/benchmarks/latency.py, 0.12)"};

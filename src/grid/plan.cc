@@ -56,7 +56,8 @@ Here here(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
   const Machine& machine = options.machine;
   if (row.support.status == SupportStatus::unsupported) return {HereStatus::no, "unsupported on its own card"};
   if (options.engine != EngineId::native)
-    return {HereStatus::no, "this version drives the native engine only; the plan still says what the engine supports"};
+    return {HereStatus::no,
+            "this version runs the native engine only; --emit writes the commands of TensorRT-LLM and vLLM"};
   const Card& card = grid.card(row.c.gpu);
   if (card.is_cpu() || !machine.has_cuda_executor || machine.cards.empty()) return here_on_cpu(grid, row, machine);
   if (std::find(machine.cards.begin(), machine.cards.end(), card.id) != machine.cards.end())
