@@ -3,16 +3,36 @@
 # third_party/wheels. For Debian 12 and Ubuntu 24.04. What is already there is left alone, so it is cheap to call.
 #   scripts/setup.sh          all of it; packages need root or sudo
 #   scripts/setup.sh --data   the Python environment and the wheels only
-#   scripts/setup.sh --tests  only .venv-tests, the Python environment of the server's tests
+#   scripts/setup.sh --tests  what asks the server in its tests: .venv-tests, curl, a browser; packages need root or sudo
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { echo "== setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 4; }
 
-install_packages() {
-  command -v apt-get >/dev/null || fail "this machine has no apt-get; install the packages named in scripts/setup.sh by hand"
+# install PACKAGE...: those that are not there yet.
+install() {
+  command -v apt-get >/dev/null || fail "this machine has no apt-get; install by hand: $*"
+  local missing=() as_root=()
+  for package in "$@"; do
+    [[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" == installed ]] || missing+=("$package")
+  done
+  if ((${#missing[@]} == 0)); then
+    say "all $# packages are installed"
+    return
+  fi
+  if ((EUID != 0)); then
+    command -v sudo >/dev/null || fail "not root and no sudo; run as root: apt-get install ${missing[*]}"
+    as_root=(sudo)
+  fi
+  say "installing ${#missing[@]} packages: ${missing[*]}"
+  "${as_root[@]}" apt-get update -q </dev/null
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" </dev/null
+}
 
+distribution() { (. /etc/os-release && echo "${ID:-}${VERSION_ID:-}"); }
+
+install_packages() {
   local packages=(
     build-essential cmake ninja-build pkg-config ccache git ca-certificates python3-venv     # tools
     nlohmann-json3-dev libcli11-dev libtomlplusplus-dev libspdlog-dev libfmt-dev              # headers
@@ -21,27 +41,21 @@ install_packages() {
     libjs-chart.js debian-reference-en jargon-text                                            # the report's charts, texts
   )
   # Each distribution carries another version of Boost (Asio and Beast, headers alone).
-  . /etc/os-release
-  case "${ID:-}${VERSION_ID:-}" in
+  case "$(distribution)" in
     ubuntu*) packages+=(libboost1.83-dev) ;;
     *) packages+=(libboost1.81-dev) ;;
   esac
+  install "${packages[@]}"
+}
 
-  local missing=() as_root=()
-  for package in "${packages[@]}"; do
-    [[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" == installed ]] || missing+=("$package")
-  done
-  if ((${#missing[@]} == 0)); then
-    say "all ${#packages[@]} packages are installed"
-  else
-    if ((EUID != 0)); then
-      command -v sudo >/dev/null || fail "not root and no sudo; run as root: apt-get install ${missing[*]}"
-      as_root=(sudo)
-    fi
-    say "installing ${#missing[@]} packages: ${missing[*]}"
-    "${as_root[@]}" apt-get update -q </dev/null
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" </dev/null
-  fi
+# Programs that ask the server: curl, and a browser where the distribution has one as a package (Ubuntu's is a snap).
+install_clients() {
+  local packages=(curl)
+  case "$(distribution)" in
+    ubuntu*) ;;
+    *) packages+=(chromium) ;;
+  esac
+  install "${packages[@]}"
 }
 
 # Images for containers often leave out /usr/share/doc, and a text with it: unpack its package here instead.
@@ -70,6 +84,7 @@ make_environment() {
 }
 
 if [[ "${1:-}" == --tests ]]; then
+  install_clients
   make_environment .venv-tests scripts/requirements-tests.txt
   exit 0
 fi
