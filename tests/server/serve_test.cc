@@ -96,7 +96,7 @@ TEST_F(Serve, ChatUsesTheTemplate) {
   EXPECT_EQ(choice["message"]["content"], same["choices"][0]["text"]);
   EXPECT_EQ(choice["finish_reason"], same["choices"][0]["finish_reason"]);
   const std::vector<Json> events = sse_events(chat({{"stream", true}}).body);
-  EXPECT_EQ(streamed_text(events), choice["message"]["content"]);
+  EXPECT_EQ(choice["message"]["content"], streamed_text(events));
   EXPECT_EQ(events[0]["choices"][0]["delta"]["role"], "assistant");
   EXPECT_FALSE(events[1]["choices"][0]["delta"].contains("role"));
   EXPECT_EQ(events[0]["object"], "chat.completion.chunk");
@@ -220,7 +220,7 @@ TEST_F(Serve, ChatLogprobs) {
     EXPECT_LE(token["logprob"], 0.);
     std::string bytes;
     for (const Json& byte : token["bytes"]) bytes += static_cast<char>(byte.get<int>());
-    EXPECT_EQ(bytes, token["token"]);
+    EXPECT_EQ(token["token"], bytes);
   }
   EXPECT_TRUE(chat({{"logprobs", true}}).json()["choices"][0]["logprobs"]["content"][0]["top_logprobs"].empty());
 }
