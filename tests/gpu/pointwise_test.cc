@@ -133,13 +133,16 @@ TEST(AddRmsNorm, StartsFromTheEmbeddingAndEndsWithChosenRows) {
   constexpr int64_t kWidth = 576, kVocab = 50;
   const std::vector<uint16_t> table = to_half(normal_values(kWidth * kVocab, 5));
   const std::vector<int32_t> tokens = {7, 0, 49, 7};
+  // The second and third are such that an earlier step sampled; -2 there is that of logits that are not finite.
+  const std::vector<int32_t> given = {7, -1 - 3, -1 - 1, 7}, sampled = {5, 49, 5, -2};
   const std::vector<float> weight = normal_values(kWidth, 2), rows = from_half(table);
   DeviceVector<uint16_t> device_table(table);
-  DeviceVector<int32_t> device_tokens(tokens);
+  DeviceVector<int32_t> device_tokens(given), device_sampled(sampled);
   DeviceVector<float> residual(4 * kWidth), device_weight(weight);
   AddRmsNormParams p;
   p.rows = 4, p.width = kWidth, p.epsilon = 1e-5f, p.residual = residual.data();
-  p.tokens = device_tokens.data(), p.embedding = reinterpret_cast<const __half*>(device_table.data());
+  p.tokens = device_tokens.data(), p.sampled = device_sampled.data(),
+  p.embedding = reinterpret_cast<const __half*>(device_table.data());
   p.weight = device_weight.data();
   Output out({"f16", ActivationForm::f16, false, false}, 4, kWidth);
   p.request = out.request(), p.out = out.buffer();
@@ -210,7 +213,7 @@ TEST(ArgmaxRows, LowestIndexOfEqualsAndFlagsNonFinite) {
     QG_CUDA(cudaMemset(scratch.data(), 0, static_cast<size_t>(argmax_scratch_bytes(5))));
     for (int run = 0; run < 2; ++run) {  // the second finds the scratch as the first left it
       tokens.poison();
-      argmax_rows({}, 5, vocab, device.data(), tokens.data(), scratch.data());
+      argmax_rows({}, 5, vocab, device.data(), {tokens.data(), nullptr, nullptr}, scratch.data());
       const std::vector<int32_t> got = tokens.read();
       const auto first = logits.begin();
       EXPECT_EQ(got[0], std::max_element(first, first + vocab) - first);
@@ -220,6 +223,20 @@ TEST(ArgmaxRows, LowestIndexOfEqualsAndFlagsNonFinite) {
       EXPECT_EQ(got[4], -2);
     }
   }
+}
+
+// Two places of tokens, one of which a number on the device picks; nothing else is touched.
+TEST(ArgmaxRows, GoesWhereItIsTold) {
+  DeviceVector<float> logits(std::vector<float>{0, 3, 1, 2, 0, 0, 0, 7});
+  DeviceVector<int32_t> tokens(std::vector<int32_t>{-9, -9, -9, -9, -9, -9}), first(std::vector<int32_t>{3});
+  DeviceVector<uint8_t> scratch(static_cast<size_t>(argmax_scratch_bytes(2)));
+  QG_CUDA(cudaMemset(scratch.data(), 0, static_cast<size_t>(argmax_scratch_bytes(2))));
+  const PinnedBuffer host(6 * sizeof(int32_t));
+  std::fill_n(host.as<int32_t>(), 6, -9);
+  argmax_rows({}, 2, 4, logits.data(), {tokens.data(), host.as<int32_t>(), first.data()}, scratch.data());
+  const std::vector<int32_t> want{-9, -9, -9, 1, 3, -9};
+  EXPECT_EQ(tokens.read(), want);
+  EXPECT_TRUE(std::equal(want.begin(), want.end(), host.as<int32_t>()));
 }
 
 struct Asked {
@@ -253,11 +270,13 @@ TEST(SampleRows, DrawsAsTheCpuDoes) {
       DeviceVector<float> device(logits);
       DeviceVector<SampleRow> device_asked(asked);
       DeviceVector<int32_t> tokens(kRows);
+      const PinnedBuffer host(kRows * sizeof(int32_t));
       DeviceVector<uint8_t> scratch(static_cast<size_t>(argmax_scratch_bytes(kRows)));
       QG_CUDA(cudaMemset(scratch.data(), 0, static_cast<size_t>(argmax_scratch_bytes(kRows))));
-      argmax_rows({}, kRows, vocab, device.data(), tokens.data(), scratch.data());
-      sample_rows({}, kRows, vocab, device.data(), device_asked.data(), tokens.data());
+      argmax_rows({}, kRows, vocab, device.data(), {tokens.data(), nullptr, nullptr}, scratch.data());
+      sample_rows({}, kRows, vocab, device.data(), device_asked.data(), {tokens.data(), host.as<int32_t>(), nullptr});
       const std::vector<int32_t> got = tokens.read();
+      EXPECT_TRUE(std::equal(got.begin(), got.end(), host.as<int32_t>())) << "the host got other tokens";
       for (size_t row = 0; row < kRows; ++row) {
         ASSERT_GE(got[row], 0);
         ASSERT_LT(got[row], vocab);

@@ -1,5 +1,6 @@
 // Greedy sampling: several blocks a row, the last of them to finish combines.
 #include "kernels/pointwise/cuda.h"
+#include "kernels/pointwise/tokens.cuh"
 
 namespace qg {
 namespace {
@@ -22,7 +23,7 @@ struct RowScratch {
 };
 
 __global__ void __launch_bounds__(kThreads)
-    argmax_kernel(int vocab, const float* logits, int32_t* tokens, RowScratch* scratch) {
+    argmax_kernel(int vocab, const float* logits, TokenTarget to, RowScratch* scratch) {
   let_next_start();
   wait_for_previous();
   const int row = static_cast<int>(blockIdx.y), split = static_cast<int>(blockIdx.x);
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = 0; i < kSplits; ++i) best = larger(best, *static_cast<volatile uint64_t*>(&mine.best[i]));
   mine.done = 0;
   const bool finite = best >> 32 != 0xffffffffu;
-  tokens[row] = finite ? static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(best)) : -2;
+  store_token(to, row, finite ? static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(best)) : -2);
 }
 
 }  // namespace
@@ -57,11 +58,11 @@ int64_t argmax_scratch_bytes(int64_t rows) {
   return rows * static_cast<int64_t>(sizeof(RowScratch));
 }
 
-void argmax_rows(const CudaQueue& queue, int64_t rows, int64_t vocab, const float* logits, int32_t* tokens,
+void argmax_rows(const CudaQueue& queue, int64_t rows, int64_t vocab, const float* logits, const TokenTarget& to,
                  void* scratch) {
   if (rows == 0) return;
   launch(queue, argmax_kernel, dim3(kSplits, static_cast<unsigned>(rows)), dim3(kThreads), 0, static_cast<int>(vocab),
-         logits, tokens, static_cast<RowScratch*>(scratch));
+         logits, to, static_cast<RowScratch*>(scratch));
 }
 
 }  // namespace qg

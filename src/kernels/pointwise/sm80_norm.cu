@@ -12,6 +12,7 @@ struct NormArguments {
   float* residual;
   const __half* delta;
   const int32_t* tokens;
+  const int32_t* sampled;
   const __half* embedding;
   const int32_t* source_rows;
   const float* weight;
@@ -26,6 +27,12 @@ __device__ __forceinline__ void add_half4(float (&x)[4], const __half* from) {
   const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
   const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
   x[0] += low.x, x[1] += low.y, x[2] += high.x, x[3] += high.y;
+}
+
+// A sampled token below 0 is that of logits that are not finite: any row of the embedding will do.
+__device__ __forceinline__ int token_of(const NormArguments& a, int row) {
+  const int token = a.tokens[row];
+  return token >= 0 ? token : max(a.sampled[-1 - token], 0);
 }
 
 // kChunks * kThreads * 4 >= width.
@@ -47,7 +54,7 @@ __global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(NormArguments a)
   const int64_t source = a.source_rows ? a.source_rows[row] : row;
   float* residual = a.residual + source * a.width;
   const __half* delta = a.delta ? a.delta + source * a.width : nullptr;
-  const __half* embedding = a.tokens ? a.embedding + static_cast<int64_t>(a.tokens[row]) * a.width : nullptr;
+  const __half* embedding = a.tokens ? a.embedding + static_cast<int64_t>(token_of(a, row)) * a.width : nullptr;
   float x[kChunks][4];
   float squares = 0;
 #pragma unroll
@@ -121,6 +128,7 @@ void add_rms_norm(const CudaQueue& queue, const AddRmsNormParams& p) {
                         p.residual,
                         p.delta,
                         p.tokens,
+                        p.sampled,
                         p.embedding,
                         p.source_rows,
                         p.weight,
