@@ -120,7 +120,7 @@ bool Engine::idle() const {
 
 bool Engine::wait(std::chrono::milliseconds limit) {
   std::unique_lock lock(state_->mutex);
-  const auto work = [this] { return state_->open > 0 || !state_->inbox.empty(); };
+  const auto work = [this] { return state_->open > 0 || state_->flying || !state_->inbox.empty(); };
   state_->changed.wait_for(lock, limit, [&] { return work() || state_->woken; });
   state_->woken = false;
   return work();

@@ -45,7 +45,7 @@ struct TokenEvent {
 };
 
 struct EngineOptions {
-  int64_t max_batch = 256;      // running sequences; at most max_rows
+  int64_t max_batch = 256;      // sequences with rows in a step; at most max_rows
   int64_t max_rows = 2048;      // tokens a step; at most the executor's
   int64_t prefill_chunk = 512;  // most prompt tokens of one sequence a step
   bool prefix_reuse = true;

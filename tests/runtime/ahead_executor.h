@@ -4,8 +4,10 @@
 // page that the other step uses and the new one writes, a token of a piece that samples nothing.
 #include <algorithm>
 #include <deque>
+#include <exception>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/runtime/fake_executor.h"
@@ -20,7 +22,10 @@ class AheadExecutor : public FakeExecutor {
 
   void submit(const StepInput& input) override {
     ++submitted;
-    if (submitted == fail_at_submit) throw std::runtime_error("the fake executor refuses as it was told to");
+    if (submitted == fail_at_submit) {
+      ++refused;
+      throw std::runtime_error("the fake executor refuses as it was told to");
+    }
     require(under_way_.size() < (ahead ? 2 : 1), "more steps under way than allowed");
     for (const Held& other : under_way_) check_pages(input, other);
     under_way_.emplace_back(input);
@@ -36,11 +41,12 @@ class AheadExecutor : public FakeExecutor {
     under_way_.pop_front();
     log += "c" + std::to_string(++collected) + " ";
     compute(held);
+    if (held.error) std::rethrow_exception(held.error);
     output = std::move(*held.output);
   }
 
   bool ahead = true;
-  int64_t submitted = 0, collected = 0, fail_at_submit = -1;
+  int64_t submitted = 0, refused = 0, collected = 0, fail_at_submit = -1;
   size_t most_under_way = 0;
   std::string log;  // "s1 s2 c1 ": what was submitted and collected, in order
 
@@ -60,10 +66,20 @@ class AheadExecutor : public FakeExecutor {
     std::deque<std::vector<int32_t>> pages;
     LogitsWanted logits;
     std::optional<StepOutput> output;
+    std::exception_ptr error;
   };
 
+  // What fails comes out of collect(), whenever it was computed.
   void compute(Held& held) {
-    if (held.output) return;
+    if (held.output || held.error) return;
+    try {
+      compute_now(held);
+    } catch (...) {
+      held.error = std::current_exception();
+    }
+  }
+
+  void compute_now(Held& held) {
     for (const SequencePiece& piece : held.pieces) {
       if (piece.token_of_piece < 0) continue;
       require(piece.num_tokens == 1, "an unknown token in a piece of several");
@@ -73,9 +89,10 @@ class AheadExecutor : public FakeExecutor {
       held.tokens[static_cast<size_t>(piece.first_row)] = token;
     }
     sampled_.clear();
-    held.output.emplace();
-    step({held.tokens, held.pieces, held.logits}, *held.output);
-    sampled_ = held.output->sampled;
+    StepOutput output;
+    step({held.tokens, held.pieces, held.logits}, output);
+    sampled_ = output.sampled;
+    held.output = std::move(output);
   }
 
   // The new step may write a page that the step under way uses only where it goes on with the same sequence.
