@@ -40,13 +40,15 @@ template <int kThreads, int kChunks, ActivationForm kForm, bool kPerToken>
 __global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(NormArguments a) {
   let_next_start();
   const int row = static_cast<int>(blockIdx.x);
-  float weight[kChunks][4];  // does not depend on the kernel before
+  float weight[kChunks][4] = {};  // does not depend on the kernel before
 #pragma unroll
   for (int c = 0; c < kChunks; ++c) {
     const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
     if (column < a.width) {
       const float4 w = *reinterpret_cast<const float4*>(a.weight + column);
       weight[c][0] = w.x, weight[c][1] = w.y, weight[c][2] = w.z, weight[c][3] = w.w;
+#pragma unroll
+      for (int i = 0; i < 4 && a.prequant; ++i) weight[c][i] *= a.prequant[column + i];
     }
   }
   wait_for_previous();
@@ -74,23 +76,23 @@ __global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(NormArguments a)
 #pragma unroll
     for (int i = 0; i < 4; ++i) squares += x[c][i] * x[c][i];
   }
-  const float inverse_norm = rsqrtf(block_sum<kThreads>(squares) / static_cast<float>(a.width) + a.epsilon);
-
+  // The norm is one factor for the whole row, so the largest magnitude can be found before it is known.
   float largest = 0;
 #pragma unroll
-  for (int c = 0; c < kChunks; ++c) {
-    const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
-    if (column >= a.width) continue;
+  for (int c = 0; c < kChunks; ++c)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      x[c][i] *= inverse_norm * weight[c][i];
-      if (a.prequant) x[c][i] *= a.prequant[column + i];
-      largest = fmaxf(largest, fabsf(x[c][i]));
+      x[c][i] *= weight[c][i];
+      if constexpr (kPerToken) largest = fmaxf(largest, fabsf(x[c][i]));
     }
-  }
+  if constexpr (kPerToken)
+    block_sum_and_max<kThreads>(squares, largest);
+  else
+    squares = block_sum<kThreads>(squares);
+  const float inverse_norm = rsqrtf(squares / static_cast<float>(a.width) + a.epsilon);
   float scale = a.static_scale;
   if constexpr (kPerToken) {
-    scale = row_scale<kForm>(block_max<kThreads>(largest));
+    scale = row_scale<kForm>(inverse_norm * largest);
     if (threadIdx.x == 0) a.row_scales[row] = scale;
   }
   const float inverse = __fdiv_rn(1.0f, scale);
@@ -99,7 +101,10 @@ __global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(NormArguments a)
 #pragma unroll
   for (int c = 0; c < kChunks; ++c) {
     const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
-    if (column < a.width) store<kForm>(out, column, x[c], inverse);
+    if (column >= a.width) continue;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[c][i] *= inverse_norm;
+    store<kForm>(out, column, x[c], inverse);
   }
 }
 
