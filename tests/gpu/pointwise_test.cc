@@ -168,7 +168,7 @@ TEST(AddRmsNorm, StartsFromTheEmbeddingAndEndsWithChosenRows) {
 }
 
 TEST(SiluMul, MatchesTheReference) {
-  for (const int64_t width : {8, 24, 1536, 8192, 14336})
+  for (const int64_t width : {8, 24, 1536, 8192, 14336, 20000})
     for (const int64_t m : {1, 5})
       for (const Form& form : kForms) {
         const std::vector<uint16_t> gate_up = to_half(normal_values(static_cast<size_t>(2 * m * width), 4, 2));

@@ -63,25 +63,39 @@ __global__ void __launch_bounds__(kThreads) gate_kernel(GateArguments a) {
   store<kForm>(row_of<kForm>(a, row), column, x, __fdiv_rn(1.0f, a.static_scale));
 }
 
-// Reads the row twice: the second time it comes from the first-level cache.
-template <ActivationForm kForm>
+// Up to kChunks * 8,192 values stay in registers; a longer row is read twice, the second time from the first-level
+// cache.
+template <ActivationForm kForm, int kChunks>
 __global__ void __launch_bounds__(1024) gate_per_token_kernel(GateArguments a) {
   let_next_start();
   wait_for_previous();
   const int64_t row = blockIdx.x;
-  float x[8];
+  const auto column_of = [](int chunk) { return (chunk * 1024 + static_cast<int>(threadIdx.x)) * 8; };
+  float x[kChunks][8];
   float largest = 0;
-  for (int column = static_cast<int>(threadIdx.x) * 8; column < a.width; column += 1024 * 8) {
-    values_at(a, row, column, x);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(x[i]));
+  for (int c = 0; c < kChunks; ++c) {
+    if (column_of(c) >= a.width) continue;
+    values_at(a, row, column_of(c), x[c]);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(x[c][i]));
+  }
+  for (int column = column_of(kChunks); column < a.width; column += 1024 * 8) {
+    float y[8];
+    values_at(a, row, column, y);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(y[i]));
   }
   const float scale = row_scale<kForm>(block_max<1024>(largest));
   if (threadIdx.x == 0) a.row_scales[row] = scale;
   const float inverse = __fdiv_rn(1.0f, scale);
-  for (int column = static_cast<int>(threadIdx.x) * 8; column < a.width; column += 1024 * 8) {
-    values_at(a, row, column, x);
-    store<kForm>(row_of<kForm>(a, row), column, x, inverse);
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c)
+    if (column_of(c) < a.width) store<kForm>(row_of<kForm>(a, row), column_of(c), x[c], inverse);
+  for (int column = column_of(kChunks); column < a.width; column += 1024 * 8) {
+    float y[8];
+    values_at(a, row, column, y);
+    store<kForm>(row_of<kForm>(a, row), column, y, inverse);
   }
 }
 
@@ -92,11 +106,11 @@ void run_gate(const CudaQueue& queue, int64_t rows, const ActivationRequest& req
   if (request.form == F::f16)
     launch(queue, gate_kernel<F::f16>, grid, dim3(kThreads), 0, a);
   else if (request.form == F::fp8 && request.per_token)
-    launch(queue, gate_per_token_kernel<F::fp8>, dim3(grid.y), dim3(1024), 0, a);
+    launch(queue, gate_per_token_kernel<F::fp8, 2>, dim3(grid.y), dim3(1024), 0, a);
   else if (request.form == F::fp8)
     launch(queue, gate_kernel<F::fp8>, grid, dim3(kThreads), 0, a);
   else if (request.per_token)
-    launch(queue, gate_per_token_kernel<F::int8>, dim3(grid.y), dim3(1024), 0, a);
+    launch(queue, gate_per_token_kernel<F::int8, 2>, dim3(grid.y), dim3(1024), 0, a);
   else
     launch(queue, gate_kernel<F::int8>, grid, dim3(kThreads), 0, a);
 }

@@ -22,8 +22,7 @@ struct NormArguments {
   float* row_scales;
 };
 
-__device__ __forceinline__ void add_half4(float (&x)[4], const __half* from) {
-  const uint2 bits = *reinterpret_cast<const uint2*>(from);
+__device__ __forceinline__ void add_half4(float (&x)[4], uint2 bits) {
   const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
   const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
   x[0] += low.x, x[1] += low.y, x[2] += high.x, x[3] += high.y;
@@ -55,23 +54,28 @@ __global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(NormArguments a)
 
   const int64_t source = a.source_rows ? a.source_rows[row] : row;
   float* residual = a.residual + source * a.width;
-  const __half* delta = a.delta ? a.delta + source * a.width : nullptr;
-  const __half* embedding = a.tokens ? a.embedding + static_cast<int64_t>(token_of(a, row)) * a.width : nullptr;
+  // Halves that are added: the embedding, to nothing, or delta.
+  const __half* halves = a.tokens  ? a.embedding + static_cast<int64_t>(token_of(a, row)) * a.width
+                         : a.delta ? a.delta + source * a.width
+                                   : nullptr;
+  // All loads first: the row is short, and what takes time is the way to memory.
   float x[kChunks][4];
+  uint2 added[kChunks];
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
+    float4 r = make_float4(0, 0, 0, 0);
+    added[c] = make_uint2(0, 0);
+    if (column < a.width && !a.tokens) r = *reinterpret_cast<const float4*>(residual + column);
+    if (column < a.width && halves) added[c] = *reinterpret_cast<const uint2*>(halves + column);
+    x[c][0] = r.x, x[c][1] = r.y, x[c][2] = r.z, x[c][3] = r.w;
+  }
   float squares = 0;
 #pragma unroll
   for (int c = 0; c < kChunks; ++c) {
     const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
-    x[c][0] = x[c][1] = x[c][2] = x[c][3] = 0;
-    if (column >= a.width) continue;
-    if (embedding) {
-      add_half4(x[c], embedding + column);
-    } else {
-      const float4 r = *reinterpret_cast<const float4*>(residual + column);
-      x[c][0] = r.x, x[c][1] = r.y, x[c][2] = r.z, x[c][3] = r.w;
-    }
-    if (delta) add_half4(x[c], delta + column);
-    if ((delta || embedding) && !a.source_rows)
+    add_half4(x[c], added[c]);
+    if (column < a.width && halves && !a.source_rows)
       *reinterpret_cast<float4*>(residual + column) = make_float4(x[c][0], x[c][1], x[c][2], x[c][3]);
 #pragma unroll
     for (int i = 0; i < 4; ++i) squares += x[c][i] * x[c][i];
