@@ -1,55 +1,12 @@
-// SiLU gating and plain quantization of rows. Where no scale is sought, a row is spread over several blocks.
+// SiLU gating and plain quantization of rows. Where no scale is sought, a row is spread over several blocks; where one
+// is, by the kernel of sm90a_gate.cu, on the cards that have clusters.
 #include "kernels/pointwise/block.cuh"
-#include "kernels/pointwise/cuda.h"
-#include "kernels/pointwise/quantize.cuh"
-#include "kernels/pointwise/silu.cuh"
+#include "kernels/pointwise/gate.cuh"
 
 namespace qg {
 namespace {
 
 constexpr int kThreads = 256;
-
-struct GateArguments {
-  int width;
-  const __half* x;  // [rows, width]; gated: [rows, 2 * width], 8 of gate, 8 of up, ...
-  bool gated;
-  const float* prequant;
-  float static_scale;
-  void* out;
-  float* row_scales;
-};
-
-__device__ __forceinline__ void load_half8(float (&x)[8], const __half* from) {
-  const uint4 bits = *reinterpret_cast<const uint4*>(from);
-  const __half2* pairs = reinterpret_cast<const __half2*>(&bits);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 pair = __half22float2(pairs[i]);
-    x[2 * i] = pair.x, x[2 * i + 1] = pair.y;
-  }
-}
-
-__device__ __forceinline__ void values_at(const GateArguments& a, int64_t row, int column, float (&x)[8]) {
-  if (a.gated) {
-    const __half* gate = a.x + (row * a.width + column) * 2;
-    float up[8];
-    load_half8(x, gate);
-    load_half8(up, gate + 8);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x[i] = silu_times(x[i], up[i]);
-  } else {
-    load_half8(x, a.x + row * a.width + column);
-  }
-  if (a.prequant) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x[i] *= a.prequant[column + i];
-  }
-}
-
-template <ActivationForm kForm>
-__device__ __forceinline__ void* row_of(const GateArguments& a, int64_t row) {
-  return static_cast<uint8_t*>(a.out) + row * a.width * (kForm == ActivationForm::f16 ? 2 : 1);
-}
 
 template <ActivationForm kForm>
 __global__ void __launch_bounds__(kThreads) gate_kernel(GateArguments a) {
@@ -103,7 +60,9 @@ void run_gate(const CudaQueue& queue, int64_t rows, const ActivationRequest& req
   if (rows == 0) return;
   const dim3 grid((static_cast<unsigned>(a.width) / 8 + kThreads - 1) / kThreads, static_cast<unsigned>(rows));
   using F = ActivationForm;
-  if (request.form == F::f16)
+  if (request.form != F::f16 && request.per_token && clusters_serve_gate(queue, rows, a.width))
+    launch_gate_per_token_cluster(queue, rows, request.form, a);
+  else if (request.form == F::f16)
     launch(queue, gate_kernel<F::f16>, grid, dim3(kThreads), 0, a);
   else if (request.form == F::fp8 && request.per_token)
     launch(queue, gate_per_token_kernel<F::fp8, 2>, dim3(grid.y), dim3(1024), 0, a);
