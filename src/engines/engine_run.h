@@ -70,9 +70,9 @@ using ServedLoad = std::function<EngineRun(const ServerAddress&, const EngineCas
 class EngineDriver {
  public:
   virtual ~EngineDriver() = default;
-  // Called once, before anything else; throws Error (ExitCode::cannot_here) when the engine is not here at all, with
-  // how to install it.
-  virtual void check() = 0;
+  // Called once, before anything else: the engine is installed, in a version that is known. A run that is not ok ends
+  // all cases with its status and reason ("not_installed", "wrong_version": with how to install it).
+  virtual EngineRun check() = 0;
   // As the engine reports it: part of the key of a result. Empty when it does not say.
   virtual std::string version() const = 0;
   // Before the first workload of a case: checkpoint there and sound, engine built, server up. A run that is not ok
