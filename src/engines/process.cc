@@ -41,6 +41,10 @@ struct Pipe {
   }
 };
 
+std::chrono::steady_clock::duration duration(double seconds) {
+  return std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds));
+}
+
 std::vector<std::string> whole_environment(const std::vector<std::string>& more) {
   std::map<std::string, std::string> named;
   const auto put = [&](const std::string& text) { named[text.substr(0, text.find('='))] = text; };
@@ -116,8 +120,7 @@ Process::Process(ProcessSpec spec) : spec_(std::move(spec)), start_(Clock::now()
                 "end other programs, or raise the limit (ulimit -u)", ExitCode::cannot_here);
   }
   fcntl(output_, F_SETFL, fcntl(output_, F_GETFL) | O_NONBLOCK);
-  if (spec_.limit_s > 0)
-    deadline_ = start_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(spec_.limit_s));
+  if (spec_.limit_s > 0) deadline_ = start_ + duration(spec_.limit_s);
 }
 
 Process::~Process() {
@@ -147,8 +150,9 @@ void Process::take_lines(std::string_view text) {
       continue;
     }
     if (line_.empty()) continue;
-    if (const auto seconds = spec_.on_line ? spec_.on_line(line_) : std::nullopt; seconds && !give_up_at_)
-      give_up_at_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*seconds));
+    const auto seconds = spec_.on_line ? spec_.on_line(line_) : std::nullopt;
+    if (seconds && !give_up_seconds_) give_up_seconds_ = seconds;
+    if (give_up_seconds_) give_up_at_ = Clock::now() + duration(*give_up_seconds_);
     line_.clear();
   }
 }
@@ -189,7 +193,7 @@ void Process::read_status() {
 
 bool Process::wait(double seconds) {
   if (result_.end != ProcessEnd::running) return true;
-  const auto until = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  const auto until = Clock::now() + duration(seconds);
   for (;;) {
     auto next = until;
     if (deadline_) next = std::min(next, *deadline_);
@@ -228,6 +232,8 @@ void Process::end(ProcessEnd why) {
   life_ = -1;
   deadline_.reset();
   give_up_at_.reset();
+  spec_.on_line = {};
+  give_up_seconds_.reset();
   while (!wait(1)) {  // the guard gives up after its own limits
   }
 }

@@ -23,7 +23,7 @@ struct ProcessSpec {
   double limit_s = 0;                    // 0: none
   double grace_s = 5;                    // between the request to end (SIGTERM) and the end (SIGKILL)
   // Called with each line of output when it comes (carriage returns end lines too). A number of seconds means: the
-  // program will not recover from what it said, and has this long to end by itself.
+  // program will hardly recover from what it said; when it says nothing more for this long, it is ended.
   std::function<std::optional<double>(std::string_view line)> on_line;
 };
 
@@ -74,7 +74,8 @@ class Process {
   int life_ = -1, status_ = -1, output_ = -1;  // life_: closing it asks the guard to end everything
   Clock::time_point start_;
   std::optional<Clock::time_point> deadline_, give_up_at_;
-  std::string line_;  // the part of a line that has come
+  std::optional<double> give_up_seconds_;  // since the last line
+  std::string line_;                       // the part of a line that has come
   std::optional<ProcessEnd> why_;
 };
 
