@@ -19,10 +19,10 @@ namespace qg {
 struct EngineMetric {
   std::string name;
   double value = 0;
-  std::optional<int64_t> n;             // samples behind the value
-  std::optional<double> ci_lo, ci_hi;   // both or none
-  std::optional<double> ci_level = {};  // 0.95
-  std::string ci_method = {};           // as Record::ci_method
+  std::optional<int64_t> n = {};                 // samples behind the value
+  std::optional<double> ci_lo = {}, ci_hi = {};  // both or none
+  std::optional<double> ci_level = {};           // 0.95
+  std::string ci_method = {};                    // as Record::ci_method
 };
 
 // One workload of one case on an engine. Trouble is a value here: status and reason, never an exception, so that the
