@@ -131,8 +131,10 @@ EngineRun CommandDriver::build(const EngineCase& e, const CommandLine& command) 
     write_file(command_file, words);
     write_file(done, "");
   }
+  std::ifstream seconds_text(seconds_file);
   double seconds = 0;
-  if (std::ifstream(seconds_file) >> seconds; seconds > 0) run.metrics.push_back({"engine_build_s", seconds});
+  seconds_text >> seconds;
+  if (seconds > 0) run.metrics.push_back({"engine_build_s", seconds});
   run.metrics.push_back({"engine_bytes", static_cast<double>(fs::file_size(engine))});
   return run;
 }
