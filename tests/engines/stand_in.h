@@ -36,7 +36,7 @@ class StandIns {
   std::filesystem::path bin() const { return folder_ / "bin"; }
   void add(const std::string& name, const std::string& script) {
     const std::filesystem::path file = bin() / name;
-    std::ofstream(file, std::ios::binary) << "#!/bin/bash\n" << script;
+    std::ofstream(file, std::ios::binary) << (script.starts_with("#!") ? "" : "#!/bin/bash\n") << script;
     std::filesystem::permissions(file, std::filesystem::perms::owner_all);
   }
   std::string text(const std::string& name) const {
