@@ -123,6 +123,7 @@ ExitCode run_on_engine(EngineId engine, const EngineRunFlags& flags) {
   driver_options.any_version = flags.attempt;
   driver_options.quantgrid = fs::read_symlink("/proc/self/exe", code).string();
   driver_options.scratch = dir;
+  driver_options.served_load = flags.served_load;
   const std::unique_ptr<EngineDriver> driver = make_command_driver(engine, driver_options);
 
   EngineGridOptions options;
@@ -131,6 +132,7 @@ ExitCode run_on_engine(EngineId engine, const EngineRunFlags& flags) {
   options.points = flags.points;
   options.rerun = flags.rerun;
   options.attempt = flags.attempt;
+  options.served = static_cast<bool>(flags.served_load);
   options.base_hash = [](const GridModel& model) {
     info("{}: hashing the weights", model.name);
     return open_model(model.folder)->weights_hash();

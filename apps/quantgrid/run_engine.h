@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "engines/engine_run.h"
 #include "grid/engines.h"
 
 namespace qg {
@@ -14,6 +15,7 @@ struct EngineRunFlags {
   std::vector<std::string> points;
   double limit_minutes = 60;
   bool rerun = false, json = false, attempt = false;
+  ServedLoad served_load;  // with it the engine's server is loaded over HTTP: rows are of the engine "NAME/served"
 };
 
 // Throws Error when nothing can run at all: no such card, no case for it, a journal that cannot be written.
