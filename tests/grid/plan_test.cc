@@ -5,6 +5,7 @@
 
 #include <sstream>
 
+#include "core/error.h"
 #include "grid/commands.h"
 #include "grid/plan_text.h"
 
