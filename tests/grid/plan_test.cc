@@ -169,7 +169,7 @@ TEST(Commands, ScriptOfACase) {
   EXPECT_NE(text.find("--kv fp8 --isl 128 --osl 256 --batch 64"), std::string::npos);
   EXPECT_NE(text.find("quantgrid eval"), std::string::npos);
   EXPECT_EQ(case_script(grid(), rows[30], options()).find("quantize --model"),
-            std::string::npos);  // FP16: nothing to make
+            std::string::npos);                           // FP16: nothing to make
   const auto tensorrt = plan(EngineId::trtllm_tensorrt);  // their scripts are made elsewhere
   EXPECT_THROW(case_script(grid(), tensorrt[1], options(EngineId::trtllm_tensorrt)), Error);
   EXPECT_EQ(script_name(*grid().find_case(2)), "case-02.sh");
