@@ -126,7 +126,7 @@ EngineRun CommandDriver::build(const EngineCase& e, const CommandLine& command) 
     if (end.status == CaseStatus::ok && !fs::exists(engine))
       end = {CaseStatus::failed, "no_engine", fmt::format("{} left no {}", command.argv[0], engine.string())};
     if (end.status != CaseStatus::ok) return as_run(end, "the engine could not be built");
-    write_file(seconds_file, fmt::format("{:.1f}\n", result.seconds));
+    write_file(seconds_file, fmt::format("{:.3f}\n", result.seconds));
     write_file(folder / "build.bytes", fmt::format("{}\n", fs::file_size(engine)));
     write_file(command_file, words);
     write_file(done, "");
