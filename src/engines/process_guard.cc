@@ -142,6 +142,11 @@ void end_everything(Main& main, int64_t grace_ms) {
   reap(main);
 }
 
+void close_files(unsigned from, unsigned to) {
+  if (syscall(SYS_close_range, from, to, 0) == 0) return;
+  for (unsigned fd = from; fd <= to && fd < 65536; ++fd) close(static_cast<int>(fd));  // Linux before 5.9
+}
+
 void close_other_files(int a, int b, int c) {
   int keep[3] = {a, b, c};
   for (int i = 0; i < 3; ++i)
@@ -153,10 +158,10 @@ void close_other_files(int a, int b, int c) {
       }
   unsigned from = 0;
   for (int k : keep) {
-    if (static_cast<unsigned>(k) > from) syscall(SYS_close_range, from, static_cast<unsigned>(k) - 1, 0);
+    if (static_cast<unsigned>(k) > from) close_files(from, static_cast<unsigned>(k) - 1);
     from = static_cast<unsigned>(k) + 1;
   }
-  syscall(SYS_close_range, from, ~0U, 0);
+  close_files(from, ~0U);
 }
 
 [[noreturn]] void become_program(const GuardOrder& order, pid_t guard, int failure) {

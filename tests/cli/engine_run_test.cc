@@ -213,8 +213,7 @@ TEST_F(EngineRunTest, KilledItLeavesNothingBehindAndGoesOn) {
     const pid_t child = fork();
     if (child == 0) {
       if (chdir(folder_.c_str()) != 0) _exit(9);
-      freopen("/dev/null", "w", stdout);
-      freopen("/dev/null", "w", stderr);
+      if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr)) _exit(9);
       execl(QG_BINARY, QG_BINARY, "run", "grid.toml", "--engine", "vllm", "--journal", "j.jsonl", nullptr);
       _exit(9);
     }
