@@ -11,6 +11,7 @@
 #include "grid/filter.h"
 #include "grid_run.h"
 #include "model/open_model.h"
+#include "run_engine.h"
 #include "verb.h"
 
 namespace qg {
@@ -21,7 +22,33 @@ struct RunFlags {
                                                journal, weights_from;
   std::vector<std::string> points;
   bool rerun = false, json = false;
+  // Of other engines only.
+  std::string gpu, engine_dir;
+  double limit_minutes = 0;
+  bool attempt = false;
 };
+
+// Flags that would be ignored are refused.
+ExitCode run_other(EngineId engine, const RunFlags& f) {
+  if (!f.weights_from.empty())
+    throw Error("other engines load checkpoints, not random weights in memory", "--weights-from", "leave it out");
+  if (f.executor != "auto") throw Error("an executor is the native engine's", "--executor", "leave it out");
+  EngineRunFlags flags;
+  flags.grid = f.grid;
+  flags.model_dir = f.model_dir;
+  flags.filter = f.filter;
+  flags.target = f.target;
+  flags.profile = f.profile;
+  flags.journal = f.journal;
+  flags.points = f.points;
+  flags.rerun = f.rerun;
+  flags.json = f.json;
+  flags.attempt = f.attempt;
+  flags.engine_dir = f.engine_dir;
+  if (!f.gpu.empty()) flags.gpu = f.gpu;
+  if (f.limit_minutes > 0) flags.limit_minutes = f.limit_minutes;
+  return run_on_engine(engine, flags);
+}
 
 GpuInventory gpus_here() {
   GpuInventory found = list_gpus();
@@ -128,9 +155,16 @@ Json cases_json(GridRun& run) {
 }
 
 ExitCode run(const RunFlags& flags) {
-  if (find_engine(flags.engine, flags.backend).id != EngineId::native)
-    throw Error("other engines than the native one cannot be driven yet", "--engine " + flags.engine, "leave it out",
-                ExitCode::cannot_here);
+  const EngineId engine = find_engine(flags.engine, flags.backend).id;
+  if (engine == EngineId::openai)
+    throw Error("an OpenAI-compatible server has no benchmark of its own to start", "--engine openai",
+                "name tensorrt-llm or vllm");
+  if (engine != EngineId::native) return run_other(engine, flags);
+  for (const auto& [given, flag] : {std::pair{!flags.gpu.empty(), "--gpu"},
+                                    {!flags.engine_dir.empty(), "--engine-dir"},
+                                    {flags.limit_minutes > 0, "--limit-minutes"},
+                                    {flags.attempt, "--attempt"}})
+    if (given) throw Error("this is for other engines than the native one", flag, "leave it out, or name --engine");
   if (flags.executor == "cuda" && !has_cuda_executor())
     throw Error("this build has no CUDA executor", "--executor cuda", "use quantgrid-cuda ('make gpu' builds it)",
                 ExitCode::cannot_here);
@@ -187,6 +221,15 @@ const RegisterVerb kVerb(
        command.add_option("--journal", f->journal, "journal to append to (default: GRID.jsonl here)");
        command.add_option("--weights-from", f->weights_from,
                           "synth or synth:SEED: random weights where a model is missing, speed only");
+       command.add_option("--engine-dir", f->engine_dir,
+                          "of another engine: folder of its reports, logs and built engines (default: GRID-ENGINE)");
+       command.add_option("--gpu", f->gpu, "of another engine: its card, by index or UUID (default: the first)");
+       command
+           .add_option("--limit-minutes", f->limit_minutes,
+                       "of another engine: after this it is ended, and the case is a timeout (default 60)")
+           ->check(CLI::Range(0.001, 100000.0));
+       command.add_flag("--attempt", f->attempt,
+                        "of another engine: run what it does not list as supported, and versions that are not known");
        command.add_flag("--rerun", f->rerun, "measure again what is done");
        command.add_flag("--json", f->json, "print JSON");
        return [f] { return run(*f); };

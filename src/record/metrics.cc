@@ -51,6 +51,9 @@ const std::vector<MetricSpec>& metrics() {
       {"flip_rate", "1", "ratio", "accuracy", "", less, "share of questions whose answer differs from the baseline's"},
       // quantize
       {"quantize_s", "s", "sum", "quantize", "", less, "wall time to make the checkpoint"},
+      {"engine_build_s", "s", "sum", "quantize", "", less,
+       "wall time in which another engine built from the checkpoint what it runs"},
+      {"engine_bytes", "bytes", "sum", "memory", "", less, "what another engine built from the checkpoint, on disk"},
   };
   return rows;
 }
