@@ -94,8 +94,10 @@ if [[ "${1:-}" == --peers ]]; then
   built=scripts/requirements-peers-built.txt
   if ! sha256sum --check --status .venv-peers/built.sha256 2>/dev/null; then
     say "building llama.cpp's server from its source package; this takes minutes"
-    # Without the part for pictures, which nothing here needs.
-    CMAKE_ARGS="-DLLAVA_BUILD=OFF" .venv-peers/bin/pip install --quiet --disable-pip-version-check --no-input \
+    # Without the part for pictures, which nothing here needs, and for any processor with AVX2: a virtual machine may name
+    # instructions (AMX) that it then refuses.
+    peer_options="-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
+    CMAKE_ARGS="$peer_options" .venv-peers/bin/pip install --quiet --disable-pip-version-check --no-input \
       --require-hashes --no-deps --no-binary=:all: --no-build-isolation -r "$built"
     sha256sum "$built" >.venv-peers/built.sha256
   fi
