@@ -109,29 +109,29 @@ def main():
 
     # A virtual environment's Python must be called by its own path.
     with llama_cpp(args.python.absolute(), gguf(out), out / "llama.cpp.log") as url:
-        quantgrid(binary, out, "run", grid, "--engine", "openai", "--server-name", "llama.cpp", "--base-url", url,
+        quantgrid(binary, out, "run", grid, "--engine", "openai", "--server-name", "llama.cpp-q4_1", "--base-url", url,
                   "--prompts", "text", "--model-dir", args.models.resolve(), *common)
     quantgrid(binary, out, "run", grid, "--served", *ours, *common)
     quantgrid(binary, out, "run", grid, *ours, *common)
 
     values, ends = rows(journal)
-    for engine in ("openai/llama.cpp", "native/served", "native"):
+    for engine in ("openai/llama.cpp-q4_1", "native/served", "native"):
         for workload, metric in (("decode/b1", "output_tok_s"), ("prefill/512", "prefill_tok_s"), ("64/32", "output_tok_s")):
             end = ends.get((engine, workload))
             check(end, f"{engine} {workload} is not in the journal")
             check(end["status"] == "ok", f"{engine} {workload}: {end['status']}: {end.get('error_msg')}")
             check(values[engine, workload, metric] > 0, f"{engine} {workload}: {metric} is {values[engine, workload, metric]}")
-    peer = ends["openai/llama.cpp", "decode/b1"]
+    peer = ends["openai/llama.cpp-q4_1", "decode/b1"]
     check("llama.cpp" in peer["engine_version"], peer["engine_version"])
     check(GGUF in peer["engine_flags"], peer["engine_flags"])
-    check(abs(values["openai/llama.cpp", "decode/b1", "prompt_tokens_mean"] - 32) <= 1, "prompts have another length")
+    check(abs(values["openai/llama.cpp-q4_1", "decode/b1", "prompt_tokens_mean"] - 32) <= 1, "prompts have another length")
 
     quantgrid(binary, out, "report", journal, "--grid", grid, "-o", "peers.html", "--md", "peers.md")
     markdown = (out / "peers.md").read_text()
-    for engine in ("openai/llama.cpp", "native/served", "| native |"):
+    for engine in ("openai/llama.cpp-q4_1", "native/served", "| native |"):
         check(engine in markdown, f"{engine} is not in the report")
     share = values["native/served", "decode/b1", "output_tok_s"] / values["native", "decode/b1", "output_tok_s"]
-    print(f"decode/b1: {values['openai/llama.cpp', 'decode/b1', 'output_tok_s']:.1f} tok/s by llama.cpp's server, "
+    print(f"decode/b1: {values['openai/llama.cpp-q4_1', 'decode/b1', 'output_tok_s']:.1f} tok/s by llama.cpp's server, "
           f"{values['native/served', 'decode/b1', 'output_tok_s']:.1f} by ours, {share:.1%} of the engine in one process")
     print(f"test-peers: passed; journal {journal.relative_to(Path.cwd()) if journal.is_relative_to(Path.cwd()) else journal}")
 
