@@ -1,7 +1,7 @@
 # The front door. Each target says its steps; the work is in scripts/ and CMakePresets.json.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build model texts rotated demo test test-long check format tidy gpu gpu-test gpu-bench gpu-speed \
+.PHONY: help setup build model texts rotated demo test test-long test-peers test-fleet check format tidy gpu gpu-test gpu-bench gpu-speed \
         results release clean
 # Steps of one command come one after the other, also under make -j.
 .NOTPARALLEL:
@@ -45,6 +45,13 @@ test-long: setup model texts  ## test, all of it under sanitizers too, longer fu
 	@log=results/test-long-$$(date +%Y-%m-%d)-$$(git rev-parse --short=12 HEAD).log; set -o pipefail; \
 	 { echo "machine: $$(nproc) x $$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)"; git status --short; \
 	   scripts/test.sh --long; } 2>&1 | sed -u "s|$$PWD|.|g" | tee "$$log"; status=$$?; echo "log: $$log"; exit $$status
+
+test-peers: build model  ## llama.cpp's server (built here, for minutes) and ours, the same load, one report
+	@scripts/setup.sh --peers
+	@.venv-peers/bin/python tests/peers/peer_run.py --binary bin/quantgrid --python .venv-peers/bin/python --out build/peers
+
+test-fleet: build  ## submit --slurm on a Slurm of one node, where Debian's slurm packages are installed
+	@python3 tests/fleet/slurm_run.py --binary bin/quantgrid
 
 check:  ## include rules, tests reached, style, format; every header compiled alone
 	@scripts/check.sh

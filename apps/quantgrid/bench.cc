@@ -2,29 +2,16 @@
 #include <fmt/format.h>
 
 #include "bench/measure.h"
+#include "bench_flags.h"
 #include "core/json.h"
 #include "core/memory.h"
 #include "core/progress.h"
-#include "grid/models.h"
-#include "model/architecture.h"
-#include "quantize/recipe.h"
-#include "quantize/synthetic_checkpoint.h"
-#include "session.h"
 #include "verb.h"
 
 namespace qg {
 namespace {
 
-struct BenchFlags {
-  ModelFlags model;
-  int64_t isl = 128, osl = 256, batch = 0, concurrency = 0, rounds = 5, requests = 0;
-  double rate = 0;
-  std::string weights_from, weights = "fp16";
-  int64_t max_batch = 0, max_rows = 0, prefill_chunk = 0;
-  bool json = false;
-};
-
-Load load_of(const BenchFlags& flags) {
+Load load_of_flags(const BenchFlags& flags) {
   Load load;
   load.isl = flags.isl;
   load.osl = flags.osl;
@@ -46,36 +33,6 @@ Load load_of(const BenchFlags& flags) {
     load.name = fmt::format("decode/b{}", load.batch);
   }
   return load;
-}
-
-// A model's shapes with random weights, all in memory.
-std::shared_ptr<const Checkpoint> synthetic_checkpoint(const BenchFlags& flags) {
-  constexpr std::string_view kPrefix = "synth:";
-  const std::string& from = flags.weights_from;
-  const std::string digits = from.starts_with(kPrefix) ? from.substr(kPrefix.size()) : "";
-  if (digits.empty() || digits.size() > 18 || digits.find_first_not_of("0123456789") != std::string::npos)
-    throw Error("--weights-from is \"" + from + "\"", "", "give synth:SEED, such as synth:1");
-  const KnownModel* known = find_known_model(flags.model.model);
-  if (!known)
-    throw Error("model \"" + flags.model.model + "\" is not one whose shapes are known", "--model",
-                "with --weights-from give a name such as llama-3.1-8b");
-  const ModelTable table = make_model_table(known->shape);
-  SyntheticOptions options;
-  options.seed = std::stoull(digits);
-  QuantSpec quant;
-  quant.weights = *parse_weight_format(flags.weights);
-  if (quant.weights != WeightFormat::fp16) {
-    std::vector<int64_t> widths;
-    for (const LinearSpec& linear : table.linears) widths.push_back(linear.k);
-    quant = default_recipe(quant.weights).spec(widths);
-    quant.prequant_scales = false;
-  }
-  return make_synthetic_checkpoint(table, quant, options);
-}
-
-Session open_session(const BenchFlags& flags) {
-  if (flags.weights_from.empty()) return Session(flags.model);
-  return Session(flags.model, synthetic_checkpoint(flags));
 }
 
 Json result_json(const BenchResult& r, const Load& load, Executor& executor) {
@@ -124,8 +81,13 @@ void print_result(const BenchResult& r, const Load& load, Executor& executor) {
 ExitCode run(const BenchFlags& flags) {
   if ((flags.batch > 0) + (flags.concurrency > 0) + (flags.rate > 0) > 1)
     throw Error("--batch, --concurrency and --rate exclude each other", "", "give one of them");
-  Load load = load_of(flags);
-  Session session = open_session(flags);
+  const Load load = load_of_flags(flags);
+  if (flags.behind_server()) return bench_server(flags, load);
+  if (flags.engine != "native")
+    throw Error("bench measures the native engine and servers", "--engine " + flags.engine,
+                "use `quantgrid run GRID --engine " + flags.engine + "`");
+  if (flags.model.model.empty()) throw Error("no model is named", "", "add --model DIR");
+  Session session(flags.model, synthetic_checkpoint(flags.synthetic, flags.model.model));
   const int64_t in_flight = load.arrival == Arrival::rate ? 64 : load.batch;
   EngineOptions engine_options;
   engine_options.max_batch = flags.max_batch > 0 ? flags.max_batch : in_flight;
@@ -155,6 +117,7 @@ const RegisterVerb kVerb(
      [](CLI::App& command) -> std::function<ExitCode()> {
        auto flags = std::make_shared<BenchFlags>();
        declare_model_flags(command, flags->model);
+       command.get_option("--model")->required(false);  // a server may have any
        command.add_option("--isl", flags->isl, "tokens in, of each request")->check(CLI::Range(1, 10000000));
        command.add_option("--osl", flags->osl, "tokens out, of each request")->check(CLI::Range(1, 10000000));
        command.add_option("--batch", flags->batch, "requests that start together (decode speed)")
@@ -164,10 +127,11 @@ const RegisterVerb kVerb(
        command.add_option("--requests", flags->requests, "requests in all, with --concurrency or --rate")
            ->check(CLI::Range(1, 10000000));
        command.add_option("--rounds", flags->rounds, "measured rounds after one warm-up")->check(CLI::Range(1, 1000));
-       command.add_option("--weights-from", flags->weights_from,
-                          "synth:SEED: random weights in the shapes of the model that --model names; speed only");
-       command.add_option("--weights", flags->weights, "with --weights-from: fp16, fp8, int4_awq or int8_sq")
-           ->check(CLI::IsMember({"fp16", "fp8", "int4_awq", "int8_sq"}));
+       declare_synthetic_flags(command, flags->synthetic);
+       command.add_option("--engine", flags->engine, "native, or openai: a server with OpenAI's API at --base-url");
+       command.add_option("--vocab", flags->vocab, "with --engine openai: token ids are drawn from below this")
+           ->check(CLI::Range(1024, 1 << 22));
+       declare_server_flags(command, flags->server);
        command.add_option("--max-batch", flags->max_batch, "most sequences running at once (default: all in flight)")
            ->check(CLI::Range(1, 100000));
        command.add_option("--max-rows", flags->max_rows, "most tokens in one step")->check(CLI::Range(1, 1000000));

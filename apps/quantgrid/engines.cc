@@ -13,7 +13,8 @@
 namespace qg {
 namespace {
 
-constexpr std::string_view kServer = "a server of your own: the grid only sends it requests";
+constexpr std::string_view kServer =
+    "a server that is up: `quantgrid run GRID --engine openai --base-url http://HOST:PORT`";
 
 // What is here of an engine, and what to do about it.
 struct Here {

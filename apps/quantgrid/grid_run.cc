@@ -7,6 +7,7 @@
 #include "checkpoint/kv_scales.h"
 #include "checkpoint/synthetic.h"
 #include "core/error.h"
+#include "core/file_lock.h"
 #include "core/hash.h"
 #include "core/interrupt.h"
 #include "core/log.h"
@@ -35,6 +36,12 @@ std::filesystem::path synthetic_folder(const Grid& grid, const GridModel& row, u
   return grid.models_dir / fmt::format("{}-synth-{}", row.stem, seed);
 }
 
+// Tasks of a fleet share the folder: each checkpoint is made once.
+std::filesystem::path lock_file(const Grid& grid, const GridModel& row) {
+  std::filesystem::create_directories(grid.models_dir);
+  return grid.models_dir / ("." + row.stem + ".lock");
+}
+
 }  // namespace
 
 GridRun::GridRun(const Grid& grid, std::vector<Case> cases, GridRunOptions options, JournalWriter& journal)
@@ -61,6 +68,7 @@ GridRun::Model& GridRun::model(const std::string& name) {
       return *slot;
     }
     m->folder = synthetic_folder(grid_, *m->row, *options_.synth_seed);
+    const FileLock lock(lock_file(grid_, *m->row), "making this model");
     if (!std::filesystem::exists(m->folder)) {
       const ModelTable table = make_model_table(m->row->shape.value());
       SyntheticOptions synthetic;
@@ -92,8 +100,7 @@ std::shared_ptr<const Checkpoint> GridRun::synthetic_checkpoint(const Model& m, 
   return make_synthetic_checkpoint(table, quant, synthetic);
 }
 
-void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases) {
-  if (!m.tokenizer) return;  // random weights in memory
+QuantizeJob GridRun::missing_checkpoints(const Model& m, const std::vector<Case>& cases) const {
   const EngineSpec& native = engine_spec(EngineId::native);
   QuantizeJob job;
   std::set<std::string> names;
@@ -107,7 +114,16 @@ void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases)
     output.out = grid_.models_dir / name;
     job.outputs.push_back(std::move(output));
   }
-  if (job.outputs.empty() && job.kv_scales.empty()) return;
+  return job;
+}
+
+void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases) {
+  if (!m.tokenizer) return;  // random weights in memory
+  const QuantizeJob missing = missing_checkpoints(m, cases);
+  if (missing.outputs.empty() && missing.kv_scales.empty()) return;
+  const FileLock lock(lock_file(grid_, *m.row), "making checkpoints of this model");
+  QuantizeJob job = missing_checkpoints(m, cases);
+  if (job.outputs.empty() && job.kv_scales.empty()) return;  // meanwhile another process has made them
   if (grid_.calibration.text.empty())
     throw Error("checkpoints or KV scales are missing and the grid names no calibration text", grid_.file.string(),
                 "add [calibration] text = \"FILE\", or make them with `quantgrid quantize`");
@@ -191,6 +207,7 @@ CellPart GridRun::part(Model& m, const Case& c, const std::string& workload, con
   id.kv = to_string(c.kv);
   id.workload = workload + ": " + description;
   id.engine = engine_spec(EngineId::native).key();
+  if (options_.served && workload != "quantize") id.engine += "/served";
   id.engine_build = version() + " " + build_commit();
   id.target = c.gpu;
   id.measured_on = options_.measured_on;
@@ -301,6 +318,12 @@ void GridRun::run() {
     if (cases.empty()) continue;
     Model& m = model(name);
     make_missing_checkpoints(m, cases);
+    if (options_.served) {
+      for (const Case& c : cases)
+        for (const Workload& w : wanted_workloads) run_speed(m, c, w);
+      serve_child_.reset();
+      continue;
+    }
     if (m.synthetic)
       info("{}: accuracy is not measured on random weights", name);
     else if (!grid_.accuracy.text.empty())

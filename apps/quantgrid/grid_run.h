@@ -11,10 +11,13 @@
 
 #include "bench/load.h"
 #include "bench/measure.h"
+#include "bench/nvml.h"
 #include "checkpoint/checkpoint.h"
+#include "engines/serve_child.h"
 #include "eval/windows.h"
 #include "grid/engines.h"
 #include "grid/grid.h"
+#include "quantize/quantize.h"
 #include "record/case_key.h"
 #include "record/journal.h"
 #include "runtime/engine.h"
@@ -33,6 +36,7 @@ struct GridRunOptions {
   std::vector<std::string> points;     // workloads that are run; empty: all of the profile
   std::optional<uint64_t> synth_seed;  // missing models get random weights of this seed: speed only
   bool rerun = false;
+  bool served = false;  // speed through `quantgrid serve`, started for it; nothing else is measured
 };
 
 // One measurement of one case, as it stands in the journal.
@@ -41,6 +45,11 @@ struct CellPart {
   CaseIdentity identity;
   std::string key;
 };
+
+// What a speed measurement says of the card: clocks and temperature as it left them, the energy that it took.
+void add_conditions(const GpuReading& before, const GpuReading& after, Record& common);
+void add_gpu_rows(const Record& common, const BenchResult& r, const GpuReading& before, const GpuReading& after,
+                  std::vector<Record>& rows);
 
 class GridRun {
  public:
@@ -60,6 +69,7 @@ class GridRun {
   // grid_run.cc
   Model& model(const std::string& name);
   std::shared_ptr<const Checkpoint> synthetic_checkpoint(const Model& m, WeightFormat weights) const;
+  QuantizeJob missing_checkpoints(const Model& m, const std::vector<Case>& cases) const;
   void make_missing_checkpoints(Model& m, const std::vector<Case>& cases);
   // A 16-bit model with an 8-bit cache is run from its own folder; its cache's calibration is a file beside the folder.
   bool needs_kv_scales_file(const Model& m, const Case& c) const;
@@ -82,6 +92,10 @@ class GridRun {
   void run_accuracy_batch(Model& m, const std::vector<Case>& cases, const EvalText& text);
   void run_speed(Model& m, const Case& c, const Workload& workload);
   std::optional<double> roofline_share(const Model& m, const Case& c, const Load& load, const BenchResult& r) const;
+
+  // grid_run_served.cc
+  void run_served(Model& m, const Case& c, const Workload& workload);
+  ServeChild& serve_child(Model& m, const Case& c, const Workload& workload);
   void run_memory(Model& m, const Case& c);
   std::string accuracy_description(const Model& m) const;
 
@@ -93,6 +107,7 @@ class GridRun {
   std::set<std::string> failed_;
   std::shared_ptr<Executor> speed_executor_;  // of the case below
   std::string speed_case_;
+  std::unique_ptr<ServeChild> serve_child_;
 };
 
 struct GridRun::Model {

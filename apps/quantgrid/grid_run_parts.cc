@@ -41,23 +41,6 @@ void set_interval(Record& row, const Interval& interval, int64_t tokens) {
   row.n = tokens;
 }
 
-Load load_of(const Workload& w) {
-  Load load;
-  load.name = w.name;
-  load.isl = w.isl_tokens;
-  load.osl = w.kind == WorkloadKind::prefill ? 1 : w.osl_tokens;
-  load.rounds = w.rounds;
-  if (w.kind == WorkloadKind::throughput) {
-    load.speed = SpeedKind::throughput;
-    load.rounds = 1;
-    load.batch = w.requests > 0 ? w.requests : 16;
-  } else {
-    load.speed = w.kind == WorkloadKind::prefill ? SpeedKind::prefill : SpeedKind::decode;
-    load.batch = w.batch;
-  }
-  return load;
-}
-
 std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const Load& load) {
   std::vector<Record> rows;
   const auto add = [&](std::string_view metric, double value) {
@@ -80,7 +63,8 @@ std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const
   return rows;
 }
 
-// Clocks and temperature as a measurement left them, and the energy that it took.
+}  // namespace
+
 void add_conditions(const GpuReading& before, const GpuReading& after, Record& common) {
   common.sm_mhz_mean = after.sm_mhz;
   common.temp_c_max = after.temperature_c;
@@ -98,8 +82,6 @@ void add_gpu_rows(const Record& common, const BenchResult& r, const GpuReading& 
   rows.push_back(measured(common, "j_per_output_token", joules / static_cast<double>(r.output_tokens)));
   rows.push_back(measured(common, "power_w_mean", joules / r.seconds));
 }
-
-}  // namespace
 
 std::string GridRun::accuracy_description(const Model&) const {
   return protocol_of(grid_.accuracy).describe() + ", " + grid_.accuracy.text.filename().string();
@@ -197,6 +179,7 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
   const CellPart p =
       part(m, c, w.name, fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds));
   if (!wanted(p)) return;
+  if (options_.served) return run_served(m, c, w);
   const auto start = Clock::now();
   Record common = common_record(m, c, p);
   const Load load = load_of(w);

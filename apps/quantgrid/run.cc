@@ -12,6 +12,7 @@
 #include "grid_run.h"
 #include "model/open_model.h"
 #include "run_engine.h"
+#include "run_server.h"
 #include "verb.h"
 
 namespace qg {
@@ -21,6 +22,8 @@ struct RunFlags {
   std::string grid, model_dir, filter, target, engine = "native", backend, profile = "quick", executor = "auto",
                                                journal, weights_from;
   std::vector<std::string> points;
+  ServerFlags server;
+  std::string server_name;
   bool rerun = false, json = false;
   // Of other engines only.
   std::string gpu, engine_dir;
@@ -47,6 +50,7 @@ ExitCode run_other(EngineId engine, const RunFlags& f) {
   flags.engine_dir = f.engine_dir;
   if (!f.gpu.empty()) flags.gpu = f.gpu;
   if (f.limit_minutes > 0) flags.limit_minutes = f.limit_minutes;
+  if (f.server.served) flags.served_load = openai_served_load(load_options(f.server, nullptr));
   return run_on_engine(engine, flags);
 }
 
@@ -154,30 +158,64 @@ Json cases_json(GridRun& run) {
   return list;
 }
 
+std::filesystem::path journal_file(const RunFlags& flags) {
+  const std::filesystem::path file =
+      flags.journal.empty() ? std::filesystem::path(flags.grid).stem().string() + ".jsonl" : flags.journal;
+  if (!file.parent_path().empty()) std::filesystem::create_directories(file.parent_path());
+  return file;
+}
+
+Grid grid_of(const RunFlags& flags) {
+  Grid grid = load_grid(flags.grid, read_model_shape);
+  if (flags.model_dir.empty()) return grid;
+  grid.models_dir = flags.model_dir;
+  for (GridModel& m : grid.models) m.folder = grid.models_dir / m.stem;
+  return grid;
+}
+
+// A case on a server that is up already: the card is the one that the case names.
+ExitCode run_openai(const RunFlags& flags) {
+  if (flags.server.served)
+    throw Error("--served starts a server, but one is named that is up already", "--engine openai",
+                "leave one of them out");
+  const Grid grid = grid_of(flags);
+  std::vector<Case> cases = filtered(grid.cases, flags.filter.empty() ? Filter() : Filter(flags.filter, grid));
+  if (!flags.target.empty()) std::erase_if(cases, [&](const Case& c) { return c.gpu != flags.target; });
+  if (cases.empty()) throw Error("no case is left", "--filter " + flags.filter, "`quantgrid plan` shows the cases");
+  ServerRunOptions options;
+  options.server = flags.server;
+  options.name = flags.server_name;
+  options.workloads = grid.workloads_of(*parse_profile(flags.profile));
+  if (!flags.points.empty())
+    std::erase_if(options.workloads, [&](const Workload& w) {
+      return std::find(flags.points.begin(), flags.points.end(), w.name) == flags.points.end();
+    });
+  options.rerun = flags.rerun;
+  options.json = flags.json;
+  JournalWriter journal(journal_file(flags), this_environment());
+  return run_on_server(grid, cases, options, journal);
+}
+
 ExitCode run(const RunFlags& flags) {
   const EngineId engine = find_engine(flags.engine, flags.backend).id;
-  if (engine == EngineId::openai)
-    throw Error("an OpenAI-compatible server has no benchmark of its own to start", "--engine openai",
-                "name tensorrt-llm or vllm");
-  if (engine != EngineId::native) return run_other(engine, flags);
   for (const auto& [given, flag] : {std::pair{!flags.gpu.empty(), "--gpu"},
                                     {!flags.engine_dir.empty(), "--engine-dir"},
                                     {flags.limit_minutes > 0, "--limit-minutes"},
                                     {flags.attempt, "--attempt"}})
-    if (given) throw Error("this is for other engines than the native one", flag, "leave it out, or name --engine");
+    if (given && (engine == EngineId::native || engine == EngineId::openai))
+      throw Error("this is for engines that are started here, TensorRT-LLM and vLLM", flag, "leave it out");
+  if (engine == EngineId::openai) return run_openai(flags);
+  if (engine != EngineId::native) return run_other(engine, flags);
   if (flags.executor == "cuda" && !has_cuda_executor())
     throw Error("this build has no CUDA executor", "--executor cuda", "use quantgrid-cuda ('make gpu' builds it)",
                 ExitCode::cannot_here);
-  Grid grid = load_grid(flags.grid, read_model_shape);
-  if (!flags.model_dir.empty()) {
-    grid.models_dir = flags.model_dir;
-    for (GridModel& m : grid.models) m.folder = grid.models_dir / m.stem;
-  }
+  const Grid grid = grid_of(flags);
   GridRunOptions options;
   options.profile = *parse_profile(flags.profile);
   options.rerun = flags.rerun;
   options.synth_seed = synth_seed(flags.weights_from);
   options.points = flags.points;
+  options.served = flags.server.served;
   Environment environment = this_environment();
   if (has_cuda_executor() && flags.executor != "cpu") {
     options.executor = "cuda";
@@ -186,11 +224,8 @@ ExitCode run(const RunFlags& flags) {
     describe_gpu(gpus, environment);
   }
   const std::vector<Case> cases = chosen_cases(grid, flags, options);
-  const std::filesystem::path journal_file =
-      flags.journal.empty() ? std::filesystem::path(flags.grid).stem().string() + ".jsonl" : flags.journal;
-  if (!journal_file.parent_path().empty()) std::filesystem::create_directories(journal_file.parent_path());
-  JournalWriter journal(journal_file, environment);
-  info("{} cases, journal {}", cases.size(), journal_file.string());
+  JournalWriter journal(journal_file(flags), environment);
+  info("{} cases, journal {}", cases.size(), journal.file().string());
   GridRun grid_run(grid, cases, options, journal);
   grid_run.run();
   if (flags.json)
@@ -230,6 +265,9 @@ const RegisterVerb kVerb(
            ->check(CLI::Range(0.001, 100000.0));
        command.add_flag("--attempt", f->attempt,
                         "of another engine: run what it does not list as supported, and versions that are not known");
+       declare_server_flags(command, f->server);
+       command.add_option("--server-name", f->server_name, "tells servers apart: the record's engine is openai/NAME")
+           ->group("Servers");
        command.add_flag("--rerun", f->rerun, "measure again what is done");
        command.add_flag("--json", f->json, "print JSON");
        return [f] { return run(*f); };

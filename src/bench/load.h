@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "grid/grid.h"
+
 namespace qg {
 
 enum class Arrival {
@@ -34,6 +36,9 @@ struct Load {
 
 // "decode/b8" is 128 in, 256 out, batch 8; "1000/1000" offers all requests at once. Empty when the name is neither.
 std::optional<Load> parse_load(const std::string& name);
+
+// A workload of a grid.
+Load load_of(const Workload& workload);
 
 // The prompt of request `index`: token ids drawn uniformly from [first_id, vocab), so that no two prompts share a
 // prefix and no special token (which sit at either end of a vocabulary) is met early. A function of (seed, index)
