@@ -206,7 +206,7 @@ std::vector<Reply> replies_of(const std::shared_ptr<const Checkpoint>& checkpoin
   options.deterministic = true;
   ExecutorOptions executor_options = options_for(KvFormat::fp16);
   executor_options.page_tokens = 16;
-  executor_options.num_pages = 24;
+  executor_options.num_pages = 16;
   executor_options.max_rows = options.max_rows;
   executor_options.max_pieces = options.max_batch;
   executor_options.deterministic = true;
@@ -215,12 +215,12 @@ std::vector<Reply> replies_of(const std::shared_ptr<const Checkpoint>& checkpoin
   Engine engine(executor, options);
   Rng rng(3);
   std::map<RequestId, size_t> numbers;
-  std::vector<Reply> replies(400);
+  std::vector<Reply> replies(300);
   for (size_t i = 0; i < replies.size(); ++i) {
     Request request;
-    for (uint64_t t = 1 + rng.next_below(100); t > 0; --t)
+    for (uint64_t t = 1 + rng.next_below(40); t > 0; --t)
       request.prompt.push_back(static_cast<int32_t>(rng.next_below(1000)));
-    request.max_tokens = static_cast<int64_t>(1 + rng.next_below(100));
+    request.max_tokens = static_cast<int64_t>(1 + rng.next_below(140));
     for (uint64_t s = rng.next_below(40); s > 0; --s)
       request.stop_tokens.push_back(static_cast<int32_t>(rng.next_below(1000)));
     if (i % 2 == 0) request.sampling = {.temperature = 1, .top_k = 0, .top_p = 1, .seed = i};
