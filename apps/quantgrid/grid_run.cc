@@ -281,6 +281,7 @@ CudaExecutorOptions GridRun::cuda_options(const Case& c) const {
   if (c.gpu == options_.measured_on || card.is_cpu()) return cuda;
   cuda.family = family_of(card.cc());
   cuda.memory_bytes = card.memory_bytes;
+  cuda.shared_bytes = card.shared_bytes_per_block();
   return cuda;
 }
 

@@ -101,6 +101,8 @@ CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const E
   QG_CUDA(cudaSetDevice(cuda_.device));
   device_ = read_device_capabilities(cuda_.device);
   if (cuda_.family) device_.family = std::min(device_.family, *cuda_.family);
+  if (cuda_.shared_bytes > 0)
+    device_.shared_bytes_per_block = std::min(device_.shared_bytes_per_block, cuda_.shared_bytes);
   if (options_.max_pieces <= 0) options_.max_pieces = options_.max_rows;
   if (options_.page_tokens <= 0 || options_.max_rows <= 0)
     throw Error(

@@ -13,6 +13,7 @@ struct CudaExecutorOptions {
   int device = 0;                      // as CUDA numbers them
   std::optional<KernelFamily> family;  // an earlier family than the card's own: run what an earlier card would run
   int64_t memory_bytes = 0;            // use no more of the card than this; 0 = all that is free
+  int64_t shared_bytes = 0;            // of a block's shared memory; 0 = what the card has
   bool graphs = true;                  // capture decode steps
 };
 
