@@ -3,7 +3,7 @@
 // operation, on the very values that it read, as the executor's taps tell them.
 //
 // Tolerances. Linear layers: those of linear_case.h, in double precision over the stored bytes. Attention: that of
-// attention_test.cc; keys and values are stored again from the tapped qkv, which gives the same bytes
+// attention_step.h; keys and values are stored again from the tapped qkv, which gives the same bytes
 // (kvcache_test.cc). Then, for what is rounded to the form of the next layer's input: half a step of that form.
 #include <fmt/format.h>
 
