@@ -10,6 +10,7 @@
 #include "core/quant_spec.h"
 #include "kernels/common/activation.h"
 #include "kernels/common/cuda.h"
+#include "kernels/common/cuda_upload.h"
 #include "kernels/common/device.h"
 
 namespace qg {
@@ -29,6 +30,7 @@ class CudaLinearContext {
   CudaLinearContext& operator=(const CudaLinearContext&) = delete;
 
   int64_t bytes() const;  // workspace on the device; grows while layers are made, never in run()
+  CudaUpload& upload();   // what weights go to the device through; release() it when all layers are made
   LinearContextState& state() { return *state_; }
 
  private:

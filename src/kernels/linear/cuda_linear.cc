@@ -202,6 +202,10 @@ int64_t CudaLinearContext::bytes() const {
   return static_cast<int64_t>(state_->scratch.bytes() + state_->tickets.bytes()) + state_->library.bytes();
 }
 
+CudaUpload& CudaLinearContext::upload() {
+  return state_->upload;
+}
+
 CudaLinear::CudaLinear(std::span<const LinearWeights* const> parts, ActivationScaling activations,
                        CudaLinearContext& context, PartOrder order)
     : state_(load_linear(parts, activations, context.state(), order)) {}

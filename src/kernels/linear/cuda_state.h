@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/common/cuda_cublaslt.h"
+#include "kernels/common/cuda_upload.h"
 #include "kernels/linear/cuda.h"
 #include "kernels/linear/cuda_bulk.h"
 #include "kernels/linear/cuda_repack.h"
@@ -29,6 +30,7 @@ struct LinearContextState {
   DeviceCapabilities device;
   int64_t max_rows = 0;
   CublasLt library;
+  CudaUpload upload;  // of weights, while layers are made
   // Both grow while layers are made and are one after the other's: a kernel uses them only between the end of the
   // kernel before it and its own.
   DeviceBuffer scratch;               // split sums, integer or float sums, expanded weights
