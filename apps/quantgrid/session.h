@@ -44,6 +44,7 @@ class Session {
   const ModelShape& shape() const { return checkpoint_->table().shape; }
   KvFormat kv() const { return kv_; }
   const std::string& executor_name() const { return executor_; }  // "cpu" or "cuda"
+  int device() const { return device_; }                          // the GPU, as CUDA counts; 0 without one
   const Tokenizer& tokenizer();                                   // read on first use; throws Error
 
   // Room for `sequences` times the model's longest sequence, at most a quarter of the machine's memory.
@@ -58,6 +59,7 @@ class Session {
  private:
   ModelFlags flags_;
   std::string executor_;
+  int device_ = 0;
   KvFormat kv_ = KvFormat::fp16;
   std::shared_ptr<const Checkpoint> checkpoint_;
   std::optional<Tokenizer> tokenizer_;
