@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "bench/gpu_window.h"
 #include "bench/load.h"
 #include "bench/measure.h"
-#include "bench/nvml.h"
 #include "checkpoint/checkpoint.h"
 #include "engines/serve_child.h"
 #include "eval/windows.h"
@@ -46,10 +46,9 @@ struct CellPart {
   std::string key;
 };
 
-// What a speed measurement says of the card: clocks and temperature as it left them, the energy that it took.
-void add_conditions(const GpuReading& before, const GpuReading& after, Record& common);
-void add_gpu_rows(const Record& common, const BenchResult& r, const GpuReading& before, const GpuReading& after,
-                  std::vector<Record>& rows);
+// What a speed measurement says of the card: clocks, temperature, memory and energy over the measured time.
+void add_conditions(const GpuUse& use, Record& common);
+void add_gpu_rows(const Record& common, const BenchResult& r, const GpuUse& use, std::vector<Record>& rows);
 
 class GridRun {
  public:
