@@ -35,6 +35,7 @@ struct GridRunOptions {
   CudaExecutorOptions cuda;            // which card, for cuda
   std::vector<std::string> points;     // workloads that are run; empty: all of the profile
   std::optional<uint64_t> synth_seed;  // missing models get random weights of this seed: speed only
+  double window_s = 0;                 // throughput: measured in a steady state of this length; 0 = whole runs
   bool rerun = false;
   bool served = false;  // speed through `quantgrid serve`, started for it; nothing else is measured
 };
@@ -90,6 +91,8 @@ class GridRun {
   void run_accuracy(Model& m, const std::vector<Case>& cases);
   void run_accuracy_batch(Model& m, const std::vector<Case>& cases, const EvalText& text);
   void run_speed(Model& m, const Case& c, const Workload& workload);
+  bool in_window(const Workload& workload) const;
+  std::string speed_description(const Workload& workload) const;  // what makes two measurements of it the same
   std::optional<double> roofline_share(const Model& m, const Case& c, const Load& load, const BenchResult& r) const;
 
   // grid_run_served.cc

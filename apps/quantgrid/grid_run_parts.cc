@@ -173,14 +173,26 @@ std::optional<double> GridRun::roofline_share(const Model& m, const Case& c, con
   return r.output_tok_s.value / *limit;
 }
 
+bool GridRun::in_window(const Workload& w) const {
+  return options_.window_s > 0 && w.kind == WorkloadKind::throughput;
+}
+
+std::string GridRun::speed_description(const Workload& w) const {
+  return fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds) +
+         (in_window(w) ? fmt::format(" window {}", options_.window_s) : "");
+}
+
 void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
-  const CellPart p =
-      part(m, c, w.name, fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds));
+  const CellPart p = part(m, c, w.name, speed_description(w));
   if (!wanted(p)) return;
   if (options_.served) return run_served(m, c, w);
   const auto start = Clock::now();
   Record common = common_record(m, c, p);
-  const Load load = load_of(w);
+  Load load = load_of(w);
+  if (in_window(w)) {
+    load.window_s = options_.window_s;
+    common.protocol = fmt::format("steady window of {} s, requests started at random depths", load.window_s);
+  }
   common.isl = load.isl;
   common.osl = load.osl;
   common.batch = load.batch;
@@ -194,6 +206,7 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
     const int64_t pool_tokens = ran->num_pages() * ran->page_tokens();
     options.max_batch = std::clamp<int64_t>(pool_tokens / (load.isl + load.osl + ran->page_tokens()), 1,
                                             std::min(load.batch, kMostSequences));
+    if (load.window_s > 0) load.batch = options.max_batch;
     Engine engine(ran, options);
     NativeTarget target(engine);
     Progress progress(fmt::format("{} {}", c.id(), w.name), total_output_tokens(load), "tokens");

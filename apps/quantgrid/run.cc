@@ -25,6 +25,7 @@ struct RunFlags {
   std::vector<std::string> points;
   ServerFlags server;
   std::string server_name;
+  double window_s = 0;
   bool rerun = false, json = false, shared = false;
   // Of other engines only.
   std::string engine_dir;
@@ -232,6 +233,7 @@ ExitCode run(const RunFlags& flags) {
   options.synth_seed = synth_seed(flags.weights_from);
   options.points = flags.points;
   options.served = flags.server.served;
+  options.window_s = flags.window_s;
   Environment environment = this_environment();
   if (has_cuda_executor() && flags.executor != "cpu") {
     options.executor = "cuda";
@@ -273,6 +275,10 @@ const RegisterVerb kVerb(
        command.add_option("--executor", f->executor, "cpu, cuda or auto; cpu runs any card's cases on the processor")
            ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
        command.add_option("--points", f->points, "only these workloads, e.g. decode/b1,128/128")->delimiter(',');
+       command
+           .add_option("--window", f->window_s,
+                       "measure throughput in a steady state of this many seconds instead of over whole runs")
+           ->check(CLI::Range(60.0, 86400.0));
        command.add_option("--journal", f->journal, "journal to append to (default: GRID.jsonl here)");
        command.add_option("--weights-from", f->weights_from,
                           "synth or synth:SEED: random weights where a model is missing, speed only");
