@@ -54,6 +54,8 @@ std::vector<std::string> serve_flags(const BenchFlags& flags, const Load& load) 
   if (!flags.model.kv_scales.empty()) add("--kv-scales", flags.model.kv_scales);
   if (!flags.model.gpu.empty()) add("--gpu", flags.model.gpu);
   if (flags.model.shared) words.emplace_back("--shared");
+  if (!flags.model.tuning.empty()) add("--tuning", flags.model.tuning);
+  if (flags.model.tune) words.emplace_back("--tune");
   if (!flags.model.tokenizer.empty()) add("--tokenizer", flags.model.tokenizer);
   if (!flags.synthetic.from.empty()) {
     add("--weights-from", flags.synthetic.from);

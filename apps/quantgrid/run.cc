@@ -14,6 +14,7 @@
 #include "run_engine.h"
 #include "run_server.h"
 #include "runtime/device_probe.h"
+#include "session.h"
 #include "verb.h"
 
 namespace qg {
@@ -21,12 +22,12 @@ namespace {
 
 struct RunFlags {
   std::string grid, model_dir, filter, target, engine = "native", backend, profile = "quick", executor = "auto",
-                                               journal, weights_from, gpu;
+                                               journal, weights_from, gpu, tuning;
   std::vector<std::string> points;
   ServerFlags server;
   std::string server_name;
   double window_s = 0;
-  bool rerun = false, json = false, shared = false;
+  bool rerun = false, json = false, shared = false, tune = false;
   // Of other engines only.
   std::string engine_dir;
   double limit_minutes = 0;
@@ -39,6 +40,8 @@ ExitCode run_other(EngineId engine, const RunFlags& f) {
     throw Error("other engines load checkpoints, not random weights in memory", "--weights-from", "leave it out");
   if (f.executor != "auto") throw Error("an executor is the native engine's", "--executor", "leave it out");
   if (f.shared) throw Error("only the native engine looks whether a GPU is busy", "--shared", "leave it out");
+  if (f.tune || !f.tuning.empty() || f.window_s > 0)
+    throw Error("--tuning, --tune and --window are the native engine's", "--engine", "leave them out");
   EngineRunFlags flags;
   flags.grid = f.grid;
   flags.model_dir = f.model_dir;
@@ -239,6 +242,7 @@ ExitCode run(const RunFlags& flags) {
     options.executor = "cuda";
     const ChosenGpu gpu = choose(flags);
     options.cuda.device = gpu.cuda_number;
+    set_tuning(options.cuda, flags.tuning, flags.tune);
     options.measured_on = card_of(gpu.device);
     describe_gpu(gpu, environment);
   } else if (!flags.gpu.empty() || flags.shared) {
@@ -296,6 +300,10 @@ const RegisterVerb kVerb(
        command.add_option("--gpu", f->gpu,
                           "which GPU: index or UUID, as `quantgrid devices` shows them (default: the first)");
        command.add_flag("--shared", f->shared, "run on a GPU that others are using");
+       command.add_option("--tuning", f->tuning,
+                          "file of what was measured to be fastest on this GPU, or none (default: one in "
+                          "~/.cache/quantgrid; what is missing is measured)");
+       command.add_flag("--tune", f->tune, "measure that anew");
        command.add_flag("--rerun", f->rerun, "measure again what is done");
        command.add_flag("--json", f->json, "print JSON");
        return [f] { return run(*f); };

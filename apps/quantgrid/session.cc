@@ -47,6 +47,18 @@ void declare_model_flags(CLI::App& command, ModelFlags& flags) {
   command.add_option("--gpu", flags.gpu,
                      "which GPU: index or UUID, as `quantgrid devices` shows them (default: the first)");
   command.add_flag("--shared", flags.shared, "run on a GPU that others are using");
+  command.add_option(
+      "--tuning", flags.tuning,
+      "file of what was measured to be fastest on this GPU, or none: built-in choices (default: a file in "
+      "~/.cache/quantgrid; what is missing is measured)");
+  command.add_flag("--tune", flags.tune, "measure that anew");
+}
+
+void set_tuning(CudaExecutorOptions& options, const std::string& tuning, bool tune) {
+  options.tuned = tuning != "none";
+  if (options.tuned) options.tuning_file = tuning;
+  options.tune_anew = tune;
+  if (!options.tuned && tune) throw Error("--tune measures what --tuning none leaves out", "", "leave one of them out");
 }
 
 Session::Session(ModelFlags flags) : Session(flags, nullptr) {}
@@ -86,6 +98,7 @@ std::unique_ptr<Executor> Session::make_executor(ExecutorOptions options) const 
   if (options.num_pages == 0 && options.kv_bytes == 0 && executor_ == "cpu") options.kv_bytes = default_kv_bytes();
   CudaExecutorOptions cuda;
   cuda.device = device_;
+  set_tuning(cuda, flags_.tuning, flags_.tune);
   return qg::make_executor(executor_, checkpoint_, options, cuda);
 }
 

@@ -13,6 +13,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "core/format.h"
+#include "runtime/cuda_executor.h"
 #include "runtime/engine.h"
 #include "runtime/executor.h"
 #include "tokenizer/tokenizer.h"
@@ -27,10 +28,15 @@ struct ModelFlags {
   std::string tokenizer;          // --tokenizer: a folder; empty = the model's own
   std::string gpu;                // --gpu: index or UUID; empty = the first
   bool shared = false;            // --shared: run on a GPU that others are using
+  std::string tuning;             // --tuning: a file, "none", or empty: the default one
+  bool tune = false;              // --tune: measured anew
 };
 
-// Declares --model --kv --kv-scales --executor --tokenizer --gpu --shared, the same for every verb.
+// Declares --model --kv --kv-scales --executor --tokenizer --gpu --shared --tuning --tune, the same for every verb.
 void declare_model_flags(CLI::App& command, ModelFlags& flags);
+
+// Sets what --tuning and --tune say.
+void set_tuning(CudaExecutorOptions& options, const std::string& tuning, bool tune);
 
 class Session {
  public:
