@@ -15,6 +15,7 @@
 #include "runtime/cuda_forward.h"
 #include "runtime/cuda_launcher.h"
 #include "runtime/cuda_sampled.h"
+#include "runtime/cuda_tune.h"
 #include "runtime/step_check.h"
 #include "runtime/step_plan.h"
 
@@ -60,7 +61,6 @@ class CudaExecutor : public Executor {
   void copy_page(int32_t from, int32_t to) override;
 
  private:
-  void choose_algorithms();
   int64_t fitting_pages(int64_t page_bytes) const;
   void make_buffers();
   CudaForward forward();
@@ -126,19 +126,12 @@ CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const E
   }
   queue_ = {stream_.stream, device_.family == KernelFamily::sm90a};
   linear_ = std::make_unique<CudaLinearContext>(device_, options_.max_rows);
+  // With --deterministic the library's own first choices stand, which are the same in every run.
+  std::optional<CudaTuning> tuning;
+  if (!options_.deterministic) tuning.emplace(cuda_, device_, *linear_);
   model_ = load_cuda_model(*checkpoint_, *linear_);
-  if (!options_.deterministic) choose_algorithms();
+  if (tuning) tuning->measure(model_, options_.max_rows);
   make_buffers();
-}
-
-// Library products are timed here once, for every bucket of rows that a step may have. Layers of one shape share what
-// was found. With --deterministic the library's own first choice stands, which is the same in every run.
-void CudaExecutor::choose_algorithms() {
-  const CudaLayer& layer = model_.layers.front();
-  for (int64_t m = 16; m < options_.max_rows; m += m < 64 ? 16 : m < 512 ? 64 : m < 2048 ? 256 : 1024)
-    for (CudaLinear* linear :
-         {layer.qkv.get(), layer.attention_output.get(), layer.gate_up.get(), layer.down.get(), model_.lm_head.get()})
-      if (linear != model_.lm_head.get() || m <= kLogitRows) linear->prepare(m);
 }
 
 int64_t CudaExecutor::fitting_pages(int64_t page_bytes) const {
