@@ -18,6 +18,7 @@
 #include "runtime/cuda_tune.h"
 #include "runtime/step_check.h"
 #include "runtime/step_plan.h"
+#include "runtime/weight_budget.h"
 
 namespace qg {
 namespace {
@@ -61,6 +62,8 @@ class CudaExecutor : public Executor {
   void copy_page(int32_t from, int32_t to) override;
 
  private:
+  WeightBudget weight_budget() const;
+  void load();
   int64_t fitting_pages(int64_t page_bytes) const;
   void make_buffers();
   CudaForward forward();
@@ -125,6 +128,27 @@ CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const E
     kv_shaping_.push_back(shaping_.back().view());
   }
   queue_ = {stream_.stream, device_.family == KernelFamily::sm90a};
+  check_weights_fit(weight_budget(), checkpoint_->folder().string());
+  try {
+    load();
+  } catch (const DeviceMemoryError& e) {  // more than the estimate, or others took it meanwhile
+    const WeightBudget b = weight_budget();
+    throw Error(fmt::format("the card's memory ran out: {}; weights take {} bytes of its {}, and {} are kept free",
+                            e.problem(), b.weight_bytes, b.card_bytes, b.reserved_bytes),
+                checkpoint_->folder().string(),
+                "take a smaller weight format, batch or number of rows a step, or end what else runs on the card",
+                ExitCode::cannot_here);
+  }
+}
+
+WeightBudget CudaExecutor::weight_budget() const {
+  size_t free_bytes = 0, total_bytes = 0;
+  QG_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
+  return {static_cast<int64_t>(total_bytes), static_cast<int64_t>(free_bytes), cuda_.memory_bytes, kReservedBytes,
+          device_weight_bytes(table_, checkpoint_->quant())};
+}
+
+void CudaExecutor::load() {
   linear_ = std::make_unique<CudaLinearContext>(device_, options_.max_rows);
   // With --deterministic the library's own first choices stand, which are the same in every run.
   std::optional<CudaTuning> tuning;

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/float.h"
 #include "core/interrupt.h"
+#include "core/log.h"
 #include "core/parallel.h"
 #include "core/progress.h"
 
@@ -69,6 +70,11 @@ CudaShaping upload_shaping(const KvShaping& shaping) {
 
 CudaModel load_cuda_model(const Checkpoint& checkpoint, CudaLinearContext& context) {
   const ModelShape& shape = checkpoint.table().shape;
+  if (checkpoint.dtype() == DType::bf16)
+    info(
+        "tensors stored in BF16 are computed in FP16: every value within its range is exact there down to 6e-5; a "
+        "larger "
+        "one than 65504 is refused");
   CudaModel model;
   Progress progress("load", shape.layers + 2, "layers");
   for (int layer = 0; layer < shape.layers; ++layer) {
