@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "kernels/common/cuda_memory_error.h"
 #include "kernels/pointwise/run.h"
 #include "runtime/cpu_forward.h"
 #include "runtime/cpu_layer.h"

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "kernels/common/cuda_memory_error.h"
 
 namespace qg {
 

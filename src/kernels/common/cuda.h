@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <utility>
 
-#include "core/error.h"
 #include "kernels/common/device.h"
 
 namespace qg {
@@ -17,13 +16,7 @@ void check_cuda(cudaError_t status, const char* call);
 
 DeviceCapabilities read_device_capabilities(int device);
 
-// There was not enough memory on the device.
-class DeviceMemoryError : public Error {
- public:
-  using Error::Error;
-};
-
-// Device memory that belongs to its holder. Throws DeviceMemoryError with the sizes asked for and free.
+// Device memory that belongs to its holder. Throws Error with the sizes asked for and free when there is not enough.
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
