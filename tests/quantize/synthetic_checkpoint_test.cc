@@ -59,7 +59,8 @@ TEST(SyntheticCheckpoint, SixteenBitTensorsAreThoseOfTheFolder) {
   const std::filesystem::path folder = std::filesystem::path(::testing::TempDir()) / "synthetic_checkpoint_test";
   std::filesystem::remove_all(folder);
   write_synthetic_model(table, hf_rules_of_family("llama"), seed_seven(), folder);
-  const auto stored = open_model(folder), made = std::shared_ptr(make_synthetic_checkpoint(table, {}, seed_seven()));
+  const auto stored = open_model(folder);
+  const auto made = make_synthetic_checkpoint(table, {}, seed_seven());
   const auto expect_same = [](const Tensor& a, const Tensor& b, const std::string& name) {
     ASSERT_EQ(a.bytes(), b.bytes()) << name;
     EXPECT_EQ(std::memcmp(a.data, b.data, a.bytes()), 0) << name;
