@@ -11,7 +11,8 @@ namespace qg {
 namespace {
 
 // Runs `places` requests at a time, oldest first; a step gives each a token and takes 10 ms of a clock of its own.
-// slow_ramp: a whole second until the window begins, which a steady state must not see.
+// slow_ramp: until the window begins steps take a second and take in one request each, which a steady state must not
+// see.
 class SteppingTarget : public LoadTarget {
  public:
   struct Offered {
@@ -28,10 +29,11 @@ class SteppingTarget : public LoadTarget {
   }
   bool poll(EngineClock::time_point, const std::function<void(const LoadEvent&)>& on_event) override {
     if (queue_.empty()) return false;
-    const bool ramp = slow_ramp && !counting;
+    const bool counted = counting, ramp = slow_ramp && !counting;
     now_ += std::chrono::milliseconds(ramp ? 1000 : 10);
+    const int64_t most = ramp ? std::min(places, ++ramp_steps_) : places;
     int64_t running = 0;
-    for (auto r = queue_.begin(); r != queue_.end() && running < places; ++running) {
+    for (auto r = queue_.begin(); r != queue_.end() && running < most; ++running) {
       LoadEvent e;
       e.request = r->id;
       e.time = now_;
@@ -41,7 +43,7 @@ class SteppingTarget : public LoadTarget {
       r = e.finished ? queue_.erase(r) : std::next(r);
       on_event(e);
     }
-    if (counting) least_running = std::min(least_running, running);
+    if (counted) least_running = std::min(least_running, running);
     return true;
   }
   int64_t vocab() const override { return 1000; }
@@ -55,6 +57,7 @@ class SteppingTarget : public LoadTarget {
     int64_t id, left;
   };
   std::list<Request> queue_;
+  int64_t ramp_steps_ = 0;
   EngineClock::time_point now_;
 };
 
