@@ -20,6 +20,10 @@ program=${QG_TEST_GPU:-build/cuda/test_gpu}
 sanitizer=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
 [[ -x "$sanitizer" ]] || { echo "gpu_sanitize: there is no compute-sanitizer; it comes with the CUDA toolkit" >&2; exit 4; }
 
+# FlashInfer's prefill kernel goes unwatched by two of the tools. synccheck takes every thread that fills its stages and never
+# waits for them for one that forgot to; and slowed down by racecheck the kernel's results are wrong, which nobody has
+# explained (docs/kernels.md). memcheck watches it.
+library='--kernel-name-exclude kernel_substring=PrefillWithKVCacheKernel'
 filter='Short*:All/ShortLinear*:AddRmsNorm.StartsFromTheEmbedding*:ArgmaxRows*'
 status=0
 {
@@ -29,8 +33,11 @@ status=0
   for tool in $tools; do
     began=$SECONDS
     code=0
+    unwatched=$library
+    [[ "$tool" == memcheck ]] && unwatched=''
     # Errors make the sanitizer's own exit code 9, apart from a failed test's 1.
-    timeout "$seconds" "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 \
+    # shellcheck disable=SC2086
+    timeout "$seconds" "$sanitizer" --tool "$tool" $unwatched --error-exitcode 9 --print-limit 20 \
       "$program" --gtest_filter="$filter" 2>&1 || code=$?
     case $code in
       0) verdict='nothing found' ;;
