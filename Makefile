@@ -1,8 +1,8 @@
 # The front door. Each target says its steps; the work is in scripts/ and CMakePresets.json.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build model texts rotated demo test test-long test-peers test-fleet check format tidy gpu gpu-test gpu-bench gpu-speed \
-        results release clean
+.PHONY: help setup build model texts rotated demo test test-long test-peers test-fleet check format tidy gpu gpu-test \
+        gpu-cases gpu-sanitize gpu-bench gpu-speed results release clean
 # Steps of one command come one after the other, also under make -j.
 .NOTPARALLEL:
 
@@ -69,6 +69,12 @@ gpu: setup  ## bin/quantgrid-cuda and the GPU tests (needs nvcc 13.0); QG_CUDA_A
 
 gpu-test:  ## tests of the kernels and the CUDA executor, on a machine with a GPU
 	@scripts/gpu.sh test $(ARGS)
+
+gpu-cases:  ## the 45 cases on this card's GPU, each operation against the CPU on the same values
+	@scripts/gpu.sh cases $(ARGS)
+
+gpu-sanitize:  ## a reduced list of the GPU tests under compute-sanitizer
+	@scripts/gpu.sh sanitize $(ARGS)
 
 gpu-bench:  ## benchmarks of the kernels
 	@scripts/gpu.sh bench $(ARGS)

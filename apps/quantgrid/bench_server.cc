@@ -37,8 +37,8 @@ ServedModel model_of(const BenchFlags& flags) {
 }
 
 std::vector<std::string> serve_flags(const BenchFlags& flags, const Load& load) {
-  const int64_t in_flight = load.arrival == Arrival::rate ? 64 : load.batch;
   const bool cuda = has_cuda_executor() && flags.model.executor != "cpu";
+  const int64_t in_flight = running_at_once(load, cuda);
   EngineOptions defaults;  // those of the same measurement in this process
   if (cuda) defaults.prefill_chunk = defaults.max_rows;
   const int64_t max_batch = flags.max_batch > 0 ? flags.max_batch : in_flight;
@@ -52,6 +52,10 @@ std::vector<std::string> serve_flags(const BenchFlags& flags, const Load& load) 
     words.push_back(fmt::format("{}", value));
   };
   if (!flags.model.kv_scales.empty()) add("--kv-scales", flags.model.kv_scales);
+  if (!flags.model.gpu.empty()) add("--gpu", flags.model.gpu);
+  if (flags.model.shared) words.emplace_back("--shared");
+  if (!flags.model.tuning.empty()) add("--tuning", flags.model.tuning);
+  if (flags.model.tune) words.emplace_back("--tune");
   if (!flags.model.tokenizer.empty()) add("--tokenizer", flags.model.tokenizer);
   if (!flags.synthetic.from.empty()) {
     add("--weights-from", flags.synthetic.from);

@@ -281,6 +281,7 @@ CudaExecutorOptions GridRun::cuda_options(const Case& c) const {
   if (c.gpu == options_.measured_on || card.is_cpu()) return cuda;
   cuda.family = family_of(card.cc());
   cuda.memory_bytes = card.memory_bytes;
+  cuda.shared_bytes = card.shared_bytes_per_block();
   return cuda;
 }
 
@@ -345,10 +346,7 @@ std::map<std::string, Record> GridRun::measured_rows(const Case& c) {
     for (const Record& row : attempt->rows) rows[prefix + row.metric] = row;
   };
   for (const std::string& key : keys) take(key, "");
-  for (const Workload& w : workloads())
-    take(part(m, c, w.name, fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds))
-             .key,
-         w.name + " ");
+  for (const Workload& w : workloads()) take(part(m, c, w.name, speed_description(w)).key, w.name + " ");
   return rows;
 }
 

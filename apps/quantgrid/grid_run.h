@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "bench/gpu_window.h"
 #include "bench/load.h"
 #include "bench/measure.h"
-#include "bench/nvml.h"
 #include "checkpoint/checkpoint.h"
 #include "engines/serve_child.h"
 #include "eval/windows.h"
@@ -35,6 +35,7 @@ struct GridRunOptions {
   CudaExecutorOptions cuda;            // which card, for cuda
   std::vector<std::string> points;     // workloads that are run; empty: all of the profile
   std::optional<uint64_t> synth_seed;  // missing models get random weights of this seed: speed only
+  double window_s = 0;                 // throughput: measured in a steady state of this length; 0 = whole runs
   bool rerun = false;
   bool served = false;  // speed through `quantgrid serve`, started for it; nothing else is measured
 };
@@ -46,10 +47,9 @@ struct CellPart {
   std::string key;
 };
 
-// What a speed measurement says of the card: clocks and temperature as it left them, the energy that it took.
-void add_conditions(const GpuReading& before, const GpuReading& after, Record& common);
-void add_gpu_rows(const Record& common, const BenchResult& r, const GpuReading& before, const GpuReading& after,
-                  std::vector<Record>& rows);
+// What a speed measurement says of the card: clocks, temperature, memory and energy over the measured time.
+void add_conditions(const GpuUse& use, Record& common);
+void add_gpu_rows(const Record& common, const BenchResult& r, const GpuUse& use, std::vector<Record>& rows);
 
 class GridRun {
  public:
@@ -91,6 +91,8 @@ class GridRun {
   void run_accuracy(Model& m, const std::vector<Case>& cases);
   void run_accuracy_batch(Model& m, const std::vector<Case>& cases, const EvalText& text);
   void run_speed(Model& m, const Case& c, const Workload& workload);
+  bool in_window(const Workload& workload) const;
+  std::string speed_description(const Workload& workload) const;  // what makes two measurements of it the same
   std::optional<double> roofline_share(const Model& m, const Case& c, const Load& load, const BenchResult& r) const;
 
   // grid_run_served.cc

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -54,6 +55,10 @@ ServeChild& GridRun::serve_child(Model& m, const Case& c, const Workload& worklo
   add("--prefill-chunk", engine.prefill_chunk);
   add("--context-tokens", context);
   if (!cuda) add("--kv-tokens", in_all);
+  if (cuda) {
+    add("--gpu", device_uuid(options_.cuda.device));
+    words.emplace_back("--shared");  // whether it is busy was asked when it was chosen
+  }
   add("--max-queue", std::max<int64_t>(1024, batch));
   add("--max-connections", std::max<int64_t>(1024, batch + 64));
   add("--request-timeout", 86400);
@@ -76,18 +81,21 @@ void GridRun::run_served(Model& m, const Case& c, const Workload& w) {
   common.batch = load.batch;
   EngineRun run;
   BenchResult result;
-  GpuReading before, after;
+  GpuUse use;
   const bool cuda = options_.executor == "cuda";
   try {
     if (cuda && common.cross_target) throw Error("the server has no other card's kernels; measure in this process");
     ServeChild& server = serve_child(m, c, w);
     const GpuMeter meter(cuda ? device_uuid(options_.cuda.device) : "");
+    std::optional<GpuWindow> window;
     Progress progress(fmt::format("{} {}, served", c.id(), w.name), total_output_tokens(load), "tokens");
     OpenAiLoadOptions options;
     options.on_token = [&](int64_t tokens) { progress.advance(tokens); };
-    options.on_start = [&] { before = meter.read(); };
+    options.on_start = [&] {
+      if (cuda) window.emplace([&] { return meter.read(); });
+    };
     run = measure_server({server.url(), "", "", m.base->table().shape.vocab}, load, options, &result);
-    after = meter.read();
+    if (window) use = window->stop();
     run.compute_path = server.compute_path();
     if (!run.ok() && !server.alive()) {
       run.status = CaseStatus::crash;
@@ -99,9 +107,9 @@ void GridRun::run_served(Model& m, const Case& c, const Workload& w) {
   }
   if (run.ok() && c.gpu == options_.measured_on && load.speed == SpeedKind::decode)
     common.roofline_share = roofline_share(m, c, load, result);
-  add_conditions(before, after, common);
+  add_conditions(use, common);
   std::vector<Record> rows = engine_rows(common, run);
-  if (run.ok() && cuda) add_gpu_rows(common, result, before, after, rows);
+  if (run.ok() && cuda) add_gpu_rows(common, result, use, rows);
   journal_.append_case(engine_done(common, run), std::move(rows));
   if (run.ok()) return;
   failed_.insert(c.id());

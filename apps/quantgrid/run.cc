@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "bench/nvml.h"
+#include "bench/gpu_choice.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "core/log.h"
@@ -13,6 +13,8 @@
 #include "model/open_model.h"
 #include "run_engine.h"
 #include "run_server.h"
+#include "runtime/device_probe.h"
+#include "session.h"
 #include "verb.h"
 
 namespace qg {
@@ -20,13 +22,14 @@ namespace {
 
 struct RunFlags {
   std::string grid, model_dir, filter, target, engine = "native", backend, profile = "quick", executor = "auto",
-                                               journal, weights_from;
+                                               journal, weights_from, gpu, tuning;
   std::vector<std::string> points;
   ServerFlags server;
   std::string server_name;
-  bool rerun = false, json = false;
+  double window_s = 0;
+  bool rerun = false, json = false, shared = false, tune = false;
   // Of other engines only.
-  std::string gpu, engine_dir;
+  std::string engine_dir;
   double limit_minutes = 0;
   bool attempt = false;
 };
@@ -36,6 +39,9 @@ ExitCode run_other(EngineId engine, const RunFlags& f) {
   if (!f.weights_from.empty())
     throw Error("other engines load checkpoints, not random weights in memory", "--weights-from", "leave it out");
   if (f.executor != "auto") throw Error("an executor is the native engine's", "--executor", "leave it out");
+  if (f.shared) throw Error("only the native engine looks whether a GPU is busy", "--shared", "leave it out");
+  if (f.tune || !f.tuning.empty() || f.window_s > 0)
+    throw Error("--tuning, --tune and --window are the native engine's", "--engine", "leave them out");
   EngineRunFlags flags;
   flags.grid = f.grid;
   flags.model_dir = f.model_dir;
@@ -54,17 +60,32 @@ ExitCode run_other(EngineId engine, const RunFlags& f) {
   return run_on_engine(engine, flags);
 }
 
-GpuInventory gpus_here() {
-  GpuInventory found = list_gpus();
-  if (found.devices.empty())
-    throw Error("no GPU is here" + (found.problem.empty() ? "" : ": " + found.problem), "--executor cuda",
+// The card that --gpu names, and how CUDA counts it.
+struct ChosenGpu {
+  GpuDevice device;
+  int cuda_number = 0;
+  std::string driver;
+  int64_t count = 0;
+};
+
+ChosenGpu choose(const RunFlags& flags) {
+  const GpuInventory gpus = list_gpus();
+  ChosenGpu chosen;
+  chosen.cuda_number = choose_gpu(flags.gpu, flags.shared);
+  const std::string uuid = device_uuid(chosen.cuda_number);
+  const auto at = std::find_if(gpus.devices.begin(), gpus.devices.end(),
+                               [&](const GpuDevice& device) { return device.uuid == uuid; });
+  if (at == gpus.devices.end())
+    throw Error("the driver does not tell of this GPU" + (gpus.problem.empty() ? "" : ": " + gpus.problem), uuid,
                 "run `quantgrid doctor`, or use --executor cpu", ExitCode::cannot_here);
-  return found;
+  chosen.device = *at;
+  chosen.driver = gpus.driver_version;
+  chosen.count = static_cast<int64_t>(gpus.devices.size());
+  return chosen;
 }
 
-// The card here, as the grid's rows know it.
-std::string card_here(const GpuInventory& gpus) {
-  const GpuDevice& device = gpus.devices.front();
+// The card, as the grid's rows know it.
+std::string card_of(const GpuDevice& device) {
   const CardMatch match = identify_card(device.name, device.cc_major, device.cc_minor, device.memory_bytes);
   if (!match.card)
     throw Error("this card is not in the table: " + match.reason, device.name, "add a row (docs/add-a-card.md)",
@@ -72,13 +93,12 @@ std::string card_here(const GpuInventory& gpus) {
   return match.card->id;
 }
 
-void describe_gpu(const GpuInventory& gpus, Environment& environment) {
-  const GpuDevice& device = gpus.devices.front();
-  environment.machine = environment.gpu = device.name;
-  environment.gpu_count = static_cast<int64_t>(gpus.devices.size());
-  environment.gpu_memory_bytes = device.memory_bytes;
-  environment.sm = fmt::format("{}.{}", device.cc_major, device.cc_minor);
-  environment.driver = gpus.driver_version;
+void describe_gpu(const ChosenGpu& gpu, Environment& environment) {
+  environment.machine = environment.gpu = gpu.device.name;
+  environment.gpu_count = gpu.count;
+  environment.gpu_memory_bytes = gpu.device.memory_bytes;
+  environment.sm = fmt::format("{}.{}", gpu.device.cc_major, gpu.device.cc_minor);
+  environment.driver = gpu.driver;
 }
 
 std::vector<Case> chosen_cases(const Grid& grid, const RunFlags& flags, const GridRunOptions& options) {
@@ -216,12 +236,18 @@ ExitCode run(const RunFlags& flags) {
   options.synth_seed = synth_seed(flags.weights_from);
   options.points = flags.points;
   options.served = flags.server.served;
+  options.window_s = flags.window_s;
   Environment environment = this_environment();
   if (has_cuda_executor() && flags.executor != "cpu") {
     options.executor = "cuda";
-    const GpuInventory gpus = gpus_here();
-    options.measured_on = card_here(gpus);
-    describe_gpu(gpus, environment);
+    const ChosenGpu gpu = choose(flags);
+    options.cuda.device = gpu.cuda_number;
+    set_tuning(options.cuda, flags.tuning, flags.tune);
+    options.measured_on = card_of(gpu.device);
+    describe_gpu(gpu, environment);
+  } else if (!flags.gpu.empty() || flags.shared) {
+    throw Error(std::string(flags.gpu.empty() ? "--shared" : "--gpu") + " chooses a GPU, but the CPU executor runs", "",
+                "leave it out, or use quantgrid-cuda ('make gpu' builds it)");
   }
   const std::vector<Case> cases = chosen_cases(grid, flags, options);
   JournalWriter journal(journal_file(flags), environment);
@@ -253,12 +279,15 @@ const RegisterVerb kVerb(
        command.add_option("--executor", f->executor, "cpu, cuda or auto; cpu runs any card's cases on the processor")
            ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
        command.add_option("--points", f->points, "only these workloads, e.g. decode/b1,128/128")->delimiter(',');
+       command
+           .add_option("--window", f->window_s,
+                       "measure throughput in a steady state of this many seconds instead of over whole runs")
+           ->check(CLI::Range(60.0, 86400.0));
        command.add_option("--journal", f->journal, "journal to append to (default: GRID.jsonl here)");
        command.add_option("--weights-from", f->weights_from,
                           "synth or synth:SEED: random weights where a model is missing, speed only");
        command.add_option("--engine-dir", f->engine_dir,
                           "of another engine: folder of its reports, logs and built engines (default: GRID-ENGINE)");
-       command.add_option("--gpu", f->gpu, "of another engine: its card, by index or UUID (default: the first)");
        command
            .add_option("--limit-minutes", f->limit_minutes,
                        "of another engine: after this it is ended, and the case is a timeout (default 60)")
@@ -268,6 +297,13 @@ const RegisterVerb kVerb(
        declare_server_flags(command, f->server);
        command.add_option("--server-name", f->server_name, "tells servers apart: the record's engine is openai/NAME")
            ->group("Servers");
+       command.add_option("--gpu", f->gpu,
+                          "which GPU: index or UUID, as `quantgrid devices` shows them (default: the first)");
+       command.add_flag("--shared", f->shared, "run on a GPU that others are using");
+       command.add_option("--tuning", f->tuning,
+                          "file of what was measured to be fastest on this GPU, or none (default: one in "
+                          "~/.cache/quantgrid; what is missing is measured)");
+       command.add_flag("--tune", f->tune, "measure that anew");
        command.add_flag("--rerun", f->rerun, "measure again what is done");
        command.add_flag("--json", f->json, "print JSON");
        return [f] { return run(*f); };

@@ -6,7 +6,7 @@
 #include <memory>
 #include <utility>
 
-#include "bench/nvml.h"
+#include "card_here.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "core/open_files.h"
@@ -76,10 +76,7 @@ int64_t replies_that_fit(const Executor& executor, int64_t context_tokens) {
 // What this card's data sheet allows; none for a processor or a card without a row.
 RooflineTokensPerSecond roofline_here(const Session& session) {
   if (session.executor_name() != "cuda") return {};
-  const GpuInventory gpus = list_gpus();
-  if (gpus.devices.empty()) return {};
-  const GpuDevice& gpu = gpus.devices.front();
-  const Card* card = identify_card(gpu.name, gpu.cc_major, gpu.cc_minor, gpu.memory_bytes).card;
+  const Card* card = card_here(session.device());
   if (card == nullptr) return {};
   return [shape = session.shape(), card, weights = session.checkpoint()->quant().weights, kv = session.kv()](
              double batch, double context_tokens) {

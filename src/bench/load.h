@@ -31,6 +31,7 @@ struct Load {
   int64_t requests = 0;   // concurrency and rate: in all; 0 = chosen from the batch
   int64_t rounds = 5;     // together: measured rounds after one warm-up
   SpeedKind speed = SpeedKind::decode;
+  double window_s = 0;  // throughput: in a steady state of this length (steady.h), with `batch` running; 0 = whole run
   uint64_t seed = 42;
 };
 

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "kernels/common/cuda_memory_error.h"
 #include "kernels/pointwise/run.h"
 #include "runtime/cpu_forward.h"
 #include "runtime/cpu_layer.h"
@@ -15,8 +16,10 @@
 #include "runtime/cuda_forward.h"
 #include "runtime/cuda_launcher.h"
 #include "runtime/cuda_sampled.h"
+#include "runtime/cuda_tune.h"
 #include "runtime/step_check.h"
 #include "runtime/step_plan.h"
+#include "runtime/weight_budget.h"
 
 namespace qg {
 namespace {
@@ -60,7 +63,8 @@ class CudaExecutor : public Executor {
   void copy_page(int32_t from, int32_t to) override;
 
  private:
-  void choose_algorithms();
+  WeightBudget weight_budget() const;
+  void load();
   int64_t fitting_pages(int64_t page_bytes) const;
   void make_buffers();
   CudaForward forward();
@@ -101,6 +105,8 @@ CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const E
   QG_CUDA(cudaSetDevice(cuda_.device));
   device_ = read_device_capabilities(cuda_.device);
   if (cuda_.family) device_.family = std::min(device_.family, *cuda_.family);
+  if (cuda_.shared_bytes > 0)
+    device_.shared_bytes_per_block = std::min(device_.shared_bytes_per_block, cuda_.shared_bytes);
   if (options_.max_pieces <= 0) options_.max_pieces = options_.max_rows;
   if (options_.page_tokens <= 0 || options_.max_rows <= 0)
     throw Error(
@@ -123,20 +129,34 @@ CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const E
     kv_shaping_.push_back(shaping_.back().view());
   }
   queue_ = {stream_.stream, device_.family == KernelFamily::sm90a};
-  linear_ = std::make_unique<CudaLinearContext>(device_, options_.max_rows);
-  model_ = load_cuda_model(*checkpoint_, *linear_);
-  if (!options_.deterministic) choose_algorithms();
-  make_buffers();
+  check_weights_fit(weight_budget(), checkpoint_->folder().string());
+  try {
+    load();
+  } catch (const DeviceMemoryError& e) {  // more than the estimate, or others took it meanwhile
+    const WeightBudget b = weight_budget();
+    throw Error(fmt::format("the card's memory ran out: {}; weights take {} bytes of its {}, and {} are kept free",
+                            e.problem(), b.weight_bytes, b.card_bytes, b.reserved_bytes),
+                checkpoint_->folder().string(),
+                "take a smaller weight format, batch or number of rows a step, or end what else runs on the card",
+                ExitCode::cannot_here);
+  }
 }
 
-// Library products are timed here once, for every bucket of rows that a step may have. Layers of one shape share what
-// was found. With --deterministic the library's own first choice stands, which is the same in every run.
-void CudaExecutor::choose_algorithms() {
-  const CudaLayer& layer = model_.layers.front();
-  for (int64_t m = 16; m < options_.max_rows; m += m < 64 ? 16 : m < 512 ? 64 : m < 2048 ? 256 : 1024)
-    for (CudaLinear* linear :
-         {layer.qkv.get(), layer.attention_output.get(), layer.gate_up.get(), layer.down.get(), model_.lm_head.get()})
-      if (linear != model_.lm_head.get() || m <= kLogitRows) linear->prepare(m);
+WeightBudget CudaExecutor::weight_budget() const {
+  size_t free_bytes = 0, total_bytes = 0;
+  QG_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
+  return {static_cast<int64_t>(total_bytes), static_cast<int64_t>(free_bytes), cuda_.memory_bytes, kReservedBytes,
+          device_weight_bytes(table_, checkpoint_->quant())};
+}
+
+void CudaExecutor::load() {
+  linear_ = std::make_unique<CudaLinearContext>(device_, options_.max_rows);
+  // With --deterministic the library's own first choices stand, which are the same in every run.
+  std::optional<CudaTuning> tuning;
+  if (!options_.deterministic) tuning.emplace(cuda_, device_, *linear_);
+  model_ = load_cuda_model(*checkpoint_, *linear_);
+  if (tuning) tuning->measure(model_, options_.max_rows);
+  make_buffers();
 }
 
 int64_t CudaExecutor::fitting_pages(int64_t page_bytes) const {

@@ -27,18 +27,21 @@ class LayerLaunches {
   void run() {
     norm(layer_.attention_norm, *layer_.qkv, "attention_in");
     layer_.qkv->run(queue_, step_.rows, input(), b_.qkv.data(), DType::f16);
+    observe("qkv");
     attend();
     layer_.attention_output->run(queue_, step_.rows, input(), b_.projected.data(), DType::f16);
+    observe("attention_projected");
     norm(layer_.mlp_norm, *layer_.gate_up, "mlp_in");
     const ActivationBuffer gated = gate();
     observe("mlp_act");
     layer_.down->run(queue_, step_.rows, gated, b_.projected.data(), DType::f16);
+    observe("mlp_projected");
     observe("out");
   }
 
  private:
   void observe(const char* name) {
-    if (f_.observe) f_.observe(name, index_);
+    if (f_.observe) f_.observe(name, index_, step_.rows);
   }
   ActivationBuffer input() const { return {b_.input.data(), b_.row_scales.as<float>()}; }
 
@@ -71,6 +74,7 @@ class LayerLaunches {
     const ActivationRequest wanted = layer_.down->input();
     if (!layer_.gate_up->can_gate(step_.rows, wanted)) {
       layer_.gate_up->run(queue_, step_.rows, input(), b_.gate_up.data(), DType::f16);
+      observe("gate_up");
       silu_mul(queue_, step_.rows, f_.shape.ffn, b_.gate_up.as<__half>(), wanted, input());
       return input();
     }
@@ -154,6 +158,7 @@ void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int
   params.request = forward.model.lm_head->input();
   params.out = {b.input.data(), b.row_scales.as<float>()};
   add_rms_norm(queue, params);
+  if (forward.observe) forward.observe("final_norm", -1, count);
   forward.model.lm_head->run(queue, count, params.out, b.logits.data(), DType::f32);
 }
 

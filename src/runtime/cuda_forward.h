@@ -48,8 +48,9 @@ struct CudaForward {
   const int32_t* sampled;  // tokens of earlier steps, as AddRmsNormParams takes them
   std::byte* pool;         // [layers][pages]
   int64_t layer_pool_bytes;
-  // Called between launches with the name of what has just been computed, under the executor's tap names. May be empty.
-  std::function<void(const char* name, int layer)> observe;
+  // Called between launches with the name of what has just been computed, under the executor's tap names, and how many
+  // rows of it there are. May be empty.
+  std::function<void(const char* name, int layer, int64_t rows)> observe;
 };
 
 // All layers: from tokens to the residual stream. The last layer's output is left in buffers.projected, for the norm

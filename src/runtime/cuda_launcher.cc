@@ -68,7 +68,7 @@ void CudaLauncher::run(const StepLaunch& step, std::vector<float>& logits) {
 void CudaLauncher::launch_directly(const StepLaunch& step, std::vector<float>& logits) {
   const StepShape& shape = step.planned.shape;
   CudaForward f = forward_;
-  if (step.tap) f.observe = make_cuda_observer(f, step.tap, queue_.stream, shape.rows);
+  if (step.tap) f.observe = make_cuda_observer(f, step.tap, queue_.stream);
   if (shape.prefill) {
     std::vector<CudaPrefillPiece> prefill;
     int64_t row = shape.decode_pieces;
@@ -89,6 +89,7 @@ void CudaLauncher::launch_directly(const StepLaunch& step, std::vector<float>& l
       append_logits(count, logits);
     }
     if (step.tap) step.tap("logits", std::span(logits).subspan(before), shape.rows, f.shape.vocab);
+    f.observe = {};  // final_norm has been told, of all rows
   }
   run_cuda_sampling(f, queue_, step.batch, sampled_.target(step.slot), [&](int64_t count) {
     if (step.logits == LogitsWanted::sampled) append_logits(count, logits);

@@ -184,6 +184,8 @@ TEST(CudaExecutor, TapsStayCloseLayerByLayer) {
     const Taps want = taps_of(*cpu, tokens), got = taps_of(*gpu, tokens);
     printf("%s:", std::string(to_string(weights)).c_str());
     for (const auto& [name, values] : got) {
+      // What linear layers wrote: cases_test.cc looks at it.
+      if (name.ends_with("qkv") || name.ends_with("gate_up") || name.ends_with("projected")) continue;
       ASSERT_TRUE(want.contains(name)) << name;
       const double error = relative_error({values}, {want.at(name)});
       printf(" %s %.1e", name.c_str(), error);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <map>
 #include <tuple>
 #include <vector>
@@ -36,7 +37,8 @@ struct Library {
   X(cublasLtMatmulPreferenceCreate) \
   X(cublasLtMatmulPreferenceDestroy) \
   X(cublasLtMatmulPreferenceSetAttribute) \
-  X(cublasLtGetStatusString)
+  X(cublasLtGetStatusString) \
+  X(cublasLtGetVersion)
 // clang-format on
 #define QG_DECLARE(name) decltype(&::name) name = nullptr;
   QG_CUBLASLT_FUNCTIONS(QG_DECLARE)
@@ -119,6 +121,8 @@ struct Problem {
   }
 };
 
+static_assert(sizeof(cublasLtMatmulAlgo_t) == std::tuple_size_v<GemmAlgorithm>);
+
 using Key = std::tuple<GemmKind, DType, int64_t, int64_t, int64_t, int64_t, int64_t>;
 Key key_of(const GemmShape& s, int64_t m) {
   return {s.kind, s.y_type, m, s.n, s.k, s.weight_pitch, s.y_pitch};
@@ -130,6 +134,7 @@ struct CublasLt::State {
   cublasLtHandle_t handle = nullptr;
   DeviceBuffer workspace{kWorkspaceBytes};
   std::map<Key, std::vector<cublasLtMatmulAlgo_t>> algorithms;  // empty: the library has none; first: what runs
+  std::map<Key, FoundGemm> timed;                               // of those, whose first was measured
 
   // For looking up: the library wants scale vectors named even then.
   GemmPointers any_pointers() const {
@@ -262,8 +267,38 @@ float CublasLt::find_fastest_us(const GemmShape& shape, const GemmPointers& poin
   }
   QG_CUDA(cudaEventDestroy(begin));
   QG_CUDA(cudaEventDestroy(end));
-  if (!candidates.empty()) std::swap(candidates[0], candidates[best]);
+  if (candidates.empty()) return best_us;
+  std::swap(candidates[0], candidates[best]);
+  FoundGemm& found = state_->timed[key_of(top, top.m)];
+  found.shape = top;
+  std::memcpy(found.algorithm.data(), &candidates[0], sizeof candidates[0]);
+  found.us = best_us;
   return best_us;
+}
+
+bool CublasLt::was_timed(const GemmShape& shape) const {
+  return state_->timed.contains(key_of(shape, bucket(shape.m)));
+}
+
+std::vector<FoundGemm> CublasLt::timed() const {
+  std::vector<FoundGemm> all;
+  for (const auto& [key, found] : state_->timed) all.push_back(found);
+  return all;
+}
+
+bool CublasLt::adopt(const FoundGemm& found) {
+  if (found.shape.m != bucket(found.shape.m)) return false;
+  cublasLtMatmulAlgo_t algorithm;
+  std::memcpy(&algorithm, found.algorithm.data(), sizeof algorithm);
+  if (!state_->fits(Problem(found.shape, state_->any_pointers()), algorithm)) return false;
+  const Key key = key_of(found.shape, found.shape.m);
+  state_->algorithms[key] = {algorithm};
+  state_->timed[key] = found;
+  return true;
+}
+
+int64_t CublasLt::version() {
+  return static_cast<int64_t>(library().cublasLtGetVersion());
 }
 
 }  // namespace qg

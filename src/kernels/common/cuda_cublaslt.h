@@ -1,8 +1,10 @@
 #pragma once
 // cuBLASLt, opened at run time: y[m, n] = alpha x[m, k] W[n, k]^T. Algorithms are looked up once a shape and bucket of
 // m, or timed on request, and kept; the same shape then always runs the same algorithm.
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "core/dtype.h"
 #include "kernels/common/cuda.h"
@@ -27,6 +29,14 @@ struct GemmPointers {
   float alpha = 1;                       // not for int8
 };
 
+// The library's own description of an algorithm: plain bytes, good for the same version of it on the same card.
+using GemmAlgorithm = std::array<uint8_t, 64>;
+struct FoundGemm {
+  GemmShape shape;  // m: the bucket's largest
+  GemmAlgorithm algorithm = {};
+  float us = 0;
+};
+
 class CublasLt {
  public:
   explicit CublasLt(const DeviceCapabilities& device);  // throws Error (cannot_here) where the library is missing
@@ -40,8 +50,13 @@ class CublasLt {
   // (0: not), and keeps the fastest; returns its time. x and y must hold the bucket's largest m. Waits for the device.
   float find_fastest_us(const GemmShape& shape, const GemmPointers& pointers, void* flush, size_t flush_bytes,
                         cudaStream_t stream);
-  static int64_t bucket(int64_t m);  // the largest m of the bucket
-  int64_t bytes() const;             // workspace on the device
+  static int64_t bucket(int64_t m);              // the largest m of the bucket
+  bool was_timed(const GemmShape& shape) const;  // the bucket of shape.m: by find_fastest_us or adopt
+  std::vector<FoundGemm> timed() const;
+  // Takes an algorithm that was found earlier; false where the library refuses it for this shape.
+  bool adopt(const FoundGemm& found);
+  static int64_t version();
+  int64_t bytes() const;  // workspace on the device
 
  private:
   struct State;
