@@ -89,10 +89,11 @@ GpuBudget plan_gpu_budget(const GpuBudgetRequest& request) {
   budget.layer_bytes = 2 * layer * static_cast<int64_t>(size_bytes(request.weight_type));
   if (request.weight_type != DType::f16) budget.layer_bytes += layer * kHalf;
   for (const int64_t k : {s.hidden, s.q_rows(), s.hidden, s.ffn}) {
+    if (!request.quantizes) break;
     budget.statistics_bytes += request.sampled * k * kHalf + k * (kFloat + kDouble);
     if (request.feedback) budget.statistics_bytes += k * k * kFloat;
   }
-  budget.search_bytes = group_sizes(s, request.sampled, request.feedback).bytes();
+  if (request.quantizes) budget.search_bytes = group_sizes(s, request.sampled, request.feedback).bytes();
   budget.reserved_bytes = kReservedBytes;
   const int64_t fixed = budget.total_bytes();
   for (int64_t tokens = std::max(kMostChunkTokens, longest);; tokens = std::max(tokens / 2, longest)) {

@@ -26,7 +26,8 @@ struct GpuBudgetRequest {
   DType weight_type = DType::f16;
   std::vector<int64_t> lengths;  // tokens of each calibration sequence
   int64_t sampled = 0;
-  bool feedback = true;
+  bool quantizes = true;     // false: the KV cache's calibration alone
+  bool feedback = true;      // Gram matrices are wanted
   int64_t memory_bytes = 0;  // what may be used
 };
 
