@@ -62,17 +62,21 @@ __global__ void __launch_bounds__(kFactorThreads)
     const int r = at / kSide, c = at % kSide;
     if (c <= r) a[r * k + c] = l[r * kPitch + c];
   }
-  // A column of the inverse a thread, by forward substitution.
-  if (thread >= kSide) return;
-  for (int r = 0; r < kSide; ++r) {
-    float x = r == thread ? 1.0f : 0.0f;
-    if (r < size && thread <= r) {
-      for (int j = thread; j < r; ++j) x -= l[r * kPitch + j] * inverse[j * kSide + thread];
-      x /= l[r * kPitch + r];
-    } else {
-      x = 0;
+  // A column of the inverse a thread, by forward substitution. Element [r][thread] lies at l[thread][r + 1], above the
+  // diagonal, where L has nothing.
+  if (thread < size) {
+    float* column = l + thread * kPitch + 1;
+    for (int r = thread; r < size; ++r) {
+      float x = r == thread ? 1.0f : 0.0f;
+#pragma unroll 4
+      for (int j = thread; j < r; ++j) x -= l[r * kPitch + j] * column[j];
+      column[r] = x / l[r * kPitch + r];
     }
-    inverse[r * kSide + thread] = x;
+  }
+  __syncthreads();
+  for (int at = thread; at < kSide * kSide; at += kFactorThreads) {
+    const int r = at / kSide, c = at % kSide;
+    inverse[at] = r < size && c <= r ? l[c * kPitch + r + 1] : 0.0f;
   }
 }
 
