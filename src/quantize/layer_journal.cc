@@ -14,12 +14,13 @@ namespace qg {
 namespace {
 
 constexpr const char* kIndex = "layers.txt";  // the key, then a layer and the hash of its file a line
+constexpr const char* kBase = "base.txt";     // the hash of the base's weights
 
 }  // namespace
 
-LayerJournal::LayerJournal(std::filesystem::path folder, std::string key)
+LayerJournal::LayerJournal(std::filesystem::path folder, std::string key, const std::function<std::string()>& base)
     : folder_(std::move(folder)), key_(std::move(key)) {
-  if (std::filesystem::exists(folder_)) verify();
+  if (std::filesystem::exists(folder_)) verify(base);
   if (finished_ > 0) return;
   remove();
   std::error_code code;
@@ -32,11 +33,11 @@ std::filesystem::path LayerJournal::file_of(int layer) const {
   return folder_ / fmt::format("layer-{:03}.safetensors", layer);
 }
 
-void LayerJournal::verify() {
-  if (!std::filesystem::exists(folder_ / kIndex)) return;
+void LayerJournal::verify(const std::function<std::string()>& base) {
+  if (!std::filesystem::exists(folder_ / kIndex) || !std::filesystem::exists(folder_ / kBase)) return;
   std::istringstream index(read_file(folder_ / kIndex));
   std::string line;
-  if (!std::getline(index, line) || line != key_) {
+  if (!std::getline(index, line) || line != key_ || read_file(folder_ / kBase) != base()) {
     info("{}: belongs to another job (model, text, recipe or version differ), starting from the first layer",
          folder_.string());
     return;
@@ -69,6 +70,12 @@ void LayerJournal::append(int layer, const NamedTensors& tensors) {
   std::ofstream index(folder_ / kIndex, std::ios::app);
   index << fmt::format("{} {}\n", layer, sha256_file(file_of(layer))) << std::flush;
   if (!index) throw Error("cannot be written", (folder_ / kIndex).string(), "is the disk full?");
+}
+
+void LayerJournal::set_base(const std::string& hash) {
+  if (base_ == hash) return;
+  base_ = hash;
+  write_file(folder_ / kBase, hash);
 }
 
 void LayerJournal::remove() {

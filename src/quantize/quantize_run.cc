@@ -1,6 +1,7 @@
 #include "quantize/quantize_run.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "checkpoint/kv_scales.h"
 #include "core/error.h"
@@ -135,24 +136,15 @@ QuantizeRun::QuantizeRun(const QuantizeJob& job, const std::string& executor)
            {"outputs", Json::array()}};
   for (const QuantizeOutput& output : job.outputs)
     key["outputs"].push_back({{"out", output.out.filename().string()}, {"recipe", output.recipe.to_json()}});
-  // A journal that is there is checked against the base's hash before anything of it is used; without one, hashing
-  // gigabytes can go on beside the first layer.
-  const std::filesystem::path folder = journal_folder(job);
-  const auto make = [this, key, folder] {
-    Json whole = key;
-    whole["base"] = base_hash_.get();
-    journal_ = std::make_unique<LayerJournal>(folder, sha256_hex(whole.dump()));
-  };
-  if (std::filesystem::exists(folder))
-    make();
-  else
-    queue_.push(make);
+  journal_ =
+      std::make_unique<LayerJournal>(journal_folder(job), sha256_hex(key.dump()), [this] { return base_hash_.get(); });
 }
 
 // Also on the way out of an error: layers that are finished go into the journal.
 QuantizeRun::~QuantizeRun() {
   try {
     queue_.drain();
+    if (!done_) journal_->set_base(base_hash_.get());
   } catch (...) {  // the caller has its error already
   }
 }
@@ -198,6 +190,7 @@ void QuantizeRun::finish_layer(int layer, std::vector<LayerResult> results, Laye
     for (size_t i = 0; i < results.size(); ++i) add_tensors(results[i], "output" + std::to_string(i) + ".", tensors);
     add_tensors(kv, tensors);
     journal_->append(layer, tensors);
+    if (base_hash_.wait_for(std::chrono::seconds(0)) == std::future_status::ready) journal_->set_base(base_hash_.get());
     write(layer, results);
     if (const TensorSet* files = job_.base->stored()) files->release_pages();
   });
@@ -210,6 +203,7 @@ std::vector<QuantizeReport> QuantizeRun::finish() {
     for (const auto& output : outputs_) reports.push_back(output->finish(kv_, base_hash_.get()));
     if (!job_.kv_scales.empty()) write_kv_scales_file(job_.kv_scales, kv_, job_.base->table().shape, base_hash_.get());
     journal_->remove();
+    done_ = true;
   });
   queue_.drain();
   return reports;

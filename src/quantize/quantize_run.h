@@ -18,7 +18,7 @@ class QuantizeRun {
   QuantizeRun(const QuantizeJob& job, const std::string& executor);
   ~QuantizeRun();
 
-  int finished_layers() const { return journal_ ? journal_->finished() : 0; }
+  int finished_layers() const { return journal_->finished(); }
   size_t outputs() const { return outputs_.size(); }
   const Recipe& recipe(size_t output) const;
   const QuantSpec& spec(size_t output) const;
@@ -44,6 +44,7 @@ class QuantizeRun {
   std::vector<std::unique_ptr<Output>> outputs_;
   std::unique_ptr<LayerJournal> journal_;
   KvScales kv_;
+  bool done_ = false;
   WriteQueue queue_;  // last: its thread uses the others
 };
 

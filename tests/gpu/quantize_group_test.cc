@@ -89,8 +89,13 @@ double largest_gap(const Tensor& a, const Tensor& b) {
 }
 
 // Which share of int4 grids differ: a tie between two shares of a range may go either way.
+std::vector<float> numbers(const Tensor& t) {
+  if (t.dtype != DType::u8) return to_f32(t);
+  const auto* bytes = t.as<uint8_t>();
+  return {bytes, bytes + t.bytes()};
+}
 double different_share(const Tensor& a, const Tensor& b) {
-  const std::vector<float> x = to_f32(a), y = to_f32(b);
+  const std::vector<float> x = numbers(a), y = numbers(b);
   int64_t different = 0;
   for (size_t i = 0; i < x.size(); ++i) different += std::fabs(x[i] - y[i]) > 1e-6f * std::fabs(x[i]);
   return static_cast<double>(different) / static_cast<double>(x.size());
