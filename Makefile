@@ -1,8 +1,8 @@
 # The front door. Each target says its steps; the work is in scripts/ and CMakePresets.json.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build model texts rotated demo test test-long test-peers test-fleet check format tidy gpu gpu-test \
-        gpu-cases gpu-sanitize gpu-bench gpu-speed results release clean
+.PHONY: help setup build model texts rotated checkpoints demo test test-long test-peers test-fleet check format tidy gpu \
+        gpu-test gpu-cases gpu-sanitize gpu-bench gpu-speed results release clean
 # Steps of one command come one after the other, also under make -j.
 .NOTPARALLEL:
 
@@ -31,6 +31,9 @@ texts:  ## models/texts: calibration and evaluation text, from Debian packages
 rotated: model  ## models/smollm2-135m-rotated: the same function with weights off the 4-bit grid
 	@echo "== rotated: the same model with its residual stream turned"
 	@$(PYTHON) scripts/make_rotated_base.py
+
+checkpoints:  ## all that a plan needs: MODEL_DIR=… [GRID=grids/trt-llm-45.toml] [CALIB=FILE]; skips what is sound
+	@scripts/checkpoints.sh "$(MODEL_DIR)" "$(or $(GRID),grids/trt-llm-45.toml)" "$(or $(CALIB),models/texts/calibration.txt)" $(ARGS)
 
 demo: setup build model texts  ## everything from nothing to report.html: quantize, measure, pick
 	@scripts/demo.sh

@@ -58,6 +58,9 @@ class GridRun {
   // Throws Error only when the run as a whole cannot go on (interrupted, disk full, no model); a case that fails is
   // recorded and counted.
   void run();
+  // Only the checkpoints and KV scales that the cases need: what is there and sound is skipped. A model whose folder is
+  // missing is counted as failed.
+  void make_checkpoints();
   int failed_cases() const { return static_cast<int>(failed_.size()); }
   const std::vector<Case>& cases() const { return cases_; }
   // Newest finished rows of a case, by metric; empty where it was not measured.
@@ -68,9 +71,10 @@ class GridRun {
 
   // grid_run.cc
   Model& model(const std::string& name);
+  // Tasks of a fleet share the folder: each checkpoint is made once.
+  std::filesystem::path lock_file(const GridModel& row) const;
   std::shared_ptr<const Checkpoint> synthetic_checkpoint(const Model& m, WeightFormat weights) const;
-  QuantizeJob missing_checkpoints(const Model& m, const std::vector<Case>& cases) const;
-  void make_missing_checkpoints(Model& m, const std::vector<Case>& cases);
+  std::vector<Case> cases_of(const std::string& model_name) const;
   // A 16-bit model with an 8-bit cache is run from its own folder; its cache's calibration is a file beside the folder.
   bool needs_kv_scales_file(const Model& m, const Case& c) const;
   std::filesystem::path kv_scales_file(const Model& m) const;
@@ -86,6 +90,14 @@ class GridRun {
   std::shared_ptr<Executor> speed_executor(Model& m, const Case& c, const Load& load, const EngineOptions& options);
   CudaExecutorOptions cuda_options(const Case& c) const;
   std::vector<Workload> workloads() const;
+
+  // grid_run_checkpoints.cc
+  void make_missing_checkpoints(Model& m, const std::vector<Case>& cases);
+  QuantizeJob missing_checkpoints(const Model& m, const std::vector<Case>& cases) const;
+  std::vector<QuantizeReport> run_job(const Model& m, const QuantizeJob& job) const;
+  // Whether the folder is there; throws Error when it is and does not hold what its name says of these weights.
+  bool has_checkpoint(const Model& m, const std::string& name, WeightFormat weights) const;
+  void require_sound(const Model& m, const Checkpoint& checkpoint, WeightFormat weights) const;
 
   // grid_run_parts.cc
   void run_accuracy(Model& m, const std::vector<Case>& cases);

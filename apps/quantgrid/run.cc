@@ -22,12 +22,13 @@ namespace {
 
 struct RunFlags {
   std::string grid, model_dir, filter, target, engine = "native", backend, profile = "quick", executor = "auto",
-                                               journal, weights_from, gpu, tuning;
+                                               journal, weights_from, gpu, tuning, calib;
   std::vector<std::string> points;
   ServerFlags server;
   std::string server_name;
   double window_s = 0;
-  bool rerun = false, json = false, shared = false, tune = false;
+  int64_t calib_sequences = 0;
+  bool rerun = false, json = false, shared = false, tune = false, checkpoints_only = false;
   // Of other engines only.
   std::string engine_dir;
   double limit_minutes = 0;
@@ -108,6 +109,7 @@ std::vector<Case> chosen_cases(const Grid& grid, const RunFlags& flags, const Gr
   if (cases.empty())
     throw Error("no case is left", flags.filter.empty() ? "--target " + flags.target : "--filter " + flags.filter,
                 "`quantgrid plan` shows the cases of the grid");
+  if (flags.checkpoints_only) return cases;   // a checkpoint is the same whatever card it is for
   if (flags.executor == "cpu") return cases;  // asked for in so many words: any card's cases, for their accuracy
   if (options.executor == "cuda") {           // this card's cases; another's when --target names it
     const std::string target = flags.target.empty() ? options.measured_on : flags.target;
@@ -187,6 +189,8 @@ std::filesystem::path journal_file(const RunFlags& flags) {
 
 Grid grid_of(const RunFlags& flags) {
   Grid grid = load_grid(flags.grid, read_model_shape);
+  if (!flags.calib.empty()) grid.calibration.text = flags.calib;
+  if (flags.calib_sequences > 0) grid.calibration.samples = flags.calib_sequences;
   if (flags.model_dir.empty()) return grid;
   grid.models_dir = flags.model_dir;
   for (GridModel& m : grid.models) m.folder = grid.models_dir / m.stem;
@@ -253,6 +257,10 @@ ExitCode run(const RunFlags& flags) {
   JournalWriter journal(journal_file(flags), environment);
   info("{} cases, journal {}", cases.size(), journal.file().string());
   GridRun grid_run(grid, cases, options, journal);
+  if (flags.checkpoints_only) {
+    grid_run.make_checkpoints();
+    return grid_run.failed_cases() == 0 ? ExitCode::done : ExitCode::cases_failed;
+  }
   grid_run.run();
   if (flags.json)
     fmt::print("{}\n", cases_json(grid_run).dump(2));
@@ -286,6 +294,11 @@ const RegisterVerb kVerb(
        command.add_option("--journal", f->journal, "journal to append to (default: GRID.jsonl here)");
        command.add_option("--weights-from", f->weights_from,
                           "synth or synth:SEED: random weights where a model is missing, speed only");
+       command.add_flag("--checkpoints-only", f->checkpoints_only,
+                        "make the checkpoints that the cases need, of all cards, and measure nothing");
+       command.add_option("--calib", f->calib, "text file to calibrate on (default: the grid's)");
+       command.add_option("--calib-sequences", f->calib_sequences, "calibration sequences (default: the grid's)")
+           ->check(CLI::Range(1, 100000));
        command.add_option("--engine-dir", f->engine_dir,
                           "of another engine: folder of its reports, logs and built engines (default: GRID-ENGINE)");
        command

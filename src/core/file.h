@@ -25,7 +25,9 @@ class AtomicFile {
   void write(const void* data, size_t bytes);  // appends; throws Error (disk full names the path and the fix)
   void write_at(int64_t offset, const void* data, size_t bytes);  // anywhere; gaps read as zero
   int64_t written_bytes() const { return written_; }
-  void commit();  // fsync, rename, fsync of the folder
+  // fsync, rename, fsync of the folder. Not durable: the rename alone, for files that are checked before they are used
+  // again.
+  void commit(bool durable = true);
 
  private:
   std::filesystem::path path_, temporary_;
