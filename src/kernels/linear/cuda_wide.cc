@@ -50,9 +50,9 @@ constexpr double kStepUs = 0.12;     // a step at least
 constexpr double kInt4StepUs = 0.5, kInt4WideStepUs = 0.9, kInt4SplitUs = 1.5;
 
 double step_us(WideFormat format, const WideTile& tile) {
-  const double products = static_cast<double>(tile.features()) * tile.tokens * kWideStep;
-  const double weights = tile.features() * kWideStep * (is_int4(format) ? 0.53 : 1.0);
-  const double x = static_cast<double>(tile.tokens) * kWideStep * (is_int4(format) ? 2 : 1);
+  const double products = static_cast<double>(tile.features()) * tile.tokens * tile.step;
+  const double weights = tile.features() * tile.step * (is_int4(format) ? 0.53 : 1.0);
+  const double x = static_cast<double>(tile.tokens) * tile.step * (is_int4(format) ? 2 : 1);
   return std::max({products / (is_int4(format) ? kF16ProductsPerUs : kByteProductsPerUs), (weights + x) / kL2BytesPerUs,
                    !is_int4(format)   ? kStepUs
                    : tile.groups == 1 ? kInt4StepUs
@@ -76,7 +76,7 @@ double expected_us(double step, double split_us, const WideTile& tile, int64_t s
 void consider(WidePlan& best, WideFormat format, int kernel, const WideTile& tile, int64_t m, int64_t n, int64_t k,
               int64_t multiprocessors) {
   const double step = step_us(format, tile);
-  const int64_t steps = ceil_div(k, kWideStep), token_tiles = ceil_div(m, tile.tokens);
+  const int64_t steps = ceil_div(k, tile.step), token_tiles = ceil_div(m, tile.tokens);
   const int64_t tiles = ceil_div(n, tile.features()) * token_tiles, waves = tiles / multiprocessors;
   for (int64_t own = std::max<int64_t>(0, waves - 1); own <= waves; ++own) {
     const int64_t whole = own * multiprocessors / token_tiles * token_tiles, split = tiles - whole;
@@ -104,11 +104,16 @@ void consider(WidePlan& best, WideFormat format, int kernel, const WideTile& til
 
 }  // namespace
 
-WidePlan plan_wide(WideFormat format, int64_t m, int64_t n, int64_t k, const DeviceCapabilities& device) {
+int wide_kernel_count(WideFormat format) {
+  return static_cast<int>(kernels_of(format).size());
+}
+
+WidePlan plan_wide(WideFormat format, int64_t m, int64_t n, int64_t k, const DeviceCapabilities& device, int only) {
   WidePlan best;
-  int index = 0;
-  for (const WideKernel& kernel : kernels_of(format))
-    consider(best, format, index++, kernel.tile, m, n, k, device.multiprocessors);
+  const std::span<const WideKernel> kernels = kernels_of(format);
+  for (int i = 0; i < static_cast<int>(kernels.size()); ++i)
+    if (only < 0 || only == i)
+      consider(best, format, i, kernels[static_cast<size_t>(i)].tile, m, n, k, device.multiprocessors);
   return best;
 }
 
