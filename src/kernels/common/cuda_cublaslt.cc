@@ -7,9 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
-#include <optional>
 #include <tuple>
-#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -18,12 +16,7 @@ namespace qg {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA recommends for Hopper
-constexpr int kAlgorithms = 16;                       // that are timed
-constexpr int kRuns = 3;
-// From so many rows on, the fastest few also run without pause.
-constexpr int64_t kSustainedFromRows = 512;
-constexpr size_t kSustainedAlgorithms = 5;
-constexpr float kSustainedWithin = 1.2f, kSustainedUs = 3000;
+constexpr int kAlgorithms = 8;
 
 // The functions that are used, under their own names.
 struct Library {
@@ -124,33 +117,6 @@ struct Problem {
                                                pitch),
           "cublasLtMatrixLayoutCreate");
   }
-};
-
-// Time between two points of a stream.
-class Stopwatch {
- public:
-  explicit Stopwatch(cudaStream_t stream) : stream_(stream) {
-    QG_CUDA(cudaEventCreate(&begin_));
-    QG_CUDA(cudaEventCreate(&end_));
-  }
-  ~Stopwatch() {
-    cudaEventDestroy(begin_);
-    cudaEventDestroy(end_);
-  }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-  void start() const { QG_CUDA(cudaEventRecord(begin_, stream_)); }
-  float stop_us() const {  // waits
-    float ms = 0;
-    QG_CUDA(cudaEventRecord(end_, stream_));
-    QG_CUDA(cudaEventSynchronize(end_));
-    QG_CUDA(cudaEventElapsedTime(&ms, begin_, end_));
-    return ms * 1000;
-  }
-
- private:
-  cudaStream_t stream_;
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
 };
 
 using Key = std::tuple<GemmKind, DType, int64_t, int64_t, int64_t, int64_t, int64_t>;
@@ -264,42 +230,40 @@ void CublasLt::run(const GemmShape& shape, const GemmPointers& pointers, cudaStr
 
 float CublasLt::find_fastest_us(const GemmShape& shape, const GemmPointers& pointers, void* flush, size_t flush_bytes,
                                 cudaStream_t stream) {
+  constexpr int kRuns = 5;
   GemmShape top = shape;
   top.m = bucket(shape.m);
   const Problem problem(top, pointers);
   state_->algorithms_at(shape, top.m);
   std::vector<cublasLtMatmulAlgo_t>& candidates = state_->algorithms[key_of(shape, top.m)];
-  const Stopwatch watch(stream);
-  // Of `launches` products, median of `runs`, and the index among the candidates; the failing ones are left out.
-  using Timed = std::pair<float, size_t>;
-  const auto time = [&](size_t i, int runs, int launches, size_t flushed) -> std::optional<Timed> {
-    std::vector<float> us;
-    for (int run = -1; run < runs; ++run) {  // run -1 warms up
-      if (flushed > 0) QG_CUDA(cudaMemsetAsync(flush, run + 1, flushed, stream));
-      watch.start();
-      for (int launch = 0; launch < launches; ++launch)
-        if (state_->multiply(top, problem, pointers, candidates[i], stream) != CUBLAS_STATUS_SUCCESS) return {};
-      const float taken = watch.stop_us() / static_cast<float>(launches);
-      if (run >= 0) us.push_back(taken);
+  cudaEvent_t begin = nullptr, end = nullptr;
+  QG_CUDA(cudaEventCreate(&begin));
+  QG_CUDA(cudaEventCreate(&end));
+  size_t best = 0;
+  float best_us = 0;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    std::array<float, kRuns> times{};
+    bool works = true;
+    for (int run = -1; run < kRuns && works; ++run) {  // run -1 warms up
+      if (flush_bytes > 0) QG_CUDA(cudaMemsetAsync(flush, run + 1, flush_bytes, stream));
+      QG_CUDA(cudaEventRecord(begin, stream));
+      works = state_->multiply(top, problem, pointers, candidates[i], stream) == CUBLAS_STATUS_SUCCESS;
+      QG_CUDA(cudaEventRecord(end, stream));
+      QG_CUDA(cudaEventSynchronize(end));
+      if (run >= 0) QG_CUDA(cudaEventElapsedTime(&times[static_cast<size_t>(run)], begin, end));
     }
-    std::sort(us.begin(), us.end());
-    return Timed{us[us.size() / 2], i};
-  };
-  std::vector<Timed> timed;
-  for (size_t i = 0; i < candidates.size(); ++i)
-    if (const auto one = time(i, kRuns, 1, flush_bytes)) timed.push_back(*one);
-  std::sort(timed.begin(), timed.end());
-  if (timed.empty()) return 0;
-  // Large products run at the clock that the card's power allows, which a single launch after a pause does not show.
-  if (top.m >= kSustainedFromRows) {
-    while (timed.size() > kSustainedAlgorithms || timed.back().first > kSustainedWithin * timed.front().first)
-      timed.pop_back();
-    const int launches = std::max(1, static_cast<int>(kSustainedUs / timed.front().first));
-    for (Timed& each : timed) each = time(each.second, 1, launches, 0).value_or(each);
-    std::sort(timed.begin(), timed.end());
+    if (!works) continue;
+    std::sort(times.begin(), times.end());
+    const float us = times[kRuns / 2] * 1000;
+    if (best_us == 0 || us < best_us) {
+      best = i;
+      best_us = us;
+    }
   }
-  std::swap(candidates[0], candidates[timed.front().second]);
-  return timed.front().first;
+  QG_CUDA(cudaEventDestroy(begin));
+  QG_CUDA(cudaEventDestroy(end));
+  if (!candidates.empty()) std::swap(candidates[0], candidates[best]);
+  return best_us;
 }
 
 }  // namespace qg

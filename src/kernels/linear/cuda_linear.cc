@@ -99,10 +99,9 @@ void run_wide(const LinearState& layer, const CudaQueue& queue, int64_t m, const
     const int64_t scale_bytes = layout.scale_words() * 32;
     a.x = tensor_map(x.values, m, layer.k, layer.k * 2, 2, plan.tile.tokens, 64);
     a.weight = tensor_map(layer.weight.data(), layout.tiles(), layout.chunks() * 64, layout.chunks() * 512, 8,
-                          plan.tile.features() / 16, int4_box(plan.tile));
-    a.scales =
-        tensor_map(layer.group_scales.data(), layout.tiles(), layout.groups * scale_bytes / 8,
-                   layout.groups * scale_bytes, 8, plan.tile.features() / 16, int4_scale_box(*layer.wide, plan.tile));
+                          plan.tile.features() / 16, kInt4Box);
+    a.scales = tensor_map(layer.group_scales.data(), layout.tiles(), layout.groups * scale_bytes / 8,
+                          layout.groups * scale_bytes, 8, plan.tile.features() / 16, int4_scale_box(*layer.wide));
   } else {
     a.x = tensor_map(x.values, m, layer.k, layer.k, 1, plan.tile.tokens, 128);
     a.weight = tensor_map(layer.weight.data(), layer.n, layer.k, layer.pitch, 1, plan.tile.features(), 128);
@@ -270,6 +269,37 @@ std::string CudaLinear::kernel_name(int64_t m) const {
       return fmt::format("sm80_expand_{}+cublaslt_f16", path);
   }
   return {};
+}
+
+void CudaLinear::prepare(int64_t m) {
+  const LinearState& s = *state_;
+  const LinearRoute route = choose_route(s, m);
+  if (runs_few_rows(route) || route == LinearRoute::wide) return;
+  const int64_t rows = CublasLt::bucket(std::min(m, rows_a_piece(s, route, m)));
+  GemmShape shape = library_shape(s, route, rows, DType::f16);
+  const size_t width = s.path == ComputePath::w16a16 || route == LinearRoute::expand ? 2 : 1;
+  const size_t x_bytes = static_cast<size_t>(rows * s.k) * width, y_bytes = static_cast<size_t>(rows * s.n) * 4;
+  const size_t flush_bytes = static_cast<size_t>(2 * s.context->device.l2_bytes);
+  const DeviceBuffer x(x_bytes), y(y_bytes), flush(flush_bytes), scales(static_cast<size_t>(rows) * sizeof(float));
+  // Halves near 0.37 and codes that are neither zero nor NaN: zeros would flatter the clock.
+  QG_CUDA(cudaMemset(x.data(), 0x35, x_bytes));
+  QG_CUDA(cudaMemset(scales.data(), 0x35, static_cast<size_t>(rows) * sizeof(float)));
+  GemmPointers p;
+  p.weight = route == LinearRoute::expand ? s.context->scratch.data() : s.weight.data();
+  p.x = x.data();
+  p.y = y.data();
+  p.weight_scales = s.channel_scales.as<float>();
+  p.x_scales = scales.as<float>();
+  if (route == LinearRoute::expand)
+    QG_CUDA(cudaMemset(s.context->scratch.data(), 0x25, static_cast<size_t>(s.n * s.k) * 2));
+  if (route != LinearRoute::library_parts) {
+    s.context->library.find_fastest_us(shape, p, flush.data(), flush_bytes, nullptr);
+    return;
+  }
+  for (const LinearPart& part : s.parts) {
+    shape.n = part.n;
+    s.context->library.find_fastest_us(shape, p, flush.data(), flush_bytes, nullptr);
+  }
 }
 
 void CudaLinear::run(const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y, DType y_type) const {

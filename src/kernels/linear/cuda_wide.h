@@ -13,6 +13,7 @@ namespace qg {
 
 enum class WideFormat { w4, w4_zeros, int8, e4m3 };
 
+inline constexpr int kWideStep = 128;  // of k a stage
 // Token tiles that are worked on together. Blocks that run at the same time then cover about as many tokens as
 // features, and so read the least of both.
 inline constexpr int kTokenBand = 8;
@@ -22,7 +23,6 @@ struct WideTile {
   int tokens = 0, groups = 0, halves = 0;
   int stages = 0;  // of the ring
   int blocks = 0;  // that fit on a multiprocessor: with 2, the next kernel's first loads overlap this one's end
-  int step = 128;  // of k a stage: 128 bytes of x or, in int4, of one or two chunks
 
   // With 128 sums a thread and two warpgroups the copying warp becomes a warpgroup that gives most of its registers
   // away.
@@ -73,11 +73,9 @@ int64_t wide_partial_bytes(WideFormat format, const DeviceCapabilities& device);
 inline constexpr int64_t kWideTickets = 1024;
 
 // Columns of 8 bytes of a copied box: int4 weights of a step's chunks, and the scales of as many groups.
-constexpr int int4_box(const WideTile& tile) {
-  return tile.step;
-}
-constexpr int int4_scale_box(WideFormat format, const WideTile& tile) {
-  return tile.step / 64 * (format == WideFormat::w4_zeros ? 8 : 4);
+inline constexpr int kInt4Box = 128;
+constexpr int int4_scale_box(WideFormat format) {
+  return format == WideFormat::w4_zeros ? 16 : 8;
 }
 
 // A [rows, columns] matrix whose boxes the copy engine moves: elements of 1, 2 or 8 bytes; of 8 they lie in shared

@@ -24,7 +24,7 @@ struct WideSum<WideFormat::int8> {
   using Type = int;
 };
 
-template <WideFormat kFormat, int kTokens, int kGroups, int kHalves, int kStages, int kBlocks, int kStep>
+template <WideFormat kFormat, int kTokens, int kGroups, int kHalves, int kStages, int kBlocks>
 struct WideShape {
   using Traits = WideTraits<kFormat>;
   using Acc = typename WideSum<kFormat>::Type;
@@ -32,20 +32,18 @@ struct WideShape {
   static constexpr int kFeatures = 64 * kGroups * kHalves;
   static constexpr int kRowTiles = kFeatures / 16;
   static constexpr int kXBox = kTokens * 128;
-  static constexpr int kChunks = kStep / 64;                   // of int4
+  static constexpr int kChunks = kWideStep / 64;               // of int4
   static constexpr int kXBoxes = Traits::kInt4 ? kChunks : 1;  // of 128 bytes of k
   static constexpr int kXBytes = kXBox * kXBoxes;
-  static constexpr int kTileBytes = kChunks * 512;          // int4: of a row tile
-  static constexpr int kUnits = kChunks * kHalves;          // int4: of 64 x 64, which become fragments at a time
-  static constexpr int kBuffers = kUnits % 2 == 0 ? 2 : 1;  // one is read by the tensor cores while the other is made
+  static constexpr int kTileBytes = kChunks * 512;  // int4: of a row tile
+  static constexpr int kUnits = kChunks * kHalves;  // int4: of 64 x 64, which become fragments at a time
   static constexpr int kScaleBytes = Traits::kInt4 ? Traits::kScaleWords * 32 * kChunks : 0;  // and its groups
-  static constexpr int kWeightBytes = Traits::kInt4 ? kRowTiles * (kTileBytes + kScaleBytes) : kFeatures * kStep;
+  static constexpr int kWeightBytes = Traits::kInt4 ? kRowTiles * (kTileBytes + kScaleBytes) : kFeatures * kWideStep;
   static constexpr int kStageBytes = (kXBytes + kWeightBytes + 1023) / 1024 * 1024;
   static constexpr int kStoreBytes = kStoreTokens * kStorePitch;  // a warpgroup
   static constexpr int kTail = kGroups * (kStoreBytes + kTokens * 4) + 2 * kStages * 8 + 16;
   static constexpr int kSharedBytes = 1024 + kStages * kStageBytes + kTail;  // 1024: to align the ring
-  static constexpr WideTile kTile = {kTokens, kGroups, kHalves, kStages, kBlocks, kStep};
-  static_assert(Traits::kInt4 || kStep == 128);
+  static constexpr WideTile kTile = {kTokens, kGroups, kHalves, kStages, kBlocks};
 };
 
 // What a block does, as runs of steps of one tile after the other.
@@ -160,7 +158,7 @@ struct WideProducer {
       copy_box(ring.weights() + S::kRowTiles * S::kTileBytes, &a.scales,
                (chunk >> a.group_shift) * Traits::kScaleWords * 4, row_tile, barrier, hint);
     } else {
-      copy_box(ring.weights(), &a.weight, step * S::kTile.step, walk.feature * S::kFeatures, barrier, hint);
+      copy_box(ring.weights(), &a.weight, step * kWideStep, walk.feature * S::kFeatures, barrier, hint);
     }
   }
   __device__ void x() const {
@@ -168,8 +166,8 @@ struct WideProducer {
     const int row = walk.token * S::kTile.tokens;
 #pragma unroll
     for (int i = 0; i < S::kXBoxes; ++i)
-      copy_box(ring.x() + i * S::kXBox, &a.x, step * S::kTile.step + i * (S::kTile.step / S::kXBoxes), row,
-               ring.full_barrier(), kEvictNormal);
+      copy_box(ring.x() + i * S::kXBox, &a.x, step * kWideStep + i * (kWideStep / S::kXBoxes), row, ring.full_barrier(),
+               kEvictNormal);
   }
 };
 
@@ -218,7 +216,7 @@ __device__ __forceinline__ void multiply_run(const WideArguments& a, WideRing<S>
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = warp / 4;
   uint32_t release = 0;  // the barrier of the stage before, once its products have ended
   int keep = 0;
-  [[maybe_unused]] uint32_t fragments[S::kBuffers][16] = {};
+  [[maybe_unused]] uint32_t fragments[2][16] = {};  // one is read by the tensor cores while the other is made
   for (int step = walk.begin; step < walk.end; ++step, ring.advance()) {
     barrier_wait(ring.full_barrier(), ring.phase);
     if constexpr (Traits::kInt4) {
@@ -240,7 +238,7 @@ __device__ __forceinline__ void multiply_run(const WideArguments& a, WideRing<S>
 #pragma unroll
       for (int u = 0; u < kUnits; ++u) {
         const int c = u / kHalves, h = u % kHalves;
-        uint32_t(&mine)[16] = fragments[u % S::kBuffers];
+        uint32_t(&mine)[16] = fragments[u % 2];
         expand_chunk<kFormat>(codes[u], scale[u], mine);
         const uint64_t x = operand(ring.x() + c * S::kXBox);
         pin(acc[h]);
@@ -249,8 +247,8 @@ __device__ __forceinline__ void multiply_run(const WideArguments& a, WideRing<S>
         for (int i = 0; i < 4; ++i) wgmma_f16(acc[h], mine + 4 * i, x + 2 * i, c == 0 && i == 0 ? keep : 1);
         wgmma_commit();
         pin(acc[h]);
-        wgmma_wait<S::kBuffers - 1>();
-        hold(fragments[(u + 1) % S::kBuffers]);
+        wgmma_wait<1>();
+        hold(fragments[(u + 1) % 2]);
         if (u == 0 && release != 0 && lane == 0) barrier_arrive(release);
       }
     } else {
@@ -439,9 +437,9 @@ __global__ void __launch_bounds__(S::kTile.threads(), S::kTile.blocks) wide(cons
 #endif
 }
 
-template <WideFormat kFormat, int kTokens, int kGroups, int kHalves, int kStages, int kBlocks, int kStep = 128>
+template <WideFormat kFormat, int kTokens, int kGroups, int kHalves, int kStages, int kBlocks>
 WideKernel wide_kernel() {
-  using S = WideShape<kFormat, kTokens, kGroups, kHalves, kStages, kBlocks, kStep>;
+  using S = WideShape<kFormat, kTokens, kGroups, kHalves, kStages, kBlocks>;
   static_assert(S::kSharedBytes <= 233472 / kBlocks - 1024, "shared memory of a multiprocessor");
   return {S::kTile, S::kSharedBytes, wide<kFormat, S>};
 }
