@@ -22,7 +22,8 @@ struct LinearState;
 
 // What all linear layers of one executor share: the cuBLASLt handle, the algorithms found for each shape, and a
 // workspace for split sums, integer sums and expanded weights. Layers that share a context must run on one stream.
-// Must outlive its layers.
+// Kernels for few rows ask L2 for the first weights of the layer that was made after theirs, so make layers in the
+// order in which they run (another order costs time only). Must outlive its layers.
 class CudaLinearContext {
  public:
   // max_rows: the largest m that any layer will run. Throws Error (cannot_here) when cuBLASLt is missing.

@@ -55,6 +55,7 @@ void run_skinny(const LinearState& layer, const CudaQueue& queue, int64_t m, con
   a.slices = plan.slices;
   a.chunks_per_slice = plan.chunks_per_slice;
   a.x_pitch = plan.x_pitch;
+  a.ahead = weights_ahead(layer, int64_t{plan.grid} * kSkinnyWarps);
   launch_skinny(layer.skinny, plan, a, queue);
 }
 
@@ -69,6 +70,7 @@ void run_bulk(const LinearState& layer, const CudaQueue& queue, int64_t m, const
   a.layer.chunks = static_cast<int>((layer.k + chunk_k - 1) / chunk_k);
   a.layer.slices = plan.slices;
   a.layer.chunks_per_slice = plan.chunks_per_slice;
+  a.layer.ahead = weights_ahead(layer, int64_t{plan.grid} * kBulkWarps);
   if (gated) {
     a.gate = gated->form == ActivationForm::f16   ? GateForm::f16
              : gated->form == ActivationForm::fp8 ? GateForm::fp8
@@ -81,7 +83,8 @@ void run_bulk(const LinearState& layer, const CudaQueue& queue, int64_t m, const
 
 const WidePlan& wide_plan(const LinearState& layer, int64_t m) {
   const auto [at, added] = layer.plans.try_emplace(m);
-  if (added) at->second = plan_wide(*layer.wide, m, layer.n, layer.k, layer.context->device);
+  if (added)
+    at->second = plan_wide(*layer.wide, m, layer.n, layer.k, layer.context->device, layer.context->wanted_wide);
   return at->second;
 }
 
@@ -119,6 +122,7 @@ void run_wide(const LinearState& layer, const CudaQueue& queue, int64_t m, const
   a.group_shift = layer.int4.group_shift;
   a.y_f32 = y_f32;
   a.keep_weights = plan.token_tiles > 1;
+  if (!a.keep_weights) a.ahead = weights_ahead(layer, plan.grid);
   launch_wide(*layer.wide, plan, a, queue);
 }
 

@@ -270,8 +270,7 @@ std::unique_ptr<LinearState> load_linear(std::span<const LinearWeights* const> p
                 place(*parts.front()), "run it on the CPU", ExitCode::cannot_here);
   const LinearWeights& first = *parts.front();
   const ActivationScaling scaling = describe_linear(first, activations, 1).activations;
-  auto layer = std::make_unique<LinearState>();
-  layer->context = &context;
+  auto layer = std::make_unique<LinearState>(context);
   layer->alternating = order == PartOrder::alternating;
   layer->hopper = context.device.family == KernelFamily::sm90a && context.device.compute_capability == 90;
   layer->k = first.k;

@@ -111,6 +111,19 @@ std::vector<LinearRoute> possible_routes(const LinearState& layer, int64_t m) {
   return routes;
 }
 
+WeightsAhead weights_ahead(const LinearState& layer, int64_t parts) {
+  WeightsAhead ahead;
+  if (!layer.next || !layer.hopper || parts == 0) return ahead;
+  const LinearState& next = *layer.next;
+  const auto bytes = static_cast<int64_t>(next.weight.bytes()), most = std::min(bytes, layer.context->ahead_bytes);
+  const auto scale_bytes = static_cast<int64_t>(next.group_scales.bytes());
+  ahead.weight = next.weight.data();
+  ahead.weight_bytes = static_cast<uint32_t>(most / parts / 16 * 16);
+  ahead.scales = next.group_scales.data();
+  ahead.scale_bytes = bytes == 0 ? 0 : static_cast<uint32_t>(scale_bytes * most / bytes / parts / 16 * 16);
+  return ahead;
+}
+
 BulkPlan bulk_plan(const LinearState& layer, int64_t m) {
   return plan_bulk(layer.skinny, m, layer.n, layer.k,
                    kBulkBlocksPerMultiprocessor * layer.context->device.multiprocessors);
