@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::array<const char*, 8> kRouteNames{"skinny",        "bulk",           "wide",         "library",
                                                  "library_parts", "library_scaled", "library_sums", "expand"};
-constexpr std::array<const char*, 4> kKindNames{"f16", "e4m3", "e4m3_scaled", "int8"};
+constexpr std::array<const char*, 5> kKindNames{"f16", "e4m3", "e4m3_scaled", "int8", "f32"};  // GemmKind
 constexpr int64_t kTunedRows[] = {24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048};
 constexpr double kWorthChanging = 0.95;  // of the built-in choice's time
 
