@@ -19,7 +19,7 @@ Json bytes_only() {
   return parse_json(byte_tokenizer_files(1024).at("tokenizer.json"), "bytes");
 }
 
-// The byte tokenizer with tokens for " " and three letters of bcdef, and one that is joined with what follows it.
+// The byte tokenizer with tokens for " " and three letters of bcdef, and one that no text becomes.
 Json with_words() {
   Json json = bytes_only();
   Json& vocab = json["model"]["vocab"];
@@ -36,6 +36,7 @@ Json with_words() {
   for (char a : letters)
     for (char b : letters)
       for (char c : letters) merge(blank + a + b, {c});
+  vocab[blank + "zzz"] = next;
   return json;
 }
 

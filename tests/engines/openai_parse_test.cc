@@ -22,8 +22,8 @@ std::vector<std::string> events_of(std::string_view bytes, size_t step, size_t l
 TEST(Sse, TheSameEventsWhereverTheyAreCut) {
   const std::string bytes =
       "\xef\xbb\xbf: a comment\ndata: one\n\ndata:two\r\n\r\nevent: x\rdata: thr\rdata: ee\r\r"
-      "data\n\nid: 7\ndata:  four\n\n\n\ndata: cut off";
-  const std::vector<std::string> wanted{"one", "two", "thr\nee", "", " four"};
+      "data: six\r\ndata: seven\r\n\r\ndata\n\nid: 7\ndata:  four\n\n\n\ndata: cut off";
+  const std::vector<std::string> wanted{"one", "two", "thr\nee", "six\nseven", "", " four"};
   for (size_t step = 1; step <= bytes.size(); ++step)
     EXPECT_EQ(events_of(bytes, step), wanted) << "in steps of " << step;
 }

@@ -125,7 +125,10 @@ PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         if self.daemons:
             self.run("scancel", "--quiet", "--state=RUNNING", check=False)
             self.run("scancel", "--quiet", "--state=PENDING", check=False)
-            time.sleep(1)
+            # A step that is being ended outlives slurmd, and would stay.
+            limit = time.monotonic() + 20
+            while self.run("squeue", "--noheader", "--states=RUNNING,COMPLETING", check=False) and time.monotonic() < limit:
+                time.sleep(0.3)
         for daemon in reversed(self.daemons):
             daemon.send_signal(signal.SIGTERM)
         for daemon in reversed(self.daemons):
