@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <chrono>
 
+#include "checkpoint/fold.h"
 #include "checkpoint/kv_scales.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/utc.h"
 #include "core/version.h"
 #include "kernels/blas.h"
+#include "model/architecture.h"
 #include "quantize/calibration_pass.h"
 #include "quantize/group.h"
 #include "quantize/kv_scales.h"
@@ -40,8 +42,13 @@ class Output {
     options_.table = job.base->table();
     options_.quant = output.recipe.spec(input_widths(job.base->table()));
     options_.quant.fixed_kv = output.fixed_kv;
-    options_.dtype = job.base->dtype() == DType::f32 ? DType::f16 : job.base->dtype();
+    place_ = prequant_place(output.layout, options_.quant);
+    if (place_ == PrequantPlace::nowhere) options_.quant.prequant_scales = false;
+    const bool always_f16 = job.base->dtype() == DType::f32 || output.layout == Layout::autoawq;
+    options_.dtype = always_f16 ? DType::f16 : job.base->dtype();
     options_.architecture = job.architecture;
+    options_.hf_rules = hf_rules_of_family(job.base->table().shape.family);
+    options_.ranks = output.ranks;
     writer_ = create_checkpoint(options_);
     report_.out = output.out;
   }
@@ -63,6 +70,8 @@ class Output {
     problem.k = input.k;
     problem.input = std::move(input);
     problem.foldable = norm != nullptr && table.linear(roles.front(), index_).producer_norm.has_value();
+    if (place_ == PrequantPlace::nowhere && roles.front() == LinearRole::attention_output)
+      problem.shared_scales = shared_output_scales(table.shape);
     for (LinearRole role : roles) {
       const std::vector<float> w = layer_.linear(role).dequantized();
       problem.weight.insert(problem.weight.end(), w.begin(), w.end());
@@ -84,6 +93,8 @@ class Output {
 
   void end_layer() {
     const ModelTable& table = options_.table;
+    if (options_.quant.weights == WeightFormat::int4_awq || options_.quant.weights == WeightFormat::int8_sq)
+      fold_scales();
     for (const LinearSpec* spec : table.layer_linears(index_)) writer_->write(*spec, layer_.linear(spec->role).weights);
     write_norm(TensorRole::attention_norm, layer_.attention_norm);
     write_norm(TensorRole::mlp_norm, layer_.mlp_norm);
@@ -104,6 +115,19 @@ class Output {
   }
 
  private:
+  // Moves the input scales that the layout has no place for into what makes the inputs.
+  void fold_scales() {
+    LayerWeights layer;
+    layer.attention_norm = std::move(layer_.attention_norm);
+    layer.mlp_norm = std::move(layer_.mlp_norm);
+    const auto specs = options_.table.layer_linears(index_);
+    for (const LinearSpec* spec : specs) layer.linears[spec->role] = layer_.linear(spec->role).weights;
+    fold_prequant(layer, options_.table, index_, place_);
+    for (const LinearSpec* spec : specs) layer_.linear(spec->role).weights = layer.linears.at(spec->role);
+    layer_.attention_norm = std::move(layer.attention_norm);
+    layer_.mlp_norm = std::move(layer.mlp_norm);
+  }
+
   void write_norm(TensorRole role, const std::vector<float>& values) {
     const TensorSpec* spec = options_.table.find(role, index_);
     if (!spec) throw Error("the model table has no " + std::string(to_string(role)), "layer " + std::to_string(index_));
@@ -126,6 +150,8 @@ class Output {
                                {"tokens", job_.options.tokens},
                                {"search_rows", job_.options.sample_rows}};
     l.recipe["kv_keys"] = "shaped";
+    if (output_.layout != Layout::trtllm) l.recipe["layout"] = std::string(to_string(output_.layout));
+    if (output_.ranks != 1) l.recipe["ranks"] = output_.ranks;
     l.calibration_hash = job_.calibration.hash;
     l.seed = job_.options.seed;
     l.tool_version = version();
@@ -138,6 +164,7 @@ class Output {
   const QuantizeOutput& output_;
   WriterOptions options_;
   std::unique_ptr<CheckpointWriter> writer_;
+  PrequantPlace place_ = PrequantPlace::anywhere;
   CpuLayer layer_;  // the one being quantized
   int index_ = 0;
   QuantizeReport report_;
