@@ -13,6 +13,7 @@
 #include "model/architecture.h"
 #include "quantize/calibration_pass.h"
 #include "quantize/group.h"
+#include "quantize/input_check.h"
 #include "quantize/kv_scales.h"
 #include "quantize/kv_shaping.h"
 
@@ -192,6 +193,8 @@ class Calibration {
 
   void run_layer(int index, const std::function<void(const std::string&)>& on_step) {
     const ModelShape& shape = job_.base->table().shape;
+    layer_ = index;
+    check_finite_layer(*job_.base, index);
     const CpuLayer layer = load_cpu_layer(*job_.base, index);
     for (Output& output : outputs_) output.begin_layer(layer, index);
     CalibrationPass pass(shape, layer, lengths_, hidden_);
@@ -244,6 +247,8 @@ class Calibration {
     ActivationCollector collector(k, rows_, job_.options, with_gram_);
     visit([&](std::span<const float> values, int64_t count) { collector.add(values, count); });
     ActivationStatistics statistics = collector.finish();
+    check_finite_activations(statistics.absmax,
+                             "layer " + std::to_string(layer_) + ", input of " + std::string(to_string(roles.front())));
     for (size_t i = 0; i < outputs_.size(); ++i)
       outputs_[i].quantize_linears(roles, i + 1 == outputs_.size() ? std::move(statistics) : statistics, norm);
   }
@@ -253,6 +258,7 @@ class Calibration {
   std::vector<int64_t> lengths_;
   std::vector<float> hidden_;  // [rows, hidden]
   int64_t rows_ = 0;
+  int layer_ = 0;  // the one being run, for errors
   KvScales kv_scales_;
   bool with_gram_ = false, needed_ = false;
 };
@@ -282,6 +288,7 @@ std::vector<QuantizeReport> quantize(const QuantizeJob& job, const std::function
                 job.base->folder().string(), "quantize the original 16-bit model");
   std::vector<Output> outputs;
   for (const QuantizeOutput& output : job.outputs) outputs.emplace_back(job, output);
+  check_finite_layer(*job.base, -1);
   Calibration calibration(job, outputs);
   for (int i = 0; i < job.base->table().shape.layers; ++i) calibration.run_layer(i, on_step);
   std::vector<QuantizeReport> reports;
