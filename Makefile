@@ -1,7 +1,7 @@
 # The front door. Each target says its steps; the work is in scripts/ and CMakePresets.json.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build model texts rotated demo test test-long check format tidy gpu gpu-test gpu-bench gpu-speed \
+.PHONY: help setup build model texts rotated demo test test-long test-layouts check format tidy gpu gpu-test gpu-bench gpu-speed \
         results release clean
 # Steps of one command come one after the other, also under make -j.
 .NOTPARALLEL:
@@ -45,6 +45,10 @@ test-long: setup model texts  ## test, all of it under sanitizers too, longer fu
 	@log=results/test-long-$$(date +%Y-%m-%d)-$$(git rev-parse --short=12 HEAD).log; set -o pipefail; \
 	 { echo "machine: $$(nproc) x $$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)"; git status --short; \
 	   scripts/test.sh --long; } 2>&1 | sed -u "s|$$PWD|.|g" | tee "$$log"; status=$$?; echo "log: $$log"; exit $$status
+
+test-layouts: build model texts  ## SmolLM2 in every compressed-tensors form, loaded and scored by transformers (3 GB to fetch)
+	@scripts/setup.sh --peers
+	@.venv-peers/bin/python tests/quantize/transformers_layouts.py --program bin/quantgrid $(ARGS)
 
 check:  ## include rules, tests reached, style, format; every header compiled alone
 	@scripts/check.sh

@@ -4,6 +4,7 @@
 #   scripts/setup.sh          all of it; packages need root or sudo
 #   scripts/setup.sh --data   the Python environment and the wheels only
 #   scripts/setup.sh --tests  what asks the server in its tests: .venv-tests, curl, a browser; packages need root or sudo
+#   scripts/setup.sh --peers  only .venv-peers, torch and transformers for make test-layouts (3 GB to fetch)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -86,6 +87,10 @@ make_environment() {
 if [[ "${1:-}" == --tests ]]; then
   install_clients
   make_environment .venv-tests scripts/requirements-tests.txt
+  exit 0
+fi
+if [[ "${1:-}" == --peers ]]; then
+  make_environment .venv-peers scripts/requirements-peers.txt
   exit 0
 fi
 if [[ "${1:-}" != --data ]]; then

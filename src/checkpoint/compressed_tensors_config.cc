@@ -134,6 +134,8 @@ QuantSpec parse_compressed_tensors_quant(const Json& config, const std::string& 
   if (reader.has("sparsity_config") && !reader.get("sparsity_config").empty() &&
       reader.get_object("sparsity_config").get_string("format", "dense") != "dense")
     not_run("\"sparsity_config\"", where);
+  // Rotations and the like, applied to activations at run time.
+  if (reader.has("transform_config") && !reader.get("transform_config").empty()) not_run("\"transform_config\"", where);
   parse_kv(reader, quant);
   if (reader.has("ignore")) check_ignored_modules(reader.get("ignore"), where + ", \"ignore\"");
   quant.exclude = {"lm_head"};

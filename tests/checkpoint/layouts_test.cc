@@ -233,6 +233,12 @@ TEST(Layouts, RefusesConfigs) {
   refused(
       "compressed_fp8_static", [](Json& q) { q["kv_cache_scheme"]["num_bits"] = 4; }, "kv_cache_scheme");
   refused(
+      "compressed_fp8_static",
+      [](Json& q) {
+        q["transform_config"] = {{"config_groups", 1}};
+      },
+      "transform_config");
+  refused(
       "compressed_fp8_static", [](Json& q) { q["kv_cache_scheme"] = nullptr; }, "not part of this architecture");
   refused(
       "compressed_int8", [&](Json& q) { group(q)["input_activations"] = nullptr; }, "16-bit activations");

@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Tiny quantized folders made by other people's code, with the logits that other people's code computes from them.
+
+    make_peer_golden.py compressed-tensors|modelopt
+
+compressed-tensors: torch, transformers and compressed-tensors as scripts/requirements-peers.txt pins them: the library
+that llm-compressor writes its folders with. modelopt: `pip install nvidia-modelopt==0.47.0` on top of them. Writes
+tests/golden/peers/<case>/: the folder as the library saved it, and golden.safetensors: token_ids I32 [tokens], logits
+F32 [tokens, vocab] (compressed-tensors: transformers in float32 from the saved folder; modelopt: its fake-quantized
+model in float32 before the export), kv "fp8" in the metadata where the cache is quantized. Nothing here calls Quantgrid.
+"""
+import json
+import pathlib
+import shutil
+import sys
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig, LlamaConfig, LlamaForCausalLM
+
+OUT = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden" / "peers"
+CONFIG = LlamaConfig(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, head_dim=16,
+                     num_key_value_heads=2, vocab_size=160, max_position_embeddings=128, rms_norm_eps=1e-5,
+                     tie_word_embeddings=False, bos_token_id=1, eos_token_id=2)
+IDS = [(i * 37 + 11) % CONFIG.vocab_size for i in range(40)]
+CALIBRATION = torch.tensor([[(i * 53 + s * 7 + 3) % CONFIG.vocab_size for i in range(64)] for s in range(4)])
+
+
+def make_model():
+    torch.manual_seed(20261126)
+    model = LlamaForCausalLM(CONFIG).float().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
+                parameter[3] *= 12  # an outlier channel
+            else:
+                parameter.normal_(0, 0.08)
+            parameter.copy_(parameter.half().float())
+    return model
+
+
+def save_golden(case, logits, kv=None):
+    for extra in ("generation_config.json",):
+        (OUT / case / extra).unlink(missing_ok=True)
+    save_file({"token_ids": torch.tensor(IDS, dtype=torch.int32), "logits": logits.float().contiguous()},
+              OUT / case / "golden.safetensors", metadata={"kv": kv or "none"})
+
+
+def run(model):
+    with torch.no_grad():
+        return model(torch.tensor([IDS]), use_cache=False).logits[0]
+
+
+# compressed-tensors -------------------------------------------------------------------------------------------------
+
+def arguments(bits, kind, strategy, symmetric=True, dynamic=False, group_size=None):
+    return {"num_bits": bits, "type": kind, "strategy": strategy, "symmetric": symmetric, "dynamic": dynamic,
+            "group_size": group_size}
+
+
+FLOAT = arguments(8, "float", "tensor")
+COMPRESSED = {  # case: (format, weights, activations, KV scheme)
+    "compressed-fp8": ("float-quantized", FLOAT, FLOAT, None),
+    "compressed-fp8-kv": ("float-quantized", FLOAT, FLOAT, FLOAT),
+    "compressed-fp8-dynamic": ("float-quantized", arguments(8, "float", "channel"),
+                               arguments(8, "float", "token", dynamic=True), None),
+    "compressed-int8": ("int-quantized", arguments(8, "int", "channel"), arguments(8, "int", "token", dynamic=True), None),
+    "compressed-int4": ("pack-quantized", arguments(4, "int", "group", group_size=32), None, None),
+    "compressed-int4-zeros": ("pack-quantized", arguments(4, "int", "group", symmetric=False, group_size=32), None, None),
+}
+
+
+def observe(module, name, largest):
+    def hook(_, inputs):
+        x = inputs[0].detach()
+        low, high = largest.get(name, (x.min(), x.max()))
+        largest[name] = (torch.minimum(low, x.min()), torch.maximum(high, x.max()))
+    return module.register_forward_pre_hook(hook)
+
+
+def set_scales(model, largest):
+    from compressed_tensors.quantization.utils import calculate_qparams
+    for name, module in model.named_modules():
+        scheme = getattr(module, "quantization_scheme", None)
+        if scheme is None or not isinstance(module, torch.nn.Linear):
+            continue
+        w, args = module.weight.detach(), scheme.weights
+        if args.strategy == "tensor":
+            low, high = w.min().reshape(1), w.max().reshape(1)
+        elif args.strategy == "channel":
+            low, high = w.amin(1, keepdim=True), w.amax(1, keepdim=True)
+        else:
+            groups = w.reshape(w.shape[0], -1, args.group_size)
+            low, high = groups.amin(2), groups.amax(2)
+        scale, zero = calculate_qparams(low, high, args)
+        module.weight_scale.data = scale.to(module.weight_scale.dtype)
+        if hasattr(module, "weight_zero_point"):
+            module.weight_zero_point.data = zero.to(module.weight_zero_point.dtype)
+        if scheme.input_activations is not None and not scheme.input_activations.dynamic:
+            low, high = largest[name]
+            scale, _ = calculate_qparams(low.reshape(1), high.reshape(1), scheme.input_activations)
+            module.input_scale.data = scale.to(module.input_scale.dtype)
+
+
+def compressed_tensors_case(case, form, weights, activations, kv):
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
+    model, largest = make_model(), {}
+    hooks = [observe(m, n, largest) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    with torch.no_grad():
+        model(CALIBRATION)
+    for hook in hooks:
+        hook.remove()
+    model = model.half()
+    group = {"targets": ["Linear"], "weights": weights}
+    if activations:
+        group["input_activations"] = activations
+    settings = {"config_groups": {"group_0": group}, "ignore": ["lm_head"], "format": form}
+    if kv:
+        settings["kv_cache_scheme"] = kv
+    apply_quantization_config(model, QuantizationConfig(**settings))
+    set_scales(model, largest)
+    for layer in model.model.layers:
+        for scale, projection in (("k_scale", "k_proj"), ("v_scale", "v_proj")):
+            if kv:
+                getattr(layer.self_attn, scale).data.fill_(0.015625 if scale == "k_scale" else 0.0078125)
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    shutil.rmtree(OUT / case, ignore_errors=True)
+    model.save_pretrained(OUT / case)
+    compressor.update_config(str(OUT / case))
+    # compressed-tensors 0.20 makes room for unpacked zero points and then finds packed ones; dequantizing it reads them.
+    more = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if case.endswith("zeros") else {}
+    loaded = AutoModelForCausalLM.from_pretrained(OUT / case, dtype=torch.float32, device_map="cpu", **more).eval()
+    save_golden(case, run(loaded), "fp8" if kv else None)
+
+
+# modelopt -----------------------------------------------------------------------------------------------------------
+
+def modelopt_case(case, config_name, kv):
+    import copy
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.export import export_hf_checkpoint
+    config = copy.deepcopy(getattr(mtq, config_name))
+    if config_name == "INT4_AWQ_CFG":  # groups of 32: 128 does not divide the tiny model
+        config = json.loads(json.dumps(config, default=str).replace('"-1": 128', '"-1": 32'))
+    model = mtq.quantize(make_model(), config, lambda m: m(CALIBRATION))
+    logits = run(model)
+    shutil.rmtree(OUT / case, ignore_errors=True)
+    export_hf_checkpoint(model.half(), export_dir=str(OUT / case))
+    save_golden(case, logits, kv)
+
+
+MODELOPT = {"modelopt-fp8": ("FP8_DEFAULT_CFG", None), "modelopt-int4-awq": ("INT4_AWQ_CFG", None),
+            "modelopt-int8": ("INT8_SMOOTHQUANT_CFG", None)}
+
+
+def main():
+    cases, make = {"compressed-tensors": (COMPRESSED, compressed_tensors_case), "modelopt": (MODELOPT, modelopt_case)}[
+        sys.argv[1]]
+    for case, settings in cases.items():
+        make(case, *settings)
+        print(case, sorted(p.name for p in (OUT / case).iterdir()))
+
+
+if __name__ == "__main__":
+    main()
