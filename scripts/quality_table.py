@@ -92,11 +92,9 @@ def modelopt_rows(options, work):
         if not config_name:
             continue
         config = copy.deepcopy(getattr(mtq, config_name))
-        if config_name == "INT4_AWQ_CFG":
-            text = json.dumps(config["quant_cfg"], default=str)
-            config["quant_cfg"] = json.loads(text.replace('"-1": 128', f'"-1": {GROUP}'))
-            if "block_sizes" in text and str(GROUP) not in json.dumps(config["quant_cfg"]):
-                sys.exit("quality_table: this modelopt spells its block size otherwise")
+        for entry in config["quant_cfg"]:
+            if "block_sizes" in (entry.get("cfg") or {}):
+                entry["cfg"]["block_sizes"][-1] = GROUP
         model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
 
         def forward(m):
@@ -108,7 +106,7 @@ def modelopt_rows(options, work):
         yield row("modelopt, before export", name, score_in_transformers(options, model, tokenizer))
         out = work / ("modelopt-" + config_name)
         try:
-            export_hf_checkpoint(model.half(), export_dir=str(out))
+            export_hf_checkpoint(model.half(), dtype=torch.float16, export_dir=str(out))
             tokenizer.save_pretrained(out)
         except Exception as error:  # some formats are not exported by some versions
             print(f"quality_table: modelopt does not export {name}: {error}", file=sys.stderr)

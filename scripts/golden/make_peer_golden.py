@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Tiny quantized folders made by other people's code, with the logits that other people's code computes from them.
 
-    make_peer_golden.py compressed-tensors|modelopt
+    make_peer_golden.py compressed-tensors|modelopt|trtllm
 
 compressed-tensors: torch, transformers and compressed-tensors as scripts/requirements-peers.txt pins them: the library
 that llm-compressor writes its folders with. modelopt: `pip install nvidia-modelopt==0.47.0` on top of them. Writes
@@ -9,7 +9,6 @@ tests/golden/peers/<case>/: the folder as the library saved it, and golden.safet
 F32 [tokens, vocab] (compressed-tensors: transformers in float32 from the saved folder; modelopt: its fake-quantized
 model in float32 before the export), kv "fp8" in the metadata where the cache is quantized. Nothing here calls Quantgrid.
 """
-import json
 import pathlib
 import shutil
 import sys
@@ -19,9 +18,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, LlamaConfig, LlamaForCausalLM
 
 OUT = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden" / "peers"
-CONFIG = LlamaConfig(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, head_dim=16,
+CONFIG = LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, head_dim=16,
                      num_key_value_heads=2, vocab_size=160, max_position_embeddings=128, rms_norm_eps=1e-5,
-                     tie_word_embeddings=False, bos_token_id=1, eos_token_id=2)
+                     tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, architectures=["LlamaForCausalLM"])
 IDS = [(i * 37 + 11) % CONFIG.vocab_size for i in range(40)]
 CALIBRATION = torch.tensor([[(i * 53 + s * 7 + 3) % CONFIG.vocab_size for i in range(64)] for s in range(4)])
 
@@ -138,26 +137,49 @@ def compressed_tensors_case(case, form, weights, activations, kv):
 
 # modelopt -----------------------------------------------------------------------------------------------------------
 
-def modelopt_case(case, config_name, kv):
+def modelopt_config(name):
     import copy
     import modelopt.torch.quantization as mtq
+    config = copy.deepcopy(getattr(mtq, name.removesuffix("+KV")))
+    if name.endswith("+KV"):
+        config["quant_cfg"] += copy.deepcopy(mtq.FP8_KV_CFG["quant_cfg"])
+    for entry in config["quant_cfg"]:
+        if "block_sizes" in (entry.get("cfg") or {}):
+            entry["cfg"]["block_sizes"][-1] = 32  # 128 does not divide the tiny model
+    return config
+
+
+def modelopt_case(case, config_name, kv):
+    import modelopt.torch.quantization as mtq
     from modelopt.torch.export import export_hf_checkpoint
-    config = copy.deepcopy(getattr(mtq, config_name))
-    if config_name == "INT4_AWQ_CFG":  # groups of 32: 128 does not divide the tiny model
-        config = json.loads(json.dumps(config, default=str).replace('"-1": 128', '"-1": 32'))
-    model = mtq.quantize(make_model(), config, lambda m: m(CALIBRATION))
+    model = mtq.quantize(make_model(), modelopt_config(config_name), lambda m: m(CALIBRATION))
     logits = run(model)
     shutil.rmtree(OUT / case, ignore_errors=True)
-    export_hf_checkpoint(model.half(), export_dir=str(OUT / case))
+    export_hf_checkpoint(model.half(), dtype=torch.float16, export_dir=str(OUT / case))
     save_golden(case, logits, kv)
 
 
-MODELOPT = {"modelopt-fp8": ("FP8_DEFAULT_CFG", None), "modelopt-int4-awq": ("INT4_AWQ_CFG", None),
+def trtllm_case(case, config_name, ranks):
+    """modelopt's export for trtllm-build, split among `ranks` GPUs."""
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.export import export_tensorrt_llm_checkpoint
+    model = mtq.quantize(make_model(), modelopt_config(config_name), lambda m: m(CALIBRATION))
+    logits = run(model)
+    shutil.rmtree(OUT / case, ignore_errors=True)
+    export_tensorrt_llm_checkpoint(model.half(), "llama", torch.float16, export_dir=str(OUT / case),
+                                   inference_tensor_parallel=ranks)
+    save_golden(case, logits, "fp8" if config_name.endswith("+KV") else None)
+
+
+TRTLLM = {"trtllm-fp8-kv": ("FP8_DEFAULT_CFG+KV", 1), "trtllm-fp8-tp2": ("FP8_DEFAULT_CFG", 2),
+          "trtllm-int4-awq-tp2": ("INT4_AWQ_CFG", 2), "trtllm-int8": ("INT8_SMOOTHQUANT_CFG", 1)}
+MODELOPT = {"modelopt-fp8": ("FP8_DEFAULT_CFG", None), "modelopt-fp8-kv": ("FP8_DEFAULT_CFG+KV", "fp8"), "modelopt-int4-awq": ("INT4_AWQ_CFG", None),
             "modelopt-int8": ("INT8_SMOOTHQUANT_CFG", None)}
 
 
 def main():
-    cases, make = {"compressed-tensors": (COMPRESSED, compressed_tensors_case), "modelopt": (MODELOPT, modelopt_case)}[
+    cases, make = {"compressed-tensors": (COMPRESSED, compressed_tensors_case), "modelopt": (MODELOPT, modelopt_case),
+                   "trtllm": (TRTLLM, trtllm_case)}[
         sys.argv[1]]
     for case, settings in cases.items():
         make(case, *settings)

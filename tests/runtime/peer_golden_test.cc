@@ -42,7 +42,15 @@ INSTANTIATE_TEST_SUITE_P(Cases, PeerGolden,
                                          PeerCase{"compressed-fp8-dynamic", Layout::compressed_tensors, 2e-3},
                                          PeerCase{"compressed-int8", Layout::compressed_tensors, 2e-3},
                                          PeerCase{"compressed-int4", Layout::compressed_tensors, 2e-3},
-                                         PeerCase{"compressed-int4-zeros", Layout::compressed_tensors, 2e-3}),
+                                         PeerCase{"compressed-int4-zeros", Layout::compressed_tensors, 2e-3},
+                                         PeerCase{"modelopt-fp8", Layout::modelopt, 2e-3},
+                                         PeerCase{"modelopt-fp8-kv", Layout::modelopt, 2e-3},
+                                         PeerCase{"modelopt-int4-awq", Layout::modelopt, 2e-3},
+                                         PeerCase{"modelopt-int8", Layout::modelopt, 2e-3},
+                                         PeerCase{"trtllm-fp8-kv", Layout::trtllm, 2e-3},
+                                         PeerCase{"trtllm-fp8-tp2", Layout::trtllm, 2e-3},
+                                         PeerCase{"trtllm-int4-awq-tp2", Layout::trtllm, 2e-3},
+                                         PeerCase{"trtllm-int8", Layout::trtllm, 2e-3}),
                          [](const auto& test) {
                            std::string name = test.param.name;
                            std::replace(name.begin(), name.end(), '-', '_');
