@@ -127,9 +127,12 @@ class TinyModel : public testing::Test {
   }
 
   std::vector<float> logits(const std::filesystem::path& model) const {
+    return logits(std::shared_ptr<const Checkpoint>(open_model(model)));
+  }
+  std::vector<float> logits(std::shared_ptr<const Checkpoint> model) const {
     ExecutorOptions options;
     options.num_pages = 8;
-    const auto executor = make_cpu_executor(open_model(model), options);
+    const auto executor = make_cpu_executor(std::move(model), options);
     const std::vector<int32_t>& tokens = calibration_.sequences[0];
     std::vector<int32_t> pages(8);
     std::iota(pages.begin(), pages.end(), 0);
