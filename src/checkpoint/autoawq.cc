@@ -35,7 +35,8 @@ class AutoawqLayout final : public HfQuantLayout {
     const auto refuse = [](const std::string& what, const std::string& fix) {
       throw Error("the AutoAWQ layout cannot hold " + what, "", fix);
     };
-    if (quant.weights != WeightFormat::int4_awq) refuse(std::string(to_string(quant.weights)), "it is int4_awq's own");
+    if (quant.weights != WeightFormat::int4_awq)
+      refuse(std::string(to_string(quant.weights)) + " weights", "it is for int4_awq");
     if (quant.activations != ActivationScaling::none) refuse("quantized activations", "use another layout");
     if (quant.prequant_scales)
       refuse("scales of a layer's input (prequant scales)", "they must be folded into what makes the input");

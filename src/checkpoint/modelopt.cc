@@ -69,9 +69,9 @@ class ModeloptLayout final : public HfQuantLayout {
     if (dtype == DType::f32) throw Error("the modelopt layout holds F16 or BF16 tensors beside the quantized ones");
     const TrtllmAlgo algo = trtllm_algo(quant);
     if (algo == TrtllmAlgo::fp8 || algo == TrtllmAlgo::int4_awq || algo == TrtllmAlgo::int8_static) return;
-    throw Error("the modelopt layout cannot hold " + std::string(to_string(algo)) +
-                    (algo == TrtllmAlgo::none ? ": it is for quantized models" : ""),
-                "",
+    if (algo == TrtllmAlgo::none)
+      throw Error("the modelopt layout cannot hold fp16 weights: it is for quantized models", "", "use another layout");
+    throw Error("the modelopt layout cannot hold " + std::string(to_string(algo)), "",
                 algo == TrtllmAlgo::int8_per_token ? "make int8_sq with --activations static, or use another layout"
                                                    : "use another layout");
   }

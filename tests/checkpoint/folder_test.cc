@@ -144,7 +144,7 @@ TEST(Writers, LeaveNothingUnfinished) {
     EXPECT_TRUE(fs::is_empty(out.path()));
   }
   for (const Layout layout : {Layout::modelopt, Layout::compressed_tensors, Layout::autoawq})
-    expect_contains(error_of([&] { create_checkpoint(writer_options(out / "m", layout)); }), "not written yet");
+    expect_contains(error_of([&] { create_checkpoint(writer_options(out / "m", layout)); }), "layout cannot hold fp16");
   WriterOptions fp8 = writer_options(out / "m", Layout::huggingface);
   fp8.quant.weights = WeightFormat::fp8;
   expect_contains(error_of([&] { create_checkpoint(fp8); }), "holds fp16 weights only");

@@ -140,7 +140,7 @@ TEST_F(QuantizeInput, GroupsThatDoNotDivide) {
 }
 
 TEST_F(QuantizeInput, LayoutsThatDoNotFit) {
-  expect_refused(quantize("--out q --weights fp8 --layout autoawq"), "cannot hold fp8");
+  expect_refused(quantize("--out q --weights fp8 --layout autoawq"), "cannot hold fp8 weights");
   expect_refused(quantize("--out q --weights fp8 --layout modelopt --tp 2"),
                  "only the trtllm layout has a file per GPU");
   expect_refused(quantize("--out q --weights int4_awq --zero-points"), "zero points");

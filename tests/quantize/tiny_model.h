@@ -1,5 +1,5 @@
 #pragma once
-// A small random model with outlier channels, the calibration that goes with it, and folders made from them.
+// A small random model, the calibration that goes with it, and folders made from them.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -53,7 +53,6 @@ class TinyModel : public testing::Test {
   void make_base(const ModelShape& shape) {
     SyntheticOptions options;
     options.seed = 3;
-    options.outliers = 4;
     std::filesystem::remove_all(folder_ / "base");
     write_synthetic_model(make_model_table(shape), hf_rules_of_family(shape.family), options, folder_ / "base");
     base_ = open_model(folder_ / "base");
