@@ -6,9 +6,12 @@
 compressed-tensors: torch, transformers and compressed-tensors as scripts/requirements-peers.txt pins them: the library
 that llm-compressor writes its folders with. modelopt: `pip install nvidia-modelopt==0.47.0` on top of them. Writes
 tests/golden/peers/<case>/: the folder as the library saved it, and golden.safetensors: token_ids I32 [tokens], logits
-F32 [tokens, vocab] (compressed-tensors: transformers in float32 from the saved folder; modelopt: its fake-quantized
-model in float32 before the export), kv "fp8" in the metadata where the cache is quantized. Nothing here calls Quantgrid.
+F32 [tokens, vocab], kv "fp8" in the metadata where the cache is quantized. Logits are transformers' in float32 from the
+saved folder. It cannot load modelopt's; there the folder is read by tests/quantize/read_layouts.py, the weights go into
+transformers' model, and what enters a linear layer is rounded as the folder's input scale says. (The model before the
+export is another one: modelopt rounds q, k and v again with a common scale.) Nothing here calls Quantgrid.
 """
+import copy
 import pathlib
 import shutil
 import sys
@@ -135,10 +138,74 @@ def compressed_tensors_case(case, form, weights, activations, kv):
     save_golden(case, run(loaded), "fp8" if kv else None)
 
 
+# Folders that transformers cannot load ------------------------------------------------------------------------------
+
+READER = pathlib.Path(__file__).resolve().parents[2] / "tests" / "quantize"
+OF_TRTLLM = {"q_proj": "attention.qkv", "k_proj": "attention.qkv", "v_proj": "attention.qkv", "o_proj": "attention.dense",
+             "gate_proj": "mlp.fc", "up_proj": "mlp.gate", "down_proj": "mlp.proj"}
+
+
+def read_folder(folder):
+    sys.path.insert(0, str(READER))
+    import read_layouts as reader
+    opened = reader.Folder(folder)
+    if "quantization_config" in opened.config:
+        return reader.read_modelopt(opened), reader.read_safetensors(folder / "model.safetensors"), ".pre_quant_scale"
+    return reader.read_trtllm(opened), reader.read_safetensors(folder / "rank0.safetensors"), ".prequant_scaling_factor"
+
+
+def rounded(x, scale, bits):
+    if bits == "fp8":
+        return (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
+    return (x / scale).round().clamp(-127, 127) * scale  # what is clipped is clipped alike on both sides
+
+
+def folder_logits(case, kind):
+    """kind: fp8, int8 or int4, as the folder's algorithm says; KV scales as stored."""
+    tensors, stored, suffix = read_folder(OUT / case)
+    vocab = tensors["lm_head.weight"].shape[0]
+    config = copy.deepcopy(CONFIG)
+    config.vocab_size = vocab
+    model = LlamaForCausalLM(config).float().eval()
+    model.load_state_dict({n: torch.tensor(a) for n, a in tensors.items()
+                           if n.endswith("weight")})
+    for name, module in model.named_modules():
+        if name + ".input_scale" not in tensors:
+            continue
+        scale, factor = tensors[name + ".input_scale"].item(), None
+        if kind == "int8":  # rounded after the scale of the input, which the reader has multiplied into the weights
+            layer, part = name.split(".")[2], name.rsplit(".", 1)[1]
+            factor = torch.tensor(stored.get(name + suffix, stored.get(
+                f"transformer.layers.{layer}.{OF_TRTLLM[part]}{suffix}"))).float()
+        module.register_forward_pre_hook(lambda _, x, s=scale, f=factor: (
+            rounded(x[0], s, kind) if f is None else rounded(x[0] * f, s, kind) / f,))
+    if "kv.k" in tensors:
+        quantize_cache(model, tensors["kv.k"], tensors["kv.v"])
+    return run(model)
+
+
+def quantize_cache(model, k_scales, v_scales):
+    """K after RoPE and V, rounded to e4m3 as an FP8 cache holds them."""
+    import transformers.models.llama.modeling_llama as llama
+    plain = llama.eager_attention_forward
+
+    def attention(module, q, k, v, *more, **others):
+        return plain(module, q, rounded(k, float(k_scales[module.layer_idx]), "fp8"),
+                     rounded(v, float(v_scales[module.layer_idx]), "fp8"), *more, **others)
+
+    model.config._attn_implementation = "quantized"
+    llama.ALL_ATTENTION_FUNCTIONS.register("quantized", attention)
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    ALL_MASK_ATTENTION_FUNCTIONS.register("quantized", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+
+
+def kind_of(config_name):
+    return {"FP8": "fp8", "INT8": "int8", "INT4": "int4"}[config_name.split("_")[0]]
+
+
 # modelopt -----------------------------------------------------------------------------------------------------------
 
 def modelopt_config(name):
-    import copy
     import modelopt.torch.quantization as mtq
     config = copy.deepcopy(getattr(mtq, name.removesuffix("+KV")))
     if name.endswith("+KV"):
@@ -153,10 +220,9 @@ def modelopt_case(case, config_name, kv):
     import modelopt.torch.quantization as mtq
     from modelopt.torch.export import export_hf_checkpoint
     model = mtq.quantize(make_model(), modelopt_config(config_name), lambda m: m(CALIBRATION))
-    logits = run(model)
     shutil.rmtree(OUT / case, ignore_errors=True)
     export_hf_checkpoint(model.half(), dtype=torch.float16, export_dir=str(OUT / case))
-    save_golden(case, logits, kv)
+    save_golden(case, folder_logits(case, kind_of(config_name)), kv)
 
 
 def trtllm_case(case, config_name, ranks):
@@ -164,11 +230,10 @@ def trtllm_case(case, config_name, ranks):
     import modelopt.torch.quantization as mtq
     from modelopt.torch.export import export_tensorrt_llm_checkpoint
     model = mtq.quantize(make_model(), modelopt_config(config_name), lambda m: m(CALIBRATION))
-    logits = run(model)
     shutil.rmtree(OUT / case, ignore_errors=True)
     export_tensorrt_llm_checkpoint(model.half(), "llama", torch.float16, export_dir=str(OUT / case),
                                    inference_tensor_parallel=ranks)
-    save_golden(case, logits, "fp8" if config_name.endswith("+KV") else None)
+    save_golden(case, folder_logits(case, kind_of(config_name)), "fp8" if config_name.endswith("+KV") else None)
 
 
 TRTLLM = {"trtllm-fp8-kv": ("FP8_DEFAULT_CFG+KV", 1), "trtllm-fp8-tp2": ("FP8_DEFAULT_CFG", 2),

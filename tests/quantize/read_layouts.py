@@ -113,7 +113,7 @@ def grouped(values, scales):
 
 def read_modelopt(folder):
     quant = json.loads((folder.path / "hf_quant_config.json").read_text())["quantization"]
-    assert quant["exclude_modules"] == ["lm_head"], quant
+    assert set(quant["exclude_modules"]) <= {"lm_head", "model.embed_tokens"}, quant
 
     def decode(take):
         algo = quant["quant_algo"]
@@ -240,6 +240,9 @@ def read_trtllm(folder):
             assert all(s == scales[0] for s in scales)
             out.setdefault("kv.k", []).append(scales[0])
             out.setdefault("kv.v", []).append(scales[0])
+            for stored in files:  # modelopt writes what it was made of beside it
+                stored.pop(layer + "attention.k_cache_scaling_factor", None)
+                stored.pop(layer + "attention.v_cache_scaling_factor", None)
         for trtllm, name in (("input_layernorm", "input_layernorm"), ("post_layernorm", "post_attention_layernorm")):
             norms = [f32(stored.pop(f"{layer}{trtllm}.weight")) for stored in files]
             assert all(np.array_equal(n, norms[0]) for n in norms)
