@@ -1,5 +1,5 @@
-// Any text as the config.json of a quantized Hugging Face folder, read as modelopt's, compressed-tensors' and AutoAWQ's:
-// an Error, or a quantization whose own description reads as the same.
+// Any text as the config.json of a quantized Hugging Face folder, read as modelopt's, compressed-tensors' and
+// AutoAWQ's: an Error, or a quantization whose own description reads as the same.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>

@@ -17,7 +17,7 @@ class LayoutsReader : public test::TinyModel {
  protected:
   void SetUp() override {
     python_ = fs::path(QG_SOURCE_DIR) / ".venv/bin/python";
-    if (!fs::exists(python_)) GTEST_SKIP() << "no .venv with numpy: scripts/setup.sh makes it";
+    ASSERT_TRUE(fs::exists(python_)) << "no .venv with numpy: scripts/setup.sh makes it";
     TinyModel::SetUp();
   }
 
