@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,21 +57,23 @@ def quantgrid_rows(options, work):
         yield row("quantgrid", name, score(options, out))
 
 
-def token_rows(tokenizer, path, count, length):
+def token_rows(options, path, count, length):
+    """By the tokenizers library: transformers 5 makes another tokenizer of this file, which keeps digits together."""
     import torch
-    ids = tokenizer(pathlib.Path(path).read_text(encoding="utf-8", errors="replace")[:count * length * 16],
-                    add_special_tokens=False)["input_ids"]
+    from tokenizers import Tokenizer
+    ids = Tokenizer.from_file(f"{options.model}/tokenizer.json").encode(
+        pathlib.Path(path).read_text(encoding="utf-8", errors="replace")[:count * length * 16], add_special_tokens=False).ids
     return torch.tensor(ids[:count * length]).view(count, length)
 
 
-def score_in_transformers(options, model, tokenizer):
+def score_in_transformers(options, model):
     """As `quantgrid eval` defines them: non-overlapping windows, no BOS, KL of the FP32 model's distribution."""
     import torch
     from transformers import AutoModelForCausalLM
     base = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
     nll = kld = same = tokens = 0
     with torch.no_grad():
-        for window in token_rows(tokenizer, options.text, options.windows, options.window):
+        for window in token_rows(options, options.text, options.windows, options.window):
             logits = model(window[None]).logits[0, :-1].double().log_softmax(-1)
             wanted = base(window[None]).logits[0, :-1].double().log_softmax(-1)
             nll -= logits.gather(1, window[1:, None]).sum().item()
@@ -80,14 +83,18 @@ def score_in_transformers(options, model, tokenizer):
     return {"ppl": 2.718281828459045 ** (nll / tokens), "kld_mean": kld / tokens, "top1": same / tokens}
 
 
+def keep_tokenizer(options, folder):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(pathlib.Path(options.model) / name, folder)
+
+
 def modelopt_rows(options, work):
     import copy
     import modelopt.torch.quantization as mtq
     import torch
     from modelopt.torch.export import export_hf_checkpoint
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    calibration = token_rows(tokenizer, options.calib, 32, 512)
+    from transformers import AutoModelForCausalLM
+    calibration = token_rows(options, options.calib, 32, 512)
     for name, (_, config_name) in FORMATS.items():
         if not config_name:
             continue
@@ -103,11 +110,11 @@ def modelopt_rows(options, work):
                     m(sequence[None])
 
         model = mtq.quantize(model, config, forward)
-        yield row("modelopt, before export", name, score_in_transformers(options, model, tokenizer))
+        yield row("modelopt, before export", name, score_in_transformers(options, model))
         out = work / ("modelopt-" + config_name)
         try:
             export_hf_checkpoint(model.half(), dtype=torch.float16, export_dir=str(out))
-            tokenizer.save_pretrained(out)
+            keep_tokenizer(options, out)
         except Exception as error:  # some formats are not exported by some versions
             print(f"quality_table: modelopt does not export {name}: {error}", file=sys.stderr)
             continue
@@ -118,13 +125,13 @@ def autoawq_rows(options, work):
     from awq import AutoAWQForCausalLM
     from transformers import AutoTokenizer
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    texts = [tokenizer.decode(s) for s in token_rows(tokenizer, options.calib, 32, 512)]
+    texts = [tokenizer.decode(s) for s in token_rows(options, options.calib, 32, 512)]
     model = AutoAWQForCausalLM.from_pretrained(options.model)
     model.quantize(tokenizer, calib_data=texts, max_calib_samples=32, max_calib_seq_len=512,
                    quant_config={"zero_point": True, "q_group_size": GROUP, "w_bit": 4, "version": "GEMM"})
     out = work / "autoawq"
     model.save_quantized(str(out))
-    tokenizer.save_pretrained(out)
+    keep_tokenizer(options, out)
     yield row("AutoAWQ, its folder", f"int4_awq g{GROUP}, zero points", score(options, out))
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """compressed-tensors folders that Quantgrid made, loaded and run by transformers: other people's code is the judge.
 
-    transformers_layouts.py --program bin/quantgrid [--tiny] [--work FOLDER] [--only fp8,int4,…]
+    transformers_layouts.py --program bin/quantgrid [--tiny|--quick] [--work FOLDER] [--only fp8,int4,…]
 
 For SmolLM2, every form of the layout: the perplexity that transformers computes on windows of the evaluation text is
 within 0.5 % of Quantgrid's, and differs from the 16-bit model's (so that a folder which was silently run unquantized
@@ -60,14 +60,14 @@ def perplexity(model, windows):
 
 
 def check_smollm2(options, form, folder):
-    from transformers import AutoTokenizer
+    from tokenizers import Tokenizer  # transformers 5 makes another one of this tokenizer.json, which keeps digits together
     base = ROOT / "models/smollm2-135m-instruct"
     text = ROOT / "models/texts/evaluation.txt"
     ours = json.loads(run(options.program, "eval", "--model", folder, "--base", base, "--text", text, "--windows",
                           options.windows, "--window", options.window, "--json"))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     count = options.windows * options.window
-    ids = tokenizer(text.read_text(encoding="utf-8", errors="replace")[:16 * count], add_special_tokens=False)["input_ids"]
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(
+        text.read_text(encoding="utf-8", errors="replace")[:16 * count], add_special_tokens=False).ids
     windows = [ids[i:i + options.window] for i in range(0, count, options.window)]
     theirs = perplexity(load(folder), windows)
     off = theirs / ours["ppl"] - 1
@@ -100,6 +100,7 @@ def main():
     parser.add_argument("--tiny-model", default=ROOT / "tests/golden/models/llama-gqa8-llama3rope-tied-fp16")
     parser.add_argument("--work", type=pathlib.Path)
     parser.add_argument("--only")
+    parser.add_argument("--quick", action="store_true", help="a little calibration: what is judged is the layout")
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--window", type=int, default=1024)
     options = parser.parse_args()
@@ -113,6 +114,8 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     base = options.tiny_model if options.tiny else ROOT / "models/smollm2-135m-instruct"
     calibration = ["--calib-sequences", 8, "--calib-tokens", 64] if options.tiny else []
+    if options.quick:
+        calibration = ["--calib-sequences", 8, "--calib-tokens", 128, "--search-tokens", 64]
     passed, failed = 0, []
     for form, flags in FORMS.items():
         if options.only and form not in options.only.split(","):
