@@ -1,8 +1,8 @@
 # The front door. Each target says its steps; the work is in scripts/ and CMakePresets.json.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build model texts rotated demo test test-long test-layouts check format tidy gpu gpu-test gpu-bench gpu-speed \
-        results release clean
+.PHONY: help setup build model texts rotated checkpoints demo test test-long test-peers test-layouts test-fleet check format tidy gpu \
+        gpu-test gpu-cases gpu-sanitize gpu-bench gpu-speed results release clean
 # Steps of one command come one after the other, also under make -j.
 .NOTPARALLEL:
 
@@ -32,6 +32,9 @@ rotated: model  ## models/smollm2-135m-rotated: the same function with weights o
 	@echo "== rotated: the same model with its residual stream turned"
 	@$(PYTHON) scripts/make_rotated_base.py
 
+checkpoints:  ## all that a plan needs: MODEL_DIR=… [GRID=grids/trt-llm-45.toml] [CALIB=FILE]; skips what is sound
+	@scripts/checkpoints.sh "$(MODEL_DIR)" "$(or $(GRID),grids/trt-llm-45.toml)" "$(or $(CALIB),models/texts/calibration.txt)" $(ARGS)
+
 demo: setup build model texts  ## everything from nothing to report.html: quantize, measure, pick
 	@scripts/demo.sh
 
@@ -46,9 +49,16 @@ test-long: setup model texts  ## test, all of it under sanitizers too, longer fu
 	 { echo "machine: $$(nproc) x $$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)"; git status --short; \
 	   scripts/test.sh --long; } 2>&1 | sed -u "s|$$PWD|.|g" | tee "$$log"; status=$$?; echo "log: $$log"; exit $$status
 
-test-layouts: build model texts  ## SmolLM2 in every compressed-tensors form, loaded and scored by transformers (3 GB to fetch)
+test-peers: build model  ## llama.cpp's server (built here, for minutes) and ours, the same load, one report
 	@scripts/setup.sh --peers
-	@.venv-peers/bin/python tests/quantize/transformers_layouts.py --program bin/quantgrid $(ARGS)
+	@.venv-peers/bin/python tests/peers/peer_run.py --binary bin/quantgrid --python .venv-peers/bin/python --out build/peers
+
+test-layouts: build model texts  ## SmolLM2 in every compressed-tensors form, loaded and scored by transformers (3 GB to fetch)
+	@scripts/setup.sh --layouts
+	@.venv-layouts/bin/python tests/quantize/transformers_layouts.py --program bin/quantgrid $(ARGS)
+
+test-fleet: build  ## submit --slurm on a Slurm of one node, where Debian's slurm packages are installed
+	@python3 tests/fleet/slurm_run.py --binary bin/quantgrid
 
 check:  ## include rules, tests reached, style, format; every header compiled alone
 	@scripts/check.sh
@@ -66,6 +76,12 @@ gpu: setup  ## bin/quantgrid-cuda and the GPU tests (needs nvcc 13.0); QG_CUDA_A
 
 gpu-test:  ## tests of the kernels and the CUDA executor, on a machine with a GPU
 	@scripts/gpu.sh test $(ARGS)
+
+gpu-cases:  ## the 45 cases on this card's GPU, each operation against the CPU on the same values
+	@scripts/gpu.sh cases $(ARGS)
+
+gpu-sanitize:  ## a reduced list of the GPU tests under compute-sanitizer
+	@scripts/gpu.sh sanitize $(ARGS)
 
 gpu-bench:  ## benchmarks of the kernels
 	@scripts/gpu.sh bench $(ARGS)

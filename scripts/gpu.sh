@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The parts that need CUDA: scripts/gpu.sh build|test|bench|speed [ARGS...]
+# The parts that need CUDA: scripts/gpu.sh build|test|cases|sanitize|bench|speed [ARGS...]
 # QG_CUDA_ARCHITECTURES=90a-real builds for one card in a third of the time (80, 86, 89 or 90a).
 # Exit 4 where this machine cannot do it.
 set -euo pipefail
@@ -22,9 +22,9 @@ case "$what" in
       scripts/build.sh cuda quantgrid test_gpu bench_gpu
     scripts/place_binary.sh build/cuda/quantgrid bin/quantgrid-cuda
     ;;
-  test | bench | speed)
+  test | cases | sanitize | bench | speed)
     [[ -x "scripts/gpu_$what.sh" ]] || fail "scripts/gpu_$what.sh is not there yet"
     exec "scripts/gpu_$what.sh" "$@"
     ;;
-  *) fail "build, test, bench or speed, not '$what'" ;;
+  *) fail "build, test, cases, sanitize, bench or speed, not '$what'" ;;
 esac

@@ -3,8 +3,9 @@
 # third_party/wheels. For Debian 12 and Ubuntu 24.04. What is already there is left alone, so it is cheap to call.
 #   scripts/setup.sh          all of it; packages need root or sudo
 #   scripts/setup.sh --data   the Python environment and the wheels only
+#   scripts/setup.sh --peers  only .venv-peers: llama.cpp's server for make test-peers, built for this processor
+#   scripts/setup.sh --layouts  only .venv-layouts: torch and transformers for make test-layouts (3 GB to fetch)
 #   scripts/setup.sh --tests  what asks the server in its tests: .venv-tests, curl, a browser; packages need root or sudo
-#   scripts/setup.sh --peers  only .venv-peers, torch and transformers for make test-layouts (3 GB to fetch)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -89,8 +90,22 @@ if [[ "${1:-}" == --tests ]]; then
   make_environment .venv-tests scripts/requirements-tests.txt
   exit 0
 fi
+if [[ "${1:-}" == --layouts ]]; then
+  make_environment .venv-layouts scripts/requirements-layouts.txt
+  exit 0
+fi
 if [[ "${1:-}" == --peers ]]; then
   make_environment .venv-peers scripts/requirements-peers.txt
+  built=scripts/requirements-peers-built.txt
+  if ! sha256sum --check --status .venv-peers/built.sha256 2>/dev/null; then
+    say "building llama.cpp's server from its source package; this takes minutes"
+    # Without the part for pictures, which nothing here needs, and for any processor with AVX2: a virtual machine may name
+    # instructions (AMX) that it then refuses.
+    peer_options="-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
+    CMAKE_ARGS="$peer_options" .venv-peers/bin/pip install --quiet --disable-pip-version-check --no-input \
+      --require-hashes --no-deps --no-binary=:all: --no-build-isolation -r "$built"
+    sha256sum "$built" >.venv-peers/built.sha256
+  fi
   exit 0
 fi
 if [[ "${1:-}" != --data ]]; then

@@ -1,30 +1,21 @@
 // quantgrid bench: one speed measurement of one model.
 #include <fmt/format.h>
 
+#include "bench/gpu_window.h"
 #include "bench/measure.h"
+#include "bench_flags.h"
+#include "card_here.h"
 #include "core/json.h"
 #include "core/memory.h"
 #include "core/progress.h"
-#include "grid/models.h"
-#include "model/architecture.h"
-#include "quantize/recipe.h"
-#include "quantize/synthetic_checkpoint.h"
-#include "session.h"
+#include "grid/roofline.h"
+#include "runtime/device_probe.h"
 #include "verb.h"
 
 namespace qg {
 namespace {
 
-struct BenchFlags {
-  ModelFlags model;
-  int64_t isl = 128, osl = 256, batch = 0, concurrency = 0, rounds = 5, requests = 0;
-  double rate = 0;
-  std::string weights_from, weights = "fp16";
-  int64_t max_batch = 0, max_rows = 0, prefill_chunk = 0;
-  bool json = false;
-};
-
-Load load_of(const BenchFlags& flags) {
+Load load_of_flags(const BenchFlags& flags) {
   Load load;
   load.isl = flags.isl;
   load.osl = flags.osl;
@@ -34,6 +25,7 @@ Load load_of(const BenchFlags& flags) {
     load.arrival = Arrival::concurrency;
     load.batch = flags.concurrency;
     load.speed = SpeedKind::throughput;
+    load.window_s = flags.window_s;
     load.name = fmt::format("{}/{} c{}", flags.isl, flags.osl, flags.concurrency);
   } else if (flags.rate > 0) {
     load.arrival = Arrival::rate;
@@ -48,57 +40,52 @@ Load load_of(const BenchFlags& flags) {
   return load;
 }
 
-// A model's shapes with random weights, all in memory.
-std::shared_ptr<const Checkpoint> synthetic_checkpoint(const BenchFlags& flags) {
-  constexpr std::string_view kPrefix = "synth:";
-  const std::string& from = flags.weights_from;
-  const std::string digits = from.starts_with(kPrefix) ? from.substr(kPrefix.size()) : "";
-  if (digits.empty() || digits.size() > 18 || digits.find_first_not_of("0123456789") != std::string::npos)
-    throw Error("--weights-from is \"" + from + "\"", "", "give synth:SEED, such as synth:1");
-  const KnownModel* known = find_known_model(flags.model.model);
-  if (!known)
-    throw Error("model \"" + flags.model.model + "\" is not one whose shapes are known", "--model",
-                "with --weights-from give a name such as llama-3.1-8b");
-  const ModelTable table = make_model_table(known->shape);
-  SyntheticOptions options;
-  options.seed = std::stoull(digits);
-  QuantSpec quant;
-  quant.weights = *parse_weight_format(flags.weights);
-  if (quant.weights != WeightFormat::fp16) {
-    std::vector<int64_t> widths;
-    for (const LinearSpec& linear : table.linears) widths.push_back(linear.k);
-    quant = default_recipe(quant.weights).spec(widths);
-    quant.prequant_scales = false;
-  }
-  return make_synthetic_checkpoint(table, quant, options);
+// What is told beside the speed itself.
+struct Run {
+  double load_seconds = 0;                            // to make the executor: weights read, repacked, memory taken
+  double ready_seconds = 0, first_token_seconds = 0;  // since the process was started
+  GpuUse gpu;
+  std::optional<double> roofline_share;
+};
+
+template <class T>
+Json or_null(const std::optional<T>& value) {
+  return value ? Json(*value) : Json();
 }
 
-Session open_session(const BenchFlags& flags) {
-  if (flags.weights_from.empty()) return Session(flags.model);
-  return Session(flags.model, synthetic_checkpoint(flags));
-}
-
-Json result_json(const BenchResult& r, const Load& load, Executor& executor) {
+Json result_json(const BenchResult& r, const Load& load, Executor& executor, const Run& run) {
   Json json;
   json["workload"] = load.name;
+  json["method"] = load.window_s > 0 ? fmt::format("steady window of {} s", load.window_s) : "whole run";
   json["output_tok_s"] = r.output_tok_s.value;
   json["ci_lo"] = r.output_tok_s.ci_lo;
   json["ci_hi"] = r.output_tok_s.ci_hi;
   json["rounds"] = r.rounds;
   json["total_tok_s"] = r.total_tok_s;
   json["prefill_tok_s"] = r.prefill_tok_s;
-  json["ttft_ms_p50"] = r.ttft_ms_p50;
-  json["ttft_ms_p99"] = r.ttft_ms_p99;
+  json["ttft_ms_p50"] = load.window_s > 0 ? Json() : Json(r.ttft_ms_p50);
+  json["ttft_ms_p99"] = load.window_s > 0 ? Json() : Json(r.ttft_ms_p99);
   json["tpot_ms_p50"] = r.tpot_ms_p50;
   json["itl_ms_p50"] = r.itl_ms_p50;
   json["itl_ms_p99"] = r.itl_ms_p99;
   json["batch_achieved"] = r.batch_achieved;
   json["device_busy_share"] = r.device_busy_share > 0 ? Json(r.device_busy_share) : Json();
+  json["seconds"] = r.seconds;
+  json["output_tokens"] = r.output_tokens;
   json["requests"] = r.requests;
   json["failed"] = r.failed;
   json["kernels"] = r.kernels;
   json["compute_path"] = r.compute_path;
-  json["roofline_share"] = nullptr;  // a processor's memory bandwidth is not in the card table
+  json["roofline_share"] = or_null(run.roofline_share);  // none for a processor: its bandwidth is not in the card table
+  json["load_seconds"] = run.load_seconds;
+  json["ready_seconds"] = run.ready_seconds;
+  json["first_token_seconds"] = run.first_token_seconds;
+  json["energy_j"] = or_null(run.gpu.energy_j);
+  json["power_w_mean"] = or_null(run.gpu.power_w_mean);
+  json["power_w_max"] = or_null(run.gpu.power_w_max);
+  json["sm_mhz_mean"] = or_null(run.gpu.sm_mhz_mean);
+  json["temperature_c_max"] = or_null(run.gpu.temperature_c_max);
+  json["peak_gpu_bytes"] = or_null(run.gpu.memory_bytes_max);
   json["executor"] = executor.name();
   json["kv"] = std::string(to_string(executor.kv_format()));
   json["weight_bytes"] = executor.weight_bytes();
@@ -107,45 +94,99 @@ Json result_json(const BenchResult& r, const Load& load, Executor& executor) {
   return json;
 }
 
-void print_result(const BenchResult& r, const Load& load, Executor& executor) {
+void print_result(const BenchResult& r, const Load& load, Executor& executor, const Run& run) {
   fmt::print("{}: {} in, {} out, on the {} executor, {}, KV {}\n", load.name, load.isl, load.osl, executor.name(),
              r.compute_path, to_string(executor.kv_format()));
   fmt::print("output          {:.1f} tok/s  (95 %: {:.1f} to {:.1f}; {} rounds)\n", r.output_tok_s.value,
              r.output_tok_s.ci_lo, r.output_tok_s.ci_hi, r.rounds);
   fmt::print("in and out      {:.1f} tok/s\n", r.total_tok_s);
   if (r.prefill_tok_s > 0) fmt::print("prefill         {:.1f} tok/s\n", r.prefill_tok_s);
-  fmt::print("first token     {:.1f} ms (p50), {:.1f} ms (p99)\n", r.ttft_ms_p50, r.ttft_ms_p99);
+  if (load.window_s > 0)
+    fmt::print("method          steady window of {} s, requests started at random depths\n", load.window_s);
+  else
+    fmt::print("first token     {:.1f} ms (p50), {:.1f} ms (p99)\n", r.ttft_ms_p50, r.ttft_ms_p99);
   fmt::print("per token       {:.2f} ms (p50);  gaps {:.2f} ms (p50), {:.2f} ms (p99)\n", r.tpot_ms_p50, r.itl_ms_p50,
              r.itl_ms_p99);
   if (r.device_busy_share > 0) fmt::print("GPU busy        {:.1f} % of the time\n", 100 * r.device_busy_share);
+  if (run.roofline_share) fmt::print("of the roofline {:.1f} %\n", 100 * *run.roofline_share);
+  if (run.gpu.energy_j && r.output_tokens > 0)
+    fmt::print("energy          {:.3f} J an output token; {:.0f} W mean\n",
+               *run.gpu.energy_j / static_cast<double>(r.output_tokens), run.gpu.power_w_mean.value_or(0));
   fmt::print("batch achieved  {:.2f};  {} requests, {} failed\n", r.batch_achieved, r.requests, r.failed);
+  fmt::print("loaded in       {:.1f} s; the first token {:.1f} s after the start\n", run.load_seconds,
+             run.first_token_seconds);
+}
+
+std::optional<double> roofline_share(const Session& session, const Load& load, const BenchResult& r) {
+  const Card* card = session.executor_name() == "cuda" ? card_here(session.device()) : nullptr;
+  if (!card) return {};
+  const WeightFormat weights = session.checkpoint()->quant().weights;
+  const std::optional<double> limit =
+      load.speed == SpeedKind::decode
+          ? decode_tok_s(session.shape(), *card, weights, session.kv(), load.batch,
+                         static_cast<double>(load.isl) + static_cast<double>(load.osl) / 2)
+          : load_tok_s(session.shape(), *card, weights, session.kv(), r.batch_achieved, load.isl, load.osl);
+  if (!limit) return {};
+  return r.output_tok_s.value / *limit;
+}
+
+void check_flags(const BenchFlags& flags) {
+  if ((flags.batch > 0) + (flags.concurrency > 0) + (flags.rate > 0) > 1)
+    throw Error("--batch, --concurrency and --rate exclude each other", "", "give one of them");
+  if (flags.window_s > 0 && flags.behind_server())
+    throw Error("a steady window is measured in this process alone", "--window",
+                "leave it out, or --served and --engine");
+  if (flags.window_s > 0 && (flags.concurrency == 0 || flags.requests > 0))
+    throw Error("--window measures a steady state: it wants --concurrency, and no --requests", "--window",
+                "for example --concurrency 256 --window 60");
 }
 
 ExitCode run(const BenchFlags& flags) {
-  if ((flags.batch > 0) + (flags.concurrency > 0) + (flags.rate > 0) > 1)
-    throw Error("--batch, --concurrency and --rate exclude each other", "", "give one of them");
-  Load load = load_of(flags);
-  Session session = open_session(flags);
-  const int64_t in_flight = load.arrival == Arrival::rate ? 64 : load.batch;
+  check_flags(flags);
+  const Load load = load_of_flags(flags);
+  if (flags.behind_server()) return bench_server(flags, load);
+  if (flags.engine != "native")
+    throw Error("bench measures the native engine and servers", "--engine " + flags.engine,
+                "use `quantgrid run GRID --engine " + flags.engine + "`");
+  if (flags.model.model.empty()) throw Error("no model is named", "", "add --model DIR");
+  Session session(flags.model, synthetic_checkpoint(flags.synthetic, flags.model.model));
+  const bool cuda = session.executor_name() == "cuda";
+  const int64_t in_flight = running_at_once(load, cuda);
   EngineOptions engine_options;
   engine_options.max_batch = flags.max_batch > 0 ? flags.max_batch : in_flight;
-  if (session.executor_name() == "cuda") engine_options.prefill_chunk = engine_options.max_rows;
+  if (cuda) engine_options.prefill_chunk = engine_options.max_rows;
   if (flags.max_rows > 0) engine_options.max_rows = flags.max_rows;
   if (flags.prefill_chunk > 0) engine_options.prefill_chunk = flags.prefill_chunk;
   engine_options.max_rows = std::max(engine_options.max_rows, engine_options.max_batch);
   ExecutorOptions executor_options = session.executor_options();
   // All that is in flight at once; a GPU gives what is left of it where that is less (the engine queues then).
-  if (session.executor_name() == "cpu" || flags.max_batch == 0)
+  if (!cuda || flags.max_batch == 0)
     executor_options.num_pages =
         (engine_options.max_batch + 1) * ((flags.isl + flags.osl) / executor_options.page_tokens + 2);
+  Run told;
+  const double before = process_seconds();
   const auto engine = session.make_engine(engine_options, executor_options);
+  told.ready_seconds = process_seconds();
+  told.load_seconds = told.ready_seconds - before;
   NativeTarget target(*engine);
+  const GpuMeter meter(cuda ? device_uuid(session.device()) : "");
+  std::optional<GpuWindow> window;
   Progress progress("bench " + load.name, total_output_tokens(load), "tokens");
-  const BenchResult result = measure(target, load, [&](int64_t tokens) { progress.advance(tokens); });
+  const BenchResult result = measure(
+      target, load,
+      [&](int64_t tokens) {
+        if (told.first_token_seconds == 0) told.first_token_seconds = process_seconds();
+        progress.advance(tokens);
+      },
+      [&] {
+        if (cuda) window.emplace([&] { return meter.read(); });
+      });
+  if (window) told.gpu = window->stop();
+  told.roofline_share = roofline_share(session, load, result);
   if (flags.json)
-    fmt::print("{}\n", result_json(result, load, engine->executor()).dump(2));
+    fmt::print("{}\n", result_json(result, load, engine->executor(), told).dump(2));
   else
-    print_result(result, load, engine->executor());
+    print_result(result, load, engine->executor(), told);
   return result.failed > 0 ? ExitCode::cases_failed : ExitCode::done;
 }
 
@@ -155,6 +196,7 @@ const RegisterVerb kVerb(
      [](CLI::App& command) -> std::function<ExitCode()> {
        auto flags = std::make_shared<BenchFlags>();
        declare_model_flags(command, flags->model);
+       command.get_option("--model")->required(false);  // a server may have any
        command.add_option("--isl", flags->isl, "tokens in, of each request")->check(CLI::Range(1, 10000000));
        command.add_option("--osl", flags->osl, "tokens out, of each request")->check(CLI::Range(1, 10000000));
        command.add_option("--batch", flags->batch, "requests that start together (decode speed)")
@@ -164,10 +206,16 @@ const RegisterVerb kVerb(
        command.add_option("--requests", flags->requests, "requests in all, with --concurrency or --rate")
            ->check(CLI::Range(1, 10000000));
        command.add_option("--rounds", flags->rounds, "measured rounds after one warm-up")->check(CLI::Range(1, 1000));
-       command.add_option("--weights-from", flags->weights_from,
-                          "synth:SEED: random weights in the shapes of the model that --model names; speed only");
-       command.add_option("--weights", flags->weights, "with --weights-from: fp16, fp8, int4_awq or int8_sq")
-           ->check(CLI::IsMember({"fp16", "fp8", "int4_awq", "int8_sq"}));
+       command
+           .add_option("--window", flags->window_s,
+                       "with --concurrency: measure a steady state of this many seconds, requests started at random "
+                       "depths")
+           ->check(CLI::Range(1.0, 86400.0));
+       declare_synthetic_flags(command, flags->synthetic);
+       command.add_option("--engine", flags->engine, "native, or openai: a server with OpenAI's API at --base-url");
+       command.add_option("--vocab", flags->vocab, "with --engine openai: token ids are drawn from below this")
+           ->check(CLI::Range(1024, 1 << 22));
+       declare_server_flags(command, flags->server);
        command.add_option("--max-batch", flags->max_batch, "most sequences running at once (default: all in flight)")
            ->check(CLI::Range(1, 100000));
        command.add_option("--max-rows", flags->max_rows, "most tokens in one step")->check(CLI::Range(1, 1000000));

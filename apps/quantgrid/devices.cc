@@ -1,6 +1,7 @@
 // devices: the GPUs of this machine, and which formats each computes natively.
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
 
 #include "bench/nvml.h"
@@ -9,6 +10,7 @@
 #include "core/parallel.h"
 #include "grid/cards.h"
 #include "grid/support.h"
+#include "runtime/tuning_file.h"
 #include "verb.h"
 
 namespace qg {
@@ -73,6 +75,25 @@ void print_gpu(const Json& gpu) {
              gpu["kv_fp8"].get<std::string>());
 }
 
+// Of every table in the default folder.
+ExitCode show_tuning() {
+  const std::filesystem::path folder = default_tuning_file({}).parent_path();
+  int shown = 0;
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, none)) {
+    if (!entry.path().filename().string().starts_with("tuning-")) continue;
+    const TuningFile file = read_any_tuning(entry.path());
+    const TuningIdentity& on = file.measured_on;
+    fmt::print("{}\n{}, {} kernels {}, cuBLASLt {}\n{}\n", entry.path().string(), on.card, on.family, on.kernels,
+               on.library, describe_tuning(file.table));
+    ++shown;
+  }
+  if (shown == 0)
+    throw Error("nothing was measured here yet", folder.string(),
+                "`quantgrid bench` measures what it needs and keeps it", ExitCode::cannot_here);
+  return ExitCode::done;
+}
+
 ExitCode show(bool json) {
   const GpuInventory found = list_gpus();
   const Json machine = describe_machine(found);
@@ -94,9 +115,13 @@ const RegisterVerb kVerb({.order = 10,
                           .summary = "the GPUs of this machine, and which formats each computes natively",
                           .example = "quantgrid devices",
                           .declare = [](CLI::App& command) -> std::function<ExitCode()> {
-                            auto json = std::make_shared<bool>(false);
+                            auto json = std::make_shared<bool>(false), tuning = std::make_shared<bool>(false);
                             command.add_flag("--json", *json, "print JSON");
-                            return [json] { return show(*json); };
+                            command
+                                .add_flag("--tuning", *tuning,
+                                          "print instead what was measured to be fastest on the GPUs here")
+                                ->excludes("--json");
+                            return [json, tuning] { return *tuning ? show_tuning() : show(*json); };
                           }});
 
 }  // namespace

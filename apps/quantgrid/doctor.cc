@@ -161,28 +161,37 @@ std::vector<Finding> examine(const GpuInventory& gpus) {
   return findings;
 }
 
-std::vector<DeviceProbe> probe_gpus(const GpuInventory& gpus) {
-  std::vector<DeviceProbe> probes;
-  if (has_cuda_executor())
-    for (const GpuDevice& gpu : gpus.devices) probes.push_back(probe_device(gpu.index));
+// A card that CUDA does not show is not probed; CUDA counts them in an order of its own.
+struct GpuProbe {
+  int index = 0;  // as NVML counts
+  DeviceProbe found;
+};
+std::vector<GpuProbe> probe_gpus(const GpuInventory& gpus) {
+  std::vector<GpuProbe> probes;
+  const std::vector<std::string> visible = visible_devices();
+  for (const GpuDevice& gpu : gpus.devices) {
+    const auto at = std::find(visible.begin(), visible.end(), gpu.uuid);
+    if (at != visible.end()) probes.push_back({gpu.index, probe_device(static_cast<int>(at - visible.begin()))});
+  }
   return probes;
 }
 
-void print_probe(const ProbeResult& cpu, const std::vector<DeviceProbe>& gpus) {
+void print_probe(const ProbeResult& cpu, const std::vector<GpuProbe>& gpus) {
   fmt::print(
       "processor: copy {:.1f} GB/s (bytes read and written), read {:.1f} GB/s, reference product {:.0f} GFLOP/s\n",
       cpu.copy_gbps, cpu.read_gbps, cpu.gemm_gflops);
-  for (size_t i = 0; i < gpus.size(); ++i)
+  for (const auto& [index, gpu] : gpus)
     fmt::print(
         "GPU {}: copy {:.0f} GB/s, read {:.0f} GB/s; products of 8,192 cubed: FP16 {:.0f} TFLOP/s, FP8 {:.0f}, "
         "INT8 {:.0f} TOP/s\n",
-        i, gpus[i].copy_gbps, gpus[i].read_gbps, gpus[i].f16_tflops, gpus[i].fp8_tflops, gpus[i].int8_tops);
+        index, gpu.copy_gbps, gpu.read_gbps, gpu.f16_tflops, gpu.fp8_tflops, gpu.int8_tops);
 }
 
-Json probe_json(const ProbeResult& cpu, const std::vector<DeviceProbe>& gpus) {
+Json probe_json(const ProbeResult& cpu, const std::vector<GpuProbe>& gpus) {
   Json j{{"copy_gbps", cpu.copy_gbps}, {"read_gbps", cpu.read_gbps}, {"float_gflops", cpu.gemm_gflops}};
-  for (const DeviceProbe& gpu : gpus)
-    j["gpus"].push_back({{"copy_gbps", gpu.copy_gbps},
+  for (const auto& [index, gpu] : gpus)
+    j["gpus"].push_back({{"index", index},
+                         {"copy_gbps", gpu.copy_gbps},
                          {"read_gbps", gpu.read_gbps},
                          {"f16_tflops", gpu.f16_tflops},
                          {"fp8_tflops", gpu.fp8_tflops},
@@ -194,7 +203,7 @@ ExitCode run(bool with_probe, bool json) {
   const GpuInventory gpus = list_gpus();
   const std::vector<Finding> findings = examine(gpus);
   const ProbeResult measured = with_probe ? probe() : ProbeResult{};
-  const std::vector<DeviceProbe> gpu_probes = with_probe ? probe_gpus(gpus) : std::vector<DeviceProbe>{};
+  const std::vector<GpuProbe> gpu_probes = with_probe ? probe_gpus(gpus) : std::vector<GpuProbe>{};
   const bool bad =
       std::any_of(findings.begin(), findings.end(), [](const Finding& f) { return f.verdict == Verdict::bad; });
   if (json) {

@@ -7,29 +7,18 @@
 #include "checkpoint/kv_scales.h"
 #include "checkpoint/synthetic.h"
 #include "core/error.h"
+#include "core/file_lock.h"
 #include "core/hash.h"
 #include "core/interrupt.h"
 #include "core/log.h"
-#include "core/memory.h"
-#include "core/progress.h"
 #include "core/version.h"
 #include "grid/names.h"
 #include "model/architecture.h"
 #include "model/open_model.h"
-#include "quantize/quantize.h"
 #include "quantize/synthetic_checkpoint.h"
 
 namespace qg {
 namespace {
-
-CalibrationOptions calibration_options(const CalibrationSettings& settings) {
-  CalibrationOptions options;
-  options.sequences = settings.samples;
-  options.tokens = settings.sample_tokens;
-  options.sample_rows = settings.search_tokens;
-  options.seed = settings.seed;
-  return options;
-}
 
 std::filesystem::path synthetic_folder(const Grid& grid, const GridModel& row, uint64_t seed) {
   return grid.models_dir / fmt::format("{}-synth-{}", row.stem, seed);
@@ -39,6 +28,11 @@ std::filesystem::path synthetic_folder(const Grid& grid, const GridModel& row, u
 
 GridRun::GridRun(const Grid& grid, std::vector<Case> cases, GridRunOptions options, JournalWriter& journal)
     : grid_(grid), cases_(std::move(cases)), options_(std::move(options)), journal_(journal) {}
+
+std::filesystem::path GridRun::lock_file(const GridModel& row) const {
+  std::filesystem::create_directories(grid_.models_dir);
+  return grid_.models_dir / ("." + row.stem + ".lock");
+}
 
 GridRun::Model& GridRun::model(const std::string& name) {
   std::unique_ptr<Model>& slot = models_[name];
@@ -61,6 +55,7 @@ GridRun::Model& GridRun::model(const std::string& name) {
       return *slot;
     }
     m->folder = synthetic_folder(grid_, *m->row, *options_.synth_seed);
+    const FileLock lock(lock_file(*m->row), "making this model");
     if (!std::filesystem::exists(m->folder)) {
       const ModelTable table = make_model_table(m->row->shape.value());
       SyntheticOptions synthetic;
@@ -92,55 +87,6 @@ std::shared_ptr<const Checkpoint> GridRun::synthetic_checkpoint(const Model& m, 
   return make_synthetic_checkpoint(table, quant, synthetic);
 }
 
-void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases) {
-  if (!m.tokenizer) return;  // random weights in memory
-  const EngineSpec& native = engine_spec(EngineId::native);
-  QuantizeJob job;
-  std::set<std::string> names;
-  for (const Case& c : cases) {
-    if (needs_kv_scales_file(m, c) && !std::filesystem::exists(kv_scales_file(m))) job.kv_scales = kv_scales_file(m);
-    if (runs_original_model(native, c.weights)) continue;
-    const std::string name = case_checkpoint(native, m.folder.filename().string(), c.weights, c.kv);
-    if (!names.insert(name).second || std::filesystem::exists(grid_.models_dir / name)) continue;
-    QuantizeOutput output;
-    output.recipe = default_recipe(c.weights);
-    output.out = grid_.models_dir / name;
-    job.outputs.push_back(std::move(output));
-  }
-  if (job.outputs.empty() && job.kv_scales.empty()) return;
-  if (grid_.calibration.text.empty())
-    throw Error("checkpoints or KV scales are missing and the grid names no calibration text", grid_.file.string(),
-                "add [calibration] text = \"FILE\", or make them with `quantgrid quantize`");
-  job.base = m.base.get();
-  job.architecture = architecture_of_family(m.base->table().shape.family);
-  job.options = calibration_options(grid_.calibration);
-  job.calibration = read_calibration(*m.tokenizer, grid_.calibration.text, job.options);
-  const int64_t needed = estimate_quantize_bytes(job);
-  info("{}: making {} checkpoints{}, about {:.0f} MB of memory", m.row->name, job.outputs.size(),
-       job.kv_scales.empty() ? "" : " and the KV scales of the 16-bit model", static_cast<double>(needed) / 1e6);
-  Progress progress("quantize " + m.row->name, m.base->table().shape.layers * kQuantizeSteps, "steps");
-  const std::vector<QuantizeReport> reports = quantize(job, [&](const std::string& step) {
-    progress.note(step);
-    progress.advance();
-  });
-  for (size_t i = 0; i < reports.size(); ++i) {
-    const QuantizeReport& r = reports[i];
-    info("{}: {:.0f} s, mean output error {:.1e}", r.out.filename().string(), r.seconds, r.mean_relative_error);
-    Case subject;
-    subject.model = m.row->name;
-    subject.gpu = cases.front().gpu;
-    subject.weights = job.outputs[i].recipe.weights;
-    subject.section = Section::implied;
-    const CellPart p = part(m, subject, "quantize", job.calibration.hash);
-    Record common = common_record(m, subject, p);
-    common.case_number.reset();
-    append(common,
-           {measured(common, "quantize_s", r.seconds),
-            measured(common, "peak_host_bytes", static_cast<double>(peak_rss_bytes()))},
-           r.seconds);
-  }
-}
-
 bool GridRun::needs_kv_scales_file(const Model& m, const Case& c) const {
   return !m.synthetic && c.kv != KvFormat::fp16 && runs_original_model(engine_spec(EngineId::native), c.weights);
 }
@@ -164,13 +110,7 @@ std::shared_ptr<const Checkpoint> GridRun::checkpoint_of(Model& m, const Case& c
   if (slot) return slot;
   if (!m.tokenizer) return slot = synthetic_checkpoint(m, c.weights);
   slot = open_model(grid_.models_dir / name);
-  if (slot->quant().weights != c.weights)
-    throw Error(
-        fmt::format("holds {} weights, its name says {}", to_string(slot->quant().weights), to_string(c.weights)),
-        slot->folder().string(), "remove the folder to have it made again");
-  if (slot->lineage() && !slot->lineage()->base_hash.empty() && slot->lineage()->base_hash != m.base_hash)
-    throw Error("was made from other weights than the model's folder holds now", slot->folder().string(),
-                "remove the folder to have it made again");
+  require_sound(m, *slot, c.weights);
   return slot;
 }
 
@@ -191,6 +131,7 @@ CellPart GridRun::part(Model& m, const Case& c, const std::string& workload, con
   id.kv = to_string(c.kv);
   id.workload = workload + ": " + description;
   id.engine = engine_spec(EngineId::native).key();
+  if (options_.served && workload != "quantize") id.engine += "/served";
   id.engine_build = version() + " " + build_commit();
   id.target = c.gpu;
   id.measured_on = options_.measured_on;
@@ -264,6 +205,7 @@ CudaExecutorOptions GridRun::cuda_options(const Case& c) const {
   if (c.gpu == options_.measured_on || card.is_cpu()) return cuda;
   cuda.family = family_of(card.cc());
   cuda.memory_bytes = card.memory_bytes;
+  cuda.shared_bytes = card.shared_bytes_per_block();
   return cuda;
 }
 
@@ -292,15 +234,26 @@ std::vector<Workload> GridRun::workloads() const {
   return all;
 }
 
+std::vector<Case> GridRun::cases_of(const std::string& model_name) const {
+  std::vector<Case> cases;
+  std::copy_if(cases_.begin(), cases_.end(), std::back_inserter(cases),
+               [&](const Case& c) { return c.model == model_name; });
+  return cases;
+}
+
 void GridRun::run() {
   const std::vector<Workload> wanted_workloads = workloads();
   for (const std::string& name : grid_.model_names()) {
-    std::vector<Case> cases;
-    std::copy_if(cases_.begin(), cases_.end(), std::back_inserter(cases),
-                 [&](const Case& c) { return c.model == name; });
+    const std::vector<Case> cases = cases_of(name);
     if (cases.empty()) continue;
     Model& m = model(name);
     make_missing_checkpoints(m, cases);
+    if (options_.served) {
+      for (const Case& c : cases)
+        for (const Workload& w : wanted_workloads) run_speed(m, c, w);
+      serve_child_.reset();
+      continue;
+    }
     if (m.synthetic)
       info("{}: accuracy is not measured on random weights", name);
     else if (!grid_.accuracy.text.empty())
@@ -322,10 +275,7 @@ std::map<std::string, Record> GridRun::measured_rows(const Case& c) {
     for (const Record& row : attempt->rows) rows[prefix + row.metric] = row;
   };
   for (const std::string& key : keys) take(key, "");
-  for (const Workload& w : workloads())
-    take(part(m, c, w.name, fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds))
-             .key,
-         w.name + " ");
+  for (const Workload& w : workloads()) take(part(m, c, w.name, speed_description(w)).key, w.name + " ");
   return rows;
 }
 

@@ -9,12 +9,15 @@
 #include <string>
 #include <vector>
 
+#include "bench/gpu_window.h"
 #include "bench/load.h"
 #include "bench/measure.h"
 #include "checkpoint/checkpoint.h"
+#include "engines/serve_child.h"
 #include "eval/windows.h"
 #include "grid/engines.h"
 #include "grid/grid.h"
+#include "quantize/quantize.h"
 #include "record/case_key.h"
 #include "record/journal.h"
 #include "runtime/engine.h"
@@ -32,7 +35,9 @@ struct GridRunOptions {
   CudaExecutorOptions cuda;            // which card, for cuda
   std::vector<std::string> points;     // workloads that are run; empty: all of the profile
   std::optional<uint64_t> synth_seed;  // missing models get random weights of this seed: speed only
+  double window_s = 0;                 // throughput: measured in a steady state of this length; 0 = whole runs
   bool rerun = false;
+  bool served = false;  // speed through `quantgrid serve`, started for it; nothing else is measured
 };
 
 // One measurement of one case, as it stands in the journal.
@@ -42,6 +47,10 @@ struct CellPart {
   std::string key;
 };
 
+// What a speed measurement says of the card: clocks, temperature, memory and energy over the measured time.
+void add_conditions(const GpuUse& use, Record& common);
+void add_gpu_rows(const Record& common, const BenchResult& r, const GpuUse& use, std::vector<Record>& rows);
+
 class GridRun {
  public:
   GridRun(const Grid& grid, std::vector<Case> cases, GridRunOptions options, JournalWriter& journal);
@@ -49,6 +58,9 @@ class GridRun {
   // Throws Error only when the run as a whole cannot go on (interrupted, disk full, no model); a case that fails is
   // recorded and counted.
   void run();
+  // Only the checkpoints and KV scales that the cases need: what is there and sound is skipped. A model whose folder is
+  // missing is counted as failed.
+  void make_checkpoints();
   int failed_cases() const { return static_cast<int>(failed_.size()); }
   const std::vector<Case>& cases() const { return cases_; }
   // Newest finished rows of a case, by metric; empty where it was not measured.
@@ -59,8 +71,10 @@ class GridRun {
 
   // grid_run.cc
   Model& model(const std::string& name);
+  // Tasks of a fleet share the folder: each checkpoint is made once.
+  std::filesystem::path lock_file(const GridModel& row) const;
   std::shared_ptr<const Checkpoint> synthetic_checkpoint(const Model& m, WeightFormat weights) const;
-  void make_missing_checkpoints(Model& m, const std::vector<Case>& cases);
+  std::vector<Case> cases_of(const std::string& model_name) const;
   // A 16-bit model with an 8-bit cache is run from its own folder; its cache's calibration is a file beside the folder.
   bool needs_kv_scales_file(const Model& m, const Case& c) const;
   std::filesystem::path kv_scales_file(const Model& m) const;
@@ -77,11 +91,25 @@ class GridRun {
   CudaExecutorOptions cuda_options(const Case& c) const;
   std::vector<Workload> workloads() const;
 
+  // grid_run_checkpoints.cc
+  void make_missing_checkpoints(Model& m, const std::vector<Case>& cases);
+  QuantizeJob missing_checkpoints(const Model& m, const std::vector<Case>& cases) const;
+  std::vector<QuantizeReport> run_job(const Model& m, const QuantizeJob& job) const;
+  // Whether the folder is there; throws Error when it is and does not hold what its name says of these weights.
+  bool has_checkpoint(const Model& m, const std::string& name, WeightFormat weights) const;
+  void require_sound(const Model& m, const Checkpoint& checkpoint, WeightFormat weights) const;
+
   // grid_run_parts.cc
   void run_accuracy(Model& m, const std::vector<Case>& cases);
   void run_accuracy_batch(Model& m, const std::vector<Case>& cases, const EvalText& text);
   void run_speed(Model& m, const Case& c, const Workload& workload);
+  bool in_window(const Workload& workload) const;
+  std::string speed_description(const Workload& workload) const;  // what makes two measurements of it the same
   std::optional<double> roofline_share(const Model& m, const Case& c, const Load& load, const BenchResult& r) const;
+
+  // grid_run_served.cc
+  void run_served(Model& m, const Case& c, const Workload& workload);
+  ServeChild& serve_child(Model& m, const Case& c, const Workload& workload);
   void run_memory(Model& m, const Case& c);
   std::string accuracy_description(const Model& m) const;
 
@@ -93,6 +121,7 @@ class GridRun {
   std::set<std::string> failed_;
   std::shared_ptr<Executor> speed_executor_;  // of the case below
   std::string speed_case_;
+  std::unique_ptr<ServeChild> serve_child_;
 };
 
 struct GridRun::Model {

@@ -5,7 +5,6 @@
 #include <chrono>
 
 #include "bench/measure.h"
-#include "bench/nvml.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/log.h"
@@ -41,23 +40,6 @@ void set_interval(Record& row, const Interval& interval, int64_t tokens) {
   row.n = tokens;
 }
 
-Load load_of(const Workload& w) {
-  Load load;
-  load.name = w.name;
-  load.isl = w.isl_tokens;
-  load.osl = w.kind == WorkloadKind::prefill ? 1 : w.osl_tokens;
-  load.rounds = w.rounds;
-  if (w.kind == WorkloadKind::throughput) {
-    load.speed = SpeedKind::throughput;
-    load.rounds = 1;
-    load.batch = w.requests > 0 ? w.requests : 16;
-  } else {
-    load.speed = w.kind == WorkloadKind::prefill ? SpeedKind::prefill : SpeedKind::decode;
-    load.batch = w.batch;
-  }
-  return load;
-}
-
 std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const Load& load) {
   std::vector<Record> rows;
   const auto add = [&](std::string_view metric, double value) {
@@ -80,26 +62,24 @@ std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const
   return rows;
 }
 
-// Clocks and temperature as a measurement left them, and the energy that it took.
-void add_conditions(const GpuReading& before, const GpuReading& after, Record& common) {
-  common.sm_mhz_mean = after.sm_mhz;
-  common.temp_c_max = after.temperature_c;
-  if (!before.energy_j || !after.energy_j) return;
-  common.energy_j = *after.energy_j - *before.energy_j;
+}  // namespace
+
+// Clocks, temperature and energy over the measured time.
+void add_conditions(const GpuUse& use, Record& common) {
+  common.sm_mhz_mean = use.sm_mhz_mean;
+  common.temp_c_max = use.temperature_c_max;
+  if (!use.energy_j) return;
+  common.energy_j = use.energy_j;
   common.energy_source = "counter";
 }
 
-void add_gpu_rows(const Record& common, const BenchResult& r, const GpuReading& before, const GpuReading& after,
-                  std::vector<Record>& rows) {
-  if (after.memory_used_bytes)
-    rows.push_back(measured(common, "peak_gpu_bytes", static_cast<double>(*after.memory_used_bytes)));
-  if (!before.energy_j || !after.energy_j || r.output_tokens == 0 || r.seconds <= 0) return;
-  const double joules = *after.energy_j - *before.energy_j;
-  rows.push_back(measured(common, "j_per_output_token", joules / static_cast<double>(r.output_tokens)));
-  rows.push_back(measured(common, "power_w_mean", joules / r.seconds));
+void add_gpu_rows(const Record& common, const BenchResult& r, const GpuUse& use, std::vector<Record>& rows) {
+  if (use.memory_bytes_max)
+    rows.push_back(measured(common, "peak_gpu_bytes", static_cast<double>(*use.memory_bytes_max)));
+  if (use.energy_j && r.output_tokens > 0)
+    rows.push_back(measured(common, "j_per_output_token", *use.energy_j / static_cast<double>(r.output_tokens)));
+  if (use.power_w_mean) rows.push_back(measured(common, "power_w_mean", *use.power_w_mean));
 }
-
-}  // namespace
 
 std::string GridRun::accuracy_description(const Model&) const {
   return protocol_of(grid_.accuracy).describe() + ", " + grid_.accuracy.text.filename().string();
@@ -193,13 +173,26 @@ std::optional<double> GridRun::roofline_share(const Model& m, const Case& c, con
   return r.output_tok_s.value / *limit;
 }
 
+bool GridRun::in_window(const Workload& w) const {
+  return options_.window_s > 0 && w.kind == WorkloadKind::throughput;
+}
+
+std::string GridRun::speed_description(const Workload& w) const {
+  return fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds) +
+         (in_window(w) ? fmt::format(" window {}", options_.window_s) : "");
+}
+
 void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
-  const CellPart p =
-      part(m, c, w.name, fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds));
+  const CellPart p = part(m, c, w.name, speed_description(w));
   if (!wanted(p)) return;
+  if (options_.served) return run_served(m, c, w);
   const auto start = Clock::now();
   Record common = common_record(m, c, p);
-  const Load load = load_of(w);
+  Load load = load_of(w);
+  if (in_window(w)) {
+    load.window_s = options_.window_s;
+    common.protocol = fmt::format("steady window of {} s, requests started at random depths", load.window_s);
+  }
   common.isl = load.isl;
   common.osl = load.osl;
   common.batch = load.batch;
@@ -213,15 +206,19 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
     const int64_t pool_tokens = ran->num_pages() * ran->page_tokens();
     options.max_batch = std::clamp<int64_t>(pool_tokens / (load.isl + load.osl + ran->page_tokens()), 1,
                                             std::min(load.batch, kMostSequences));
+    if (load.window_s > 0) load.batch = options.max_batch;
     Engine engine(ran, options);
     NativeTarget target(engine);
     Progress progress(fmt::format("{} {}", c.id(), w.name), total_output_tokens(load), "tokens");
     const GpuMeter meter(options_.executor == "cuda" ? device_uuid(options_.cuda.device) : "");
-    GpuReading before;
+    std::optional<GpuWindow> window;
     const BenchResult r = measure(
-        target, load, [&](int64_t tokens) { progress.advance(tokens); }, [&] { before = meter.read(); });
-    const GpuReading after = meter.read();
-    add_conditions(before, after, common);
+        target, load, [&](int64_t tokens) { progress.advance(tokens); },
+        [&] {
+          if (options_.executor == "cuda") window.emplace([&] { return meter.read(); });
+        });
+    const GpuUse use = window ? window->stop() : GpuUse{};
+    add_conditions(use, common);
     if (c.gpu == options_.measured_on) common.roofline_share = roofline_share(m, c, load, r);
     common.compute_path = r.compute_path;
     common.kernels = r.kernels;
@@ -230,7 +227,7 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
     common.num_failed = r.failed;
     common.batch_achieved = r.batch_achieved;
     std::vector<Record> rows = speed_rows(common, r, load);
-    if (options_.executor == "cuda") add_gpu_rows(common, r, before, after, rows);
+    if (options_.executor == "cuda") add_gpu_rows(common, r, use, rows);
     append(common, std::move(rows), seconds_since(start));
   } catch (const Error& e) {
     if (e.code() == ExitCode::interrupted) throw;

@@ -11,6 +11,7 @@
 #include "core/progress.h"
 #include "model/architecture.h"
 #include "model/open_model.h"
+#include "quantize/gpu_quantize.h"
 #include "tokenizer/tokenizer.h"
 #include "verb.h"
 
@@ -21,7 +22,7 @@ struct QuantizeFlags {
   std::string model, weights, calib, out, kv_scales, layout = "trtllm", tokenizer, executor = "cpu", kv, activations,
                                                      weight_scales;
   int64_t group_size = 0, tp = 1;
-  double alpha = -1;
+  double alpha = -1, gpu_memory_gb = 0;
   bool no_clip = false, no_feedback = false, no_search = false, zero_points = false, json = false;
   CalibrationOptions calibration;
 };
@@ -66,11 +67,28 @@ void print_report(const QuantizeReport& report, double seconds) {
              report.worst_relative_error, report.worst_layer.empty() ? "none" : report.worst_layer);
 }
 
-void print_json(const QuantizeFlags& flags, const std::vector<QuantizeReport>& reports, double seconds) {
+// Where a GPU's time went, a line a phase.
+Json phases_json(const GpuQuantizeReport& gpu) {
+  Json phases = Json::object();
+  for (const auto& [name, seconds] : gpu.phases) phases[name] = seconds;
+  return {{"phases_s", phases},
+          {"restored_layers", gpu.restored_layers},
+          {"budget_bytes", gpu.budget.total_bytes()},
+          {"read_bytes", gpu.read_bytes},
+          {"forward_flop", gpu.forward_flop},
+          {"gram_flop", gpu.gram_flop},
+          {"rounding_flop", gpu.rounding_flop}};
+}
+
+void print_json(const QuantizeFlags& flags, const std::vector<QuantizeReport>& reports, const GpuQuantizeReport& gpu,
+                double seconds) {
   Json json;
   json["seconds"] = seconds;
-  json["peak_gpu_bytes"] = 0;
+  json["executor"] = flags.executor;
+  json["peak_gpu_bytes"] = gpu.peak_gpu_bytes;
   json["peak_host_bytes"] = peak_rss_bytes();
+  json["peak_host_anonymous_bytes"] = gpu.peak_host_anonymous_bytes;
+  if (flags.executor == "cuda") json["gpu"] = phases_json(gpu);
   json["out"] = flags.out.empty() ? flags.kv_scales : flags.out;
   if (!flags.kv_scales.empty()) json["kv_scales"] = flags.kv_scales;
   for (const QuantizeReport& report : reports) {
@@ -85,9 +103,6 @@ void print_json(const QuantizeFlags& flags, const std::vector<QuantizeReport>& r
 ExitCode run(const QuantizeFlags& flags) {
   if (!flags.kv.empty() && flags.layout == "trtllm")
     info("the trtllm layout has one KV scale a layer: the greater of K's and V's");
-  if (flags.executor == "cuda")
-    throw Error("quantizing on a GPU is not there yet", "--executor cuda", "leave it out to quantize on the processor",
-                ExitCode::cannot_here);
   if (flags.weights.empty() != flags.out.empty() || (flags.out.empty() && flags.kv_scales.empty()))
     throw Error("nothing says what to make", "quantize",
                 "give --weights and --out for a checkpoint, or --kv-scales FILE for the KV cache's calibration alone");
@@ -103,20 +118,31 @@ ExitCode run(const QuantizeFlags& flags) {
   job.calibration = read_calibration(tokenizer, flags.calib, flags.calibration);
   job.kv_scales = flags.kv_scales;
   if (!flags.out.empty()) job.outputs.push_back(output_of(flags));
-  info("quantize {} to {}: needs about {:.0f} MB beside the mapped weights", base->folder().filename().string(),
-       flags.weights.empty() ? "KV scales" : flags.weights, static_cast<double>(estimate_quantize_bytes(job)) / 1e6);
+  const bool on_gpu = flags.executor == "cuda";
+  if (!on_gpu)
+    info("quantize {} to {}: needs about {:.0f} MB beside the mapped weights", base->folder().filename().string(),
+         flags.weights.empty() ? "KV scales" : flags.weights, static_cast<double>(estimate_quantize_bytes(job)) / 1e6);
 
   std::vector<QuantizeReport> reports;
+  GpuQuantizeReport gpu;
   {
     Progress progress("quantize", base->table().shape.layers * kQuantizeSteps, "steps");
-    reports = quantize(job, [&](const std::string& step) {
+    const auto on_step = [&](const std::string& step) {
       progress.note(step);
       progress.advance();
-    });
+    };
+    if (on_gpu) {
+      GpuQuantizeOptions options;
+      options.memory_bytes = static_cast<int64_t>(1e9 * flags.gpu_memory_gb);
+      gpu = quantize_on_gpu(job, options, on_step);
+      reports = gpu.outputs;
+    } else {
+      reports = quantize(job, on_step);
+    }
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (flags.json) {
-    print_json(flags, reports, seconds);
+    print_json(flags, reports, gpu, seconds);
   } else if (reports.empty()) {
     fmt::print("{}\n  {:.1f} s, peak memory {:.0f} MB\n", flags.kv_scales, seconds,
                static_cast<double>(peak_rss_bytes()) / 1e6);
@@ -170,6 +196,10 @@ void declare(CLI::App& command, QuantizeFlags& f) {
   command.add_option("--seed", f.calibration.seed, "seed of all choices");
   command.add_option("--tokenizer", f.tokenizer, "folder with the tokenizer (default: the model's own)");
   command.add_option("--executor", f.executor, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
+  command
+      .add_option("--gpu-memory", f.gpu_memory_gb,
+                  "--executor cuda: use no more of the card than so many GB (default: what is free)")
+      ->check(CLI::PositiveNumber);
   command.add_option("--tp", f.tp, "trtllm: GPUs that share the checkpoint")->check(CLI::Range(1, 64));
   command.add_flag("--json", f.json, "print JSON");
 }

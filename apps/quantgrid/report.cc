@@ -73,6 +73,8 @@ const RegisterVerb kReport{
        command.add_option("--prices", flags->prices,
                           "TOML or JSON: card = currency per hour; shows cost per million tokens");
        command.add_option("--grid", flags->files.grid, "grid file (default: the plan of 45 cases)");
+       command.add_option("--engine", flags->files.engines, "only results of these engines, as native,vllm")
+           ->delimiter(',');
        command
            .add_option("--max-ppl-ratio", flags->files.max_ppl_ratio,
                        "greatest perplexity over the FP16 baseline's (default 1.02)")

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "bench/nvml.h"
+#include "bench/gpu_choice.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "core/log.h"
@@ -11,6 +11,10 @@
 #include "grid/filter.h"
 #include "grid_run.h"
 #include "model/open_model.h"
+#include "run_engine.h"
+#include "run_server.h"
+#include "runtime/device_probe.h"
+#include "session.h"
 #include "verb.h"
 
 namespace qg {
@@ -18,22 +22,71 @@ namespace {
 
 struct RunFlags {
   std::string grid, model_dir, filter, target, engine = "native", backend, profile = "quick", executor = "auto",
-                                               journal, weights_from;
+                                               journal, weights_from, gpu, tuning, calib;
   std::vector<std::string> points;
-  bool rerun = false, json = false;
+  ServerFlags server;
+  std::string server_name;
+  double window_s = 0;
+  int64_t calib_sequences = 0;
+  bool rerun = false, json = false, shared = false, tune = false, checkpoints_only = false;
+  // Of other engines only.
+  std::string engine_dir;
+  double limit_minutes = 0;
+  bool attempt = false;
 };
 
-GpuInventory gpus_here() {
-  GpuInventory found = list_gpus();
-  if (found.devices.empty())
-    throw Error("no GPU is here" + (found.problem.empty() ? "" : ": " + found.problem), "--executor cuda",
-                "run `quantgrid doctor`, or use --executor cpu", ExitCode::cannot_here);
-  return found;
+// Flags that would be ignored are refused.
+ExitCode run_other(EngineId engine, const RunFlags& f) {
+  if (!f.weights_from.empty())
+    throw Error("other engines load checkpoints, not random weights in memory", "--weights-from", "leave it out");
+  if (f.executor != "auto") throw Error("an executor is the native engine's", "--executor", "leave it out");
+  if (f.shared) throw Error("only the native engine looks whether a GPU is busy", "--shared", "leave it out");
+  if (f.tune || !f.tuning.empty() || f.window_s > 0)
+    throw Error("--tuning, --tune and --window are the native engine's", "--engine", "leave them out");
+  EngineRunFlags flags;
+  flags.grid = f.grid;
+  flags.model_dir = f.model_dir;
+  flags.filter = f.filter;
+  flags.target = f.target;
+  flags.profile = f.profile;
+  flags.journal = f.journal;
+  flags.points = f.points;
+  flags.rerun = f.rerun;
+  flags.json = f.json;
+  flags.attempt = f.attempt;
+  flags.engine_dir = f.engine_dir;
+  if (!f.gpu.empty()) flags.gpu = f.gpu;
+  if (f.limit_minutes > 0) flags.limit_minutes = f.limit_minutes;
+  if (f.server.served) flags.served_load = openai_served_load(load_options(f.server, nullptr));
+  return run_on_engine(engine, flags);
 }
 
-// The card here, as the grid's rows know it.
-std::string card_here(const GpuInventory& gpus) {
-  const GpuDevice& device = gpus.devices.front();
+// The card that --gpu names, and how CUDA counts it.
+struct ChosenGpu {
+  GpuDevice device;
+  int cuda_number = 0;
+  std::string driver;
+  int64_t count = 0;
+};
+
+ChosenGpu choose(const RunFlags& flags) {
+  const GpuInventory gpus = list_gpus();
+  ChosenGpu chosen;
+  chosen.cuda_number = choose_gpu(flags.gpu, flags.shared);
+  const std::string uuid = device_uuid(chosen.cuda_number);
+  const auto at = std::find_if(gpus.devices.begin(), gpus.devices.end(),
+                               [&](const GpuDevice& device) { return device.uuid == uuid; });
+  if (at == gpus.devices.end())
+    throw Error("the driver does not tell of this GPU" + (gpus.problem.empty() ? "" : ": " + gpus.problem), uuid,
+                "run `quantgrid doctor`, or use --executor cpu", ExitCode::cannot_here);
+  chosen.device = *at;
+  chosen.driver = gpus.driver_version;
+  chosen.count = static_cast<int64_t>(gpus.devices.size());
+  return chosen;
+}
+
+// The card, as the grid's rows know it.
+std::string card_of(const GpuDevice& device) {
   const CardMatch match = identify_card(device.name, device.cc_major, device.cc_minor, device.memory_bytes);
   if (!match.card)
     throw Error("this card is not in the table: " + match.reason, device.name, "add a row (docs/add-a-card.md)",
@@ -41,13 +94,12 @@ std::string card_here(const GpuInventory& gpus) {
   return match.card->id;
 }
 
-void describe_gpu(const GpuInventory& gpus, Environment& environment) {
-  const GpuDevice& device = gpus.devices.front();
-  environment.machine = environment.gpu = device.name;
-  environment.gpu_count = static_cast<int64_t>(gpus.devices.size());
-  environment.gpu_memory_bytes = device.memory_bytes;
-  environment.sm = fmt::format("{}.{}", device.cc_major, device.cc_minor);
-  environment.driver = gpus.driver_version;
+void describe_gpu(const ChosenGpu& gpu, Environment& environment) {
+  environment.machine = environment.gpu = gpu.device.name;
+  environment.gpu_count = gpu.count;
+  environment.gpu_memory_bytes = gpu.device.memory_bytes;
+  environment.sm = fmt::format("{}.{}", gpu.device.cc_major, gpu.device.cc_minor);
+  environment.driver = gpu.driver;
 }
 
 std::vector<Case> chosen_cases(const Grid& grid, const RunFlags& flags, const GridRunOptions& options) {
@@ -57,6 +109,7 @@ std::vector<Case> chosen_cases(const Grid& grid, const RunFlags& flags, const Gr
   if (cases.empty())
     throw Error("no case is left", flags.filter.empty() ? "--target " + flags.target : "--filter " + flags.filter,
                 "`quantgrid plan` shows the cases of the grid");
+  if (flags.checkpoints_only) return cases;   // a checkpoint is the same whatever card it is for
   if (flags.executor == "cpu") return cases;  // asked for in so many words: any card's cases, for their accuracy
   if (options.executor == "cuda") {           // this card's cases; another's when --target names it
     const std::string target = flags.target.empty() ? options.measured_on : flags.target;
@@ -127,37 +180,87 @@ Json cases_json(GridRun& run) {
   return list;
 }
 
+std::filesystem::path journal_file(const RunFlags& flags) {
+  const std::filesystem::path file =
+      flags.journal.empty() ? std::filesystem::path(flags.grid).stem().string() + ".jsonl" : flags.journal;
+  if (!file.parent_path().empty()) std::filesystem::create_directories(file.parent_path());
+  return file;
+}
+
+Grid grid_of(const RunFlags& flags) {
+  Grid grid = load_grid(flags.grid, read_model_shape);
+  if (!flags.calib.empty()) grid.calibration.text = flags.calib;
+  if (flags.calib_sequences > 0) grid.calibration.samples = flags.calib_sequences;
+  if (flags.model_dir.empty()) return grid;
+  grid.models_dir = flags.model_dir;
+  for (GridModel& m : grid.models) m.folder = grid.models_dir / m.stem;
+  return grid;
+}
+
+// A case on a server that is up already: the card is the one that the case names.
+ExitCode run_openai(const RunFlags& flags) {
+  if (flags.server.served)
+    throw Error("--served starts a server, but one is named that is up already", "--engine openai",
+                "leave one of them out");
+  const Grid grid = grid_of(flags);
+  std::vector<Case> cases = filtered(grid.cases, flags.filter.empty() ? Filter() : Filter(flags.filter, grid));
+  if (!flags.target.empty()) std::erase_if(cases, [&](const Case& c) { return c.gpu != flags.target; });
+  if (cases.empty()) throw Error("no case is left", "--filter " + flags.filter, "`quantgrid plan` shows the cases");
+  ServerRunOptions options;
+  options.server = flags.server;
+  options.name = flags.server_name;
+  options.workloads = grid.workloads_of(*parse_profile(flags.profile));
+  if (!flags.points.empty())
+    std::erase_if(options.workloads, [&](const Workload& w) {
+      return std::find(flags.points.begin(), flags.points.end(), w.name) == flags.points.end();
+    });
+  options.rerun = flags.rerun;
+  options.json = flags.json;
+  JournalWriter journal(journal_file(flags), this_environment());
+  return run_on_server(grid, cases, options, journal);
+}
+
 ExitCode run(const RunFlags& flags) {
-  if (find_engine(flags.engine, flags.backend).id != EngineId::native)
-    throw Error("other engines than the native one cannot be driven yet", "--engine " + flags.engine, "leave it out",
-                ExitCode::cannot_here);
+  const EngineId engine = find_engine(flags.engine, flags.backend).id;
+  for (const auto& [given, flag] : {std::pair{!flags.gpu.empty(), "--gpu"},
+                                    {!flags.engine_dir.empty(), "--engine-dir"},
+                                    {flags.limit_minutes > 0, "--limit-minutes"},
+                                    {flags.attempt, "--attempt"}})
+    if (given && (engine == EngineId::native || engine == EngineId::openai))
+      throw Error("this is for engines that are started here, TensorRT-LLM and vLLM", flag, "leave it out");
+  if (engine == EngineId::openai) return run_openai(flags);
+  if (engine != EngineId::native) return run_other(engine, flags);
   if (flags.executor == "cuda" && !has_cuda_executor())
     throw Error("this build has no CUDA executor", "--executor cuda", "use quantgrid-cuda ('make gpu' builds it)",
                 ExitCode::cannot_here);
-  Grid grid = load_grid(flags.grid, read_model_shape);
-  if (!flags.model_dir.empty()) {
-    grid.models_dir = flags.model_dir;
-    for (GridModel& m : grid.models) m.folder = grid.models_dir / m.stem;
-  }
+  const Grid grid = grid_of(flags);
   GridRunOptions options;
   options.profile = *parse_profile(flags.profile);
   options.rerun = flags.rerun;
   options.synth_seed = synth_seed(flags.weights_from);
   options.points = flags.points;
+  options.served = flags.server.served;
+  options.window_s = flags.window_s;
   Environment environment = this_environment();
   if (has_cuda_executor() && flags.executor != "cpu") {
     options.executor = "cuda";
-    const GpuInventory gpus = gpus_here();
-    options.measured_on = card_here(gpus);
-    describe_gpu(gpus, environment);
+    const ChosenGpu gpu = choose(flags);
+    options.cuda.device = gpu.cuda_number;
+    set_tuning(options.cuda, flags.tuning, flags.tune);
+    options.measured_on = card_of(gpu.device);
+    describe_gpu(gpu, environment);
+  } else if (!flags.gpu.empty() || flags.shared) {
+    throw Error(std::string(flags.gpu.empty() ? "--shared" : "--gpu") + " chooses a GPU, but the CPU executor runs", "",
+                "leave it out, or use quantgrid-cuda ('make gpu' builds it)");
   }
   const std::vector<Case> cases = chosen_cases(grid, flags, options);
-  const std::filesystem::path journal_file =
-      flags.journal.empty() ? std::filesystem::path(flags.grid).stem().string() + ".jsonl" : flags.journal;
-  if (!journal_file.parent_path().empty()) std::filesystem::create_directories(journal_file.parent_path());
-  JournalWriter journal(journal_file, environment);
-  info("{} cases, journal {}", cases.size(), journal_file.string());
+  JournalWriter journal(journal_file(flags), environment);
+  info("{} cases, journal {}", cases.size(), journal.file().string());
   GridRun grid_run(grid, cases, options, journal);
+  if (flags.checkpoints_only) {
+    grid_run.make_checkpoints();
+    return grid_run.failed_cases() == 0 ? ExitCode::done : ExitCode::cases_failed;
+  }
   grid_run.run();
   if (flags.json)
     fmt::print("{}\n", cases_json(grid_run).dump(2));
@@ -184,9 +287,36 @@ const RegisterVerb kVerb(
        command.add_option("--executor", f->executor, "cpu, cuda or auto; cpu runs any card's cases on the processor")
            ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
        command.add_option("--points", f->points, "only these workloads, e.g. decode/b1,128/128")->delimiter(',');
+       command
+           .add_option("--window", f->window_s,
+                       "measure throughput in a steady state of this many seconds instead of over whole runs")
+           ->check(CLI::Range(60.0, 86400.0));
        command.add_option("--journal", f->journal, "journal to append to (default: GRID.jsonl here)");
        command.add_option("--weights-from", f->weights_from,
                           "synth or synth:SEED: random weights where a model is missing, speed only");
+       command.add_flag("--checkpoints-only", f->checkpoints_only,
+                        "make the checkpoints that the cases need, of all cards, and measure nothing");
+       command.add_option("--calib", f->calib, "text file to calibrate on (default: the grid's)");
+       command.add_option("--calib-sequences", f->calib_sequences, "calibration sequences (default: the grid's)")
+           ->check(CLI::Range(1, 100000));
+       command.add_option("--engine-dir", f->engine_dir,
+                          "of another engine: folder of its reports, logs and built engines (default: GRID-ENGINE)");
+       command
+           .add_option("--limit-minutes", f->limit_minutes,
+                       "of another engine: after this it is ended, and the case is a timeout (default 60)")
+           ->check(CLI::Range(0.001, 100000.0));
+       command.add_flag("--attempt", f->attempt,
+                        "of another engine: run what it does not list as supported, and versions that are not known");
+       declare_server_flags(command, f->server);
+       command.add_option("--server-name", f->server_name, "tells servers apart: the record's engine is openai/NAME")
+           ->group("Servers");
+       command.add_option("--gpu", f->gpu,
+                          "which GPU: index or UUID, as `quantgrid devices` shows them (default: the first)");
+       command.add_flag("--shared", f->shared, "run on a GPU that others are using");
+       command.add_option("--tuning", f->tuning,
+                          "file of what was measured to be fastest on this GPU, or none (default: one in "
+                          "~/.cache/quantgrid; what is missing is measured)");
+       command.add_flag("--tune", f->tune, "measure that anew");
        command.add_flag("--rerun", f->rerun, "measure again what is done");
        command.add_flag("--json", f->json, "print JSON");
        return [f] { return run(*f); };

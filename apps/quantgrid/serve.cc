@@ -1,19 +1,20 @@
 // quantgrid serve: an OpenAI-compatible server over one model.
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <cmath>
 #include <memory>
 #include <utility>
 
-#include "bench/nvml.h"
+#include "card_here.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "core/open_files.h"
 #include "grid/cards.h"
 #include "grid/roofline.h"
 #include "server/server.h"
 #include "session.h"
+#include "synthetic_model.h"
 #include "tokenizer/chat.h"
 #include "verb.h"
 
@@ -22,11 +23,14 @@ namespace {
 
 struct ServeFlags {
   ModelFlags model;
+  SyntheticFlags synthetic;
   ServerOptions server;
   std::string api_key_file;
   EngineOptions engine;
   int64_t max_batch = 0, max_rows = 0, prefill_chunk = 0;  // 0: what suits the executor
   int64_t kv_tokens = 0;                                   // 0: from the machine's or the card's memory
+  int64_t context_tokens = 0;                              // 0: replies may be preempted when they grow
+  bool no_prefix_reuse = false;
 };
 
 // The name that clients use: the model as it was given, a folder without what stands before it.
@@ -45,19 +49,9 @@ std::string read_key(const ServeFlags& flags) {
   return key;
 }
 
-// Each connection is a file descriptor; the soft limit is often 1024. Returns how many connections there is room for.
 int64_t room_for_connections(int64_t wanted) {
-  constexpr int64_t kOthers = 64;  // the model's files, the listener, the log
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return wanted;
-  const rlim_t needed = static_cast<rlim_t>(wanted + kOthers);
-  if (limit.rlim_cur < needed) {
-    limit.rlim_cur = std::min(needed, limit.rlim_max);
-    setrlimit(RLIMIT_NOFILE, &limit);
-  }
-  if (limit.rlim_cur >= needed) return wanted;
-  const int64_t room = std::max<int64_t>(1, static_cast<int64_t>(limit.rlim_cur) - kOthers);
-  warn("only {} connections: this process may open {} files (ulimit -n)", room, limit.rlim_cur);
+  const int64_t room = room_for_open_files(wanted);
+  if (room < wanted) warn("only {} connections: this process may open no more files (ulimit -n)", room);
   return room;
 }
 
@@ -69,16 +63,20 @@ EngineOptions engine_options(const ServeFlags& flags, const Session& session) {
   options.max_rows = flags.max_rows > 0 ? flags.max_rows : cuda ? 2048 : 512;
   options.prefill_chunk = flags.prefill_chunk > 0 ? flags.prefill_chunk : cuda ? 2048 : 128;
   options.max_rows = std::max(options.max_rows, options.max_batch);
+  options.prefix_reuse = !flags.no_prefix_reuse;
   return options;
+}
+
+// No more replies at once than the KV cache holds with so many tokens each: who is preempted is computed twice.
+int64_t replies_that_fit(const Executor& executor, int64_t context_tokens) {
+  const int64_t pool_tokens = executor.num_pages() * executor.page_tokens();
+  return std::max<int64_t>(1, pool_tokens / (context_tokens + executor.page_tokens()));
 }
 
 // What this card's data sheet allows; none for a processor or a card without a row.
 RooflineTokensPerSecond roofline_here(const Session& session) {
   if (session.executor_name() != "cuda") return {};
-  const GpuInventory gpus = list_gpus();
-  if (gpus.devices.empty()) return {};
-  const GpuDevice& gpu = gpus.devices.front();
-  const Card* card = identify_card(gpu.name, gpu.cc_major, gpu.cc_minor, gpu.memory_bytes).card;
+  const Card* card = card_here(session.device());
   if (card == nullptr) return {};
   return [shape = session.shape(), card, weights = session.checkpoint()->quant().weights, kv = session.kv()](
              double batch, double context_tokens) {
@@ -87,8 +85,11 @@ RooflineTokensPerSecond roofline_here(const Session& session) {
 }
 
 ExitCode serve(ServeFlags flags) {
-  Session session(flags.model);
-  const Tokenizer& tokenizer = session.tokenizer();  // before the weights: it is quickly read, or refused
+  const auto synthetic = synthetic_checkpoint(flags.synthetic, flags.model.model);
+  Session session(flags.model, synthetic);
+  // Before the weights: it is quickly read, or refused.
+  const Tokenizer tokenizer =
+      synthetic && flags.model.tokenizer.empty() ? synthetic_tokenizer(session.shape().vocab) : session.tokenizer();
   flags.server.api_key = read_key(flags);
   if (flags.server.model_name.empty()) flags.server.model_name = default_name(flags.model.model);
   flags.server.max_connections = room_for_connections(flags.server.max_connections);
@@ -97,12 +98,20 @@ ExitCode serve(ServeFlags flags) {
   ExecutorOptions executor_options = session.executor_options();
   if (flags.kv_tokens > 0)
     executor_options.num_pages = (flags.kv_tokens + executor_options.page_tokens - 1) / executor_options.page_tokens;
-  const std::unique_ptr<Engine> engine = session.make_engine(engine_options(flags, session), executor_options);
+  EngineOptions engine_limits = engine_options(flags, session);
+  executor_options.max_rows = engine_limits.max_rows;
+  executor_options.max_pieces = engine_limits.max_batch;
+  executor_options.deterministic = engine_limits.deterministic;
+  std::shared_ptr<Executor> computing = session.make_executor(executor_options);
+  if (flags.context_tokens > 0)
+    engine_limits.max_batch = std::min(engine_limits.max_batch, replies_that_fit(*computing, flags.context_tokens));
+  const auto engine = std::make_unique<Engine>(std::move(computing), engine_limits);
 
   Server server(*engine, tokenizer, flags.server);
   const Executor& executor = engine->executor();
-  info("{} on the {} executor, KV cache {} for {} tokens", flags.server.model_name, executor.name(),
-       to_string(executor.kv_format()), executor.num_pages() * executor.page_tokens());
+  info("{} on the {} executor, {}, KV cache {} for {} tokens, at most {} replies at once", flags.server.model_name,
+       executor.name(), to_string(executor.compute_path()), to_string(executor.kv_format()),
+       executor.num_pages() * executor.page_tokens(), engine->options().max_batch);
   if (tokenizer.chat_template().empty()) info("the model has no chat template: only /v1/completions is of use");
   info("listening on {} (a page to talk to the model, /v1 for clients{}); Ctrl-C ends it", server.url(),
        flags.server.api_key.empty() ? "" : ", with the API key");
@@ -139,6 +148,7 @@ void declare_limits(CLI::App& command, ServerOptions& server) {
 std::function<ExitCode()> declare(CLI::App& command) {
   auto flags = std::make_shared<ServeFlags>();
   declare_model_flags(command, flags->model);
+  declare_synthetic_flags(command, flags->synthetic);
   ServerOptions& server = flags->server;
   command.add_option("--host", server.host, "address to listen on; 0.0.0.0 or :: for every network")
       ->capture_default_str();
@@ -154,6 +164,11 @@ std::function<ExitCode()> declare(CLI::App& command) {
       ->check(CLI::Range(1, 1 << 20));
   command.add_option("--kv-tokens", flags->kv_tokens, "tokens that the KV cache holds (default: from the memory)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  command
+      .add_option("--context-tokens", flags->context_tokens,
+                  "no more replies at once than the KV cache holds with so many tokens each")
+      ->check(CLI::Range(1, 1 << 30));
+  command.add_flag("--no-prefix-reuse", flags->no_prefix_reuse, "compute every prompt whole; for measurements");
   command.add_flag("--deterministic", flags->engine.deterministic,
                    "replies do not depend on what else runs, to the bit");
   declare_limits(command, server);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "bench/gpu_choice.h"
 #include "checkpoint/kv_scales.h"
 #include "core/error.h"
 #include "core/memory.h"
@@ -13,13 +14,7 @@ namespace qg {
 namespace {
 
 std::string choose_executor(const ModelFlags& flags) {
-  if (has_cuda_executor() && flags.executor != "cpu") {
-    if (!flags.gpu.empty() || flags.shared)
-      throw Error("choosing or sharing a GPU is not there yet: the first one is used",
-                  flags.shared ? "--shared" : "--gpu", "leave it out; CUDA_VISIBLE_DEVICES chooses the card",
-                  ExitCode::cannot_here);
-    return "cuda";
-  }
+  if (has_cuda_executor() && flags.executor != "cpu") return "cuda";
   if (flags.executor == "cuda")
     throw Error("this build has no CUDA executor", "--executor cuda",
                 "use quantgrid-cuda ('make gpu' builds it), or --executor cpu", ExitCode::cannot_here);
@@ -49,14 +44,28 @@ void declare_model_flags(CLI::App& command, ModelFlags& flags) {
   command.add_option("--executor", flags.executor, "cpu, cuda, or auto (cuda in a build that has it)")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   command.add_option("--tokenizer", flags.tokenizer, "folder with another tokenizer than the model's own");
-  command.add_option("--gpu", flags.gpu, "which GPU: index or UUID");
+  command.add_option("--gpu", flags.gpu,
+                     "which GPU: index or UUID, as `quantgrid devices` shows them (default: the first)");
   command.add_flag("--shared", flags.shared, "run on a GPU that others are using");
+  command.add_option(
+      "--tuning", flags.tuning,
+      "file of what was measured to be fastest on this GPU, or none: built-in choices (default: a file in "
+      "~/.cache/quantgrid; what is missing is measured)");
+  command.add_flag("--tune", flags.tune, "measure that anew");
+}
+
+void set_tuning(CudaExecutorOptions& options, const std::string& tuning, bool tune) {
+  options.tuned = tuning != "none";
+  if (options.tuned) options.tuning_file = tuning;
+  options.tune_anew = tune;
+  if (!options.tuned && tune) throw Error("--tune measures what --tuning none leaves out", "", "leave one of them out");
 }
 
 Session::Session(ModelFlags flags) : Session(flags, nullptr) {}
 
 Session::Session(ModelFlags flags, std::shared_ptr<const Checkpoint> checkpoint) : flags_(std::move(flags)) {
   executor_ = choose_executor(flags_);
+  if (executor_ == "cuda") device_ = choose_gpu(flags_.gpu, flags_.shared);
   checkpoint_ = checkpoint ? std::move(checkpoint) : open_model(resolve_model(flags_.model));
   if (!flags_.kv_scales.empty()) checkpoint_ = with_kv_scales(checkpoint_, flags_.kv_scales);
   kv_ = choose_kv(flags_, *checkpoint_);
@@ -87,7 +96,10 @@ std::unique_ptr<Executor> Session::make_executor(ExecutorOptions options) const 
   options.kv = kv_;
   // A GPU's memory is known to its executor alone, which takes what is left of it.
   if (options.num_pages == 0 && options.kv_bytes == 0 && executor_ == "cpu") options.kv_bytes = default_kv_bytes();
-  return qg::make_executor(executor_, checkpoint_, options);
+  CudaExecutorOptions cuda;
+  cuda.device = device_;
+  set_tuning(cuda, flags_.tuning, flags_.tune);
+  return qg::make_executor(executor_, checkpoint_, options, cuda);
 }
 
 std::unique_ptr<Engine> Session::make_engine(EngineOptions engine, ExecutorOptions executor) const {

@@ -13,6 +13,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "core/format.h"
+#include "runtime/cuda_executor.h"
 #include "runtime/engine.h"
 #include "runtime/executor.h"
 #include "tokenizer/tokenizer.h"
@@ -27,10 +28,15 @@ struct ModelFlags {
   std::string tokenizer;          // --tokenizer: a folder; empty = the model's own
   std::string gpu;                // --gpu: index or UUID; empty = the first
   bool shared = false;            // --shared: run on a GPU that others are using
+  std::string tuning;             // --tuning: a file, "none", or empty: the default one
+  bool tune = false;              // --tune: measured anew
 };
 
-// Declares --model --kv --kv-scales --executor --tokenizer --gpu --shared, the same for every verb.
+// Declares --model --kv --kv-scales --executor --tokenizer --gpu --shared --tuning --tune, the same for every verb.
 void declare_model_flags(CLI::App& command, ModelFlags& flags);
+
+// Sets what --tuning and --tune say.
+void set_tuning(CudaExecutorOptions& options, const std::string& tuning, bool tune);
 
 class Session {
  public:
@@ -44,6 +50,7 @@ class Session {
   const ModelShape& shape() const { return checkpoint_->table().shape; }
   KvFormat kv() const { return kv_; }
   const std::string& executor_name() const { return executor_; }  // "cpu" or "cuda"
+  int device() const { return device_; }                          // the GPU, as CUDA counts; 0 without one
   const Tokenizer& tokenizer();                                   // read on first use; throws Error
 
   // Room for `sequences` times the model's longest sequence, at most a quarter of the machine's memory.
@@ -58,6 +65,7 @@ class Session {
  private:
   ModelFlags flags_;
   std::string executor_;
+  int device_ = 0;
   KvFormat kv_ = KvFormat::fp16;
   std::shared_ptr<const Checkpoint> checkpoint_;
   std::optional<Tokenizer> tokenizer_;

@@ -3,7 +3,7 @@
 
     make_peer_golden.py compressed-tensors|modelopt|trtllm
 
-compressed-tensors: torch, transformers and compressed-tensors as scripts/requirements-peers.txt pins them: the library
+compressed-tensors: torch, transformers and compressed-tensors as scripts/requirements-layouts.txt pins them: the library
 that llm-compressor writes its folders with. modelopt: `pip install nvidia-modelopt==0.47.0` on top of them. Writes
 tests/golden/peers/<case>/: the folder as the library saved it, and golden.safetensors: token_ids I32 [tokens], logits
 F32 [tokens, vocab], kv "fp8" in the metadata where the cache is quantized. Logits are transformers' in float32 from the

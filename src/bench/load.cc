@@ -39,6 +39,23 @@ std::optional<Load> parse_load(const std::string& name) {
   return w;
 }
 
+Load load_of(const Workload& w) {
+  Load load;
+  load.name = w.name;
+  load.isl = w.isl_tokens;
+  load.osl = w.kind == WorkloadKind::prefill ? 1 : w.osl_tokens;
+  load.rounds = w.rounds;
+  if (w.kind == WorkloadKind::throughput) {
+    load.speed = SpeedKind::throughput;
+    load.rounds = 1;
+    load.batch = w.requests > 0 ? w.requests : 16;
+  } else {
+    load.speed = w.kind == WorkloadKind::prefill ? SpeedKind::prefill : SpeedKind::decode;
+    load.batch = w.batch;
+  }
+  return load;
+}
+
 std::vector<int32_t> load_prompt(const Load& load, int64_t index, int64_t vocab) {
   const int64_t first = vocab > 64 ? 32 : 0, last = vocab > 1024 ? vocab - 512 : vocab;
   const Rng rng(load.seed, static_cast<uint64_t>(index));

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "grid/grid.h"
+
 namespace qg {
 
 enum class Arrival {
@@ -29,11 +31,15 @@ struct Load {
   int64_t requests = 0;   // concurrency and rate: in all; 0 = chosen from the batch
   int64_t rounds = 5;     // together: measured rounds after one warm-up
   SpeedKind speed = SpeedKind::decode;
+  double window_s = 0;  // throughput: in a steady state of this length (steady.h), with `batch` running; 0 = whole run
   uint64_t seed = 42;
 };
 
 // "decode/b8" is 128 in, 256 out, batch 8; "1000/1000" offers all requests at once. Empty when the name is neither.
 std::optional<Load> parse_load(const std::string& name);
+
+// A workload of a grid.
+Load load_of(const Workload& workload);
 
 // The prompt of request `index`: token ids drawn uniformly from [first_id, vocab), so that no two prompts share a
 // prefix and no special token (which sit at either end of a vocabulary) is met early. A function of (seed, index)

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "bench/steady.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/rng.h"
@@ -37,6 +38,10 @@ class Schedule {
     if (load_.arrival == Arrival::together) return true;
     if (load_.arrival == Arrival::concurrency) return in_flight < load_.batch;
     return times_[static_cast<size_t>(next)] <= now;
+  }
+  // When request i counts as offered: a Poisson arrival when it came, also where a step kept it waiting at the door.
+  double offered(int64_t i, double now) const {
+    return load_.arrival == Arrival::rate ? times_[static_cast<size_t>(i)] : now;
   }
   // Seconds until the next arrival; only for Poisson arrivals.
   double next_time(int64_t next) const {
@@ -106,7 +111,8 @@ RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, 
     stop_if_interrupted("finished cases stay, this measurement starts again");
     while (schedule.due(next, in_flight, seconds_between(start, EngineClock::now()))) {
       auto prompt = load_prompt(load, first_index + next, target.vocab());
-      round.requests[static_cast<size_t>(next)].offered = seconds_between(start, EngineClock::now());
+      round.requests[static_cast<size_t>(next)].offered =
+          schedule.offered(next, seconds_between(start, EngineClock::now()));
       place[target.submit(std::move(prompt), load.osl)] = static_cast<size_t>(next);
       ++next;
       ++in_flight;
@@ -155,6 +161,7 @@ Estimate throughput_estimate(const RoundTrace& round) {
 }
 
 int64_t total_output_tokens(const Load& w) {
+  if (w.window_s > 0) return 0;
   const int64_t rounds = w.arrival == Arrival::together ? w.rounds + 1 : 1;
   return rounds * requests_of_round(w) * w.osl;
 }
@@ -164,6 +171,7 @@ constexpr int64_t kThroughputWarmUp = 16;
 
 BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t)>& on_token,
                     const std::function<void()>& on_start) {
+  if (load.window_s > 0) return measure_window(target, load, on_token, on_start);
   if (load.arrival == Arrival::together && load.batch < 1) throw Error("a batch of no requests cannot be measured");
   if (load.arrival == Arrival::rate && !(load.rate_per_s > 0)) throw Error("the request rate must be above zero");
   const int64_t count = requests_of_round(load);

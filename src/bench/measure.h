@@ -47,7 +47,7 @@ RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, 
 
 // Warm-up (a whole round; 16 requests of a throughput run) and rounds; throws Error when every request fails, with the
 // first reason.
-// on_start (may be empty) is called when the warm-up is over.
+// on_start (may be empty) is called when the warm-up is over. A load with a window goes to measure_window().
 BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t tokens)>& on_token,
                     const std::function<void()>& on_start = {});
 

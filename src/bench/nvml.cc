@@ -140,6 +140,7 @@ struct GpuMeter::State {
   int (*energy)(Handle, unsigned long long*) = nullptr;  // mJ
   int (*clock)(Handle, int, unsigned*) = nullptr;        // MHz
   int (*temperature)(Handle, int, unsigned*) = nullptr;  // degrees Celsius
+  int (*power)(Handle, unsigned*) = nullptr;             // mW
   Handle device = nullptr;
   bool started = false;
 };
@@ -154,6 +155,7 @@ GpuMeter::GpuMeter(const std::string& uuid) : state_(std::make_unique<State>()) 
   s.energy = s.library.find<int(Handle, unsigned long long*)>("nvmlDeviceGetTotalEnergyConsumption");
   s.clock = s.library.find<int(Handle, int, unsigned*)>("nvmlDeviceGetClockInfo");
   s.temperature = s.library.find<int(Handle, int, unsigned*)>("nvmlDeviceGetTemperature");
+  s.power = s.library.find<int(Handle, unsigned*)>("nvmlDeviceGetPowerUsage");
 }
 
 GpuMeter::~GpuMeter() {
@@ -174,6 +176,7 @@ GpuReading GpuMeter::read() const {
   unsigned number = 0;
   if (s.clock && s.clock(s.device, kSmClock, &number) == kSuccess) reading.sm_mhz = number;
   if (s.temperature && s.temperature(s.device, kGpuSensor, &number) == kSuccess) reading.temperature_c = number;
+  if (s.power && s.power(s.device, &number) == kSuccess) reading.power_w = 1e-3 * number;
   return reading;
 }
 

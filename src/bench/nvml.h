@@ -31,7 +31,7 @@ GpuInventory list_gpus();
 struct GpuReading {
   std::optional<double> energy_j;  // since the driver was loaded
   std::optional<int64_t> memory_used_bytes;
-  std::optional<double> sm_mhz, temperature_c;
+  std::optional<double> sm_mhz, temperature_c, power_w;
 };
 
 // Whether a GPU is free to do what it can. Empty where the driver does not say.

@@ -242,11 +242,11 @@ std::vector<std::string> SafetensorsWriter::missing() const {
   return names;
 }
 
-void SafetensorsWriter::finish() {
+void SafetensorsWriter::finish(bool durable) {
   if (const std::vector<std::string> names = missing(); !names.empty())
     throw Error(std::to_string(names.size()) + " tensors were not written, the first is " + names.front(),
                 path_.string());
-  file_->commit();
+  file_->commit(durable);
   file_.reset();
 }
 

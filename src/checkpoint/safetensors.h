@@ -73,7 +73,7 @@ class SafetensorsWriter {
   void write(const std::string& name, const Tensor& tensor);  // dtype and shape must be the declared ones
   std::vector<std::string> missing() const;                   // declared, not written yet
   int64_t total_bytes() const { return total_bytes_; }
-  void finish();  // throws Error when a tensor is missing
+  void finish(bool durable = true);  // throws Error when a tensor is missing; durable: see AtomicFile::commit
 
  private:
   struct Place {

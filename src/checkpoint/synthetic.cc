@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/float.h"
 #include "core/interrupt.h"
+#include "core/multiversion.h"
 #include "core/parallel.h"
 #include "core/progress.h"
 #include "core/rng.h"
@@ -26,18 +27,23 @@ uint64_t stream_of(int kind, int role, int layer) {
 }
 
 // Nearly normal, standard deviation 1: the sum of four uniform 16-bit numbers (Irwin-Hall), centred; |x| < 3.5.
-float nearly_normal(uint64_t bits) {
+inline float nearly_normal(uint64_t bits) {
   const auto sum = static_cast<int32_t>((bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48));
   constexpr float kUnit = 1.0f / 37837.0f;  // the sum's deviation is 65536 / sqrt(3)
   return static_cast<float>(sum - 131070) * kUnit;
 }
 
+// out[i] = mean + deviation * (random value first + i).
+QG_MULTIVERSION void fill_nearly_normal(const Rng& rng, uint64_t first, float mean, float deviation, float* out,
+                                        size_t count) {
+  for (size_t i = 0; i < count; ++i) out[i] = mean + deviation * nearly_normal(rng.bits(first + i));
+}
+
 Tensor random_tensor(const Rng& rng, Shape shape, DType dtype, float mean, float deviation) {
   NewTensor made = new_tensor(dtype, std::move(shape));
-  parallel_for(made.tensor.elements(), 1 << 16, [&](int64_t begin, int64_t end) {
+  parallel_for(made.tensor.elements(), 1 << 13, [&](int64_t begin, int64_t end) {
     std::vector<float> values(static_cast<size_t>(end - begin));
-    for (int64_t i = begin; i < end; ++i)
-      values[static_cast<size_t>(i - begin)] = mean + deviation * nearly_normal(rng.bits(static_cast<uint64_t>(i)));
+    fill_nearly_normal(rng, static_cast<uint64_t>(begin), mean, deviation, values.data(), values.size());
     any_from_f32(dtype, values.data(), made.data + static_cast<size_t>(begin) * size_bytes(dtype), values.size());
   });
   return made.tensor;

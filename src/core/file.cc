@@ -120,8 +120,8 @@ void AtomicFile::reserve(int64_t bytes) {
     fail("needs " + std::to_string(bytes) + " bytes, which cannot be had", path_);
 }
 
-void AtomicFile::commit() {
-  if (::fsync(fd_) != 0) fail("cannot be written", path_);
+void AtomicFile::commit(bool durable) {
+  if (durable && ::fsync(fd_) != 0) fail("cannot be written", path_);
   const int fd = fd_;
   fd_ = -1;
   if (::close(fd) != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
@@ -130,7 +130,7 @@ void AtomicFile::commit() {
     errno = code;
     fail("cannot be written", path_);
   }
-  sync_folder(path_.parent_path());
+  if (durable) sync_folder(path_.parent_path());
 }
 
 AtomicFolder::AtomicFolder(const fs::path& final_path, bool replace)

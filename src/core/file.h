@@ -28,7 +28,9 @@ class AtomicFile {
   // afterwards: all of it must be written.
   void reserve(int64_t bytes);
   int64_t written_bytes() const { return written_; }
-  void commit();  // fsync, rename, fsync of the folder
+  // fsync, rename, fsync of the folder. Not durable: the rename alone, for files that are checked before they are used
+  // again.
+  void commit(bool durable = true);
 
  private:
   std::filesystem::path path_, temporary_;

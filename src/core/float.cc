@@ -36,11 +36,20 @@ inline uint16_t f16_bits(float x) {
   return static_cast<uint16_t>(sign | round_magnitude(magnitude, 10, 15));  // 65520 and above carry into infinity
 }
 
+// The float whose magnitude bits, shifted to a float's mantissa, are `bits`, in a format of exponent bias `bias`. A
+// number without an exponent bit gets one, and loses it again by an exact subtraction: arithmetic on subnormal floats,
+// which a scaling would do, takes a processor a hundred times as long.
+inline float from_magnitude(uint32_t bits, int bias) {
+  const uint32_t shift = static_cast<uint32_t>(127 - bias) << 23, least = shift + (1u << 23);
+  const float normal = std::bit_cast<float>(bits + shift);
+  const float subnormal = std::bit_cast<float>(bits + least) - std::bit_cast<float>(least);
+  return bits < (1u << 23) ? subnormal : normal;
+}
+
 inline float f32_bits(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
   const uint32_t magnitude = h & 0x7fffu;
-  // Scaling by 2^112 rebiases the exponent and normalizes subnormals in one exact multiplication.
-  const uint32_t finite = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude << 13) * 0x1p112f);
+  const uint32_t finite = std::bit_cast<uint32_t>(from_magnitude(magnitude << 13, 15));
   const uint32_t special = 0x7f800000u | ((magnitude & 0x3ffu) << 13);  // infinity or NaN
   return std::bit_cast<float>(sign | (magnitude >= 0x7c00u ? special : finite));
 }
@@ -65,8 +74,7 @@ inline uint8_t e4m3_bits(float x) {
 inline float e4m3_value(uint8_t code) {
   const uint32_t sign = static_cast<uint32_t>(code & 0x80u) << 24;
   const uint32_t magnitude = code & 0x7fu;
-  // As for f16: scaling by 2^120 rebiases the exponent and normalizes subnormals, exactly.
-  const uint32_t finite = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude << 20) * 0x1p120f);
+  const uint32_t finite = std::bit_cast<uint32_t>(from_magnitude(magnitude << 20, 7));
   return std::bit_cast<float>(sign | (magnitude == 0x7fu ? 0x7fc00000u : finite));
 }
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <sstream>
 #include <string>
 
 namespace qg {
@@ -32,6 +33,19 @@ int64_t anonymous_rss_bytes() {
 
 void reset_peak_rss() {
   std::ofstream("/proc/self/clear_refs") << "5";
+}
+
+double process_seconds() {
+  // Field 22 of stat is the start, in clock ticks since boot; the name before it, in parentheses, may hold anything.
+  std::ifstream stat("/proc/self/stat"), uptime("/proc/uptime");
+  std::string text;
+  std::getline(stat, text);
+  std::istringstream fields(text.substr(text.rfind(')') + 1));
+  std::string field;
+  for (int i = 3; i <= 22; ++i) fields >> field;
+  double since_boot = 0;
+  uptime >> since_boot;
+  return since_boot - std::stod(field) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
 int64_t physical_memory_bytes() {

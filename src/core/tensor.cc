@@ -1,5 +1,7 @@
 #include "core/tensor.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -25,9 +27,14 @@ std::string to_string(const Shape& shape) {
 
 HostBuffer::HostBuffer(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
-  const size_t rounded = (bytes + 63) / 64 * 64;
+  // Large ones in pages of 2 MB where the system gives them: filled by many threads, small pages cost more than the
+  // work.
+  constexpr size_t kLargePage = size_t{2} << 20, kManyPages = 8 * kLargePage;
+  const size_t unit = bytes >= kManyPages ? kLargePage : 64;
+  const size_t rounded = (bytes + unit - 1) / unit * unit;
   if (rounded < bytes) throw Error("buffer of " + std::to_string(bytes) + " bytes is too large");
-  data_.reset(static_cast<std::byte*>(std::aligned_alloc(64, rounded)));
+  data_.reset(static_cast<std::byte*>(std::aligned_alloc(unit, rounded)));
+  if (data_ && unit == kLargePage) madvise(data_.get(), rounded, MADV_HUGEPAGE);
   if (!data_)
     throw Error("no memory for " + std::to_string(bytes) + " bytes", "", "free memory or use a smaller model",
                 ExitCode::cannot_here);

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "engines/trtllm_commands.h"
 #include "engines/vllm_commands.h"
+#include "grid/models.h"
 
 namespace qg {
 namespace {
@@ -25,7 +26,51 @@ constexpr std::array kPublished{
 };
 constexpr int64_t kOtherRequests = 1000;
 
+[[noreturn]] void not_driven(EngineId engine) {
+  throw Error(fmt::format("{} is not driven by commands of its own", engine_spec(engine).label), "--engine",
+              "name tensorrt-llm or vllm");
+}
+
+CommandLine quantize_command(const Grid& grid, const EngineCase& e) {
+  const EngineSpec& engine = engine_spec(e.engine);
+  const CalibrationSettings& c = grid.calibration;
+  CommandLine command;
+  command.argv = {"quantgrid", "quantize",
+                  "--model",   e.original.string(),
+                  "--weights", std::string(to_string(e.c.weights)),
+                  "--layout",  std::string(engine.layout)};
+  if (engine.kv_rule == KvRule::fixed_in_checkpoint && e.c.kv != KvFormat::fp16)
+    command.argv.insert(command.argv.end(), {"--kv", std::string(to_string(e.c.kv))});
+  command.argv.insert(command.argv.end(),
+                      {"--calib", c.text.string(), "--calib-sequences", fmt::format("{}", c.samples), "--calib-tokens",
+                       fmt::format("{}", c.sample_tokens), "--search-tokens", fmt::format("{}", c.search_tokens),
+                       "--seed", fmt::format("{}", c.seed), "--out", e.checkpoint.string()});
+  return command;
+}
+
 }  // namespace
+
+EngineCase engine_case(const Grid& grid, const PlanRow& row, const PlanOptions& options,
+                       const std::filesystem::path& dir) {
+  const GridModel& model = grid.model(row.c.model);
+  const KnownModel* known = find_known_model(row.c.model);
+  EngineCase e;
+  e.engine = options.engine;
+  e.c = row.c;
+  e.model_id = known ? known->hub : model.stem;
+  e.original = model.folder;
+  // The name says formats, not the layout: folders of other layouts than the native engine's lie apart.
+  const std::string_view layout = engine_spec(options.engine).layout;
+  const std::filesystem::path made = layout == "trtllm" ? grid.models_dir : grid.models_dir / layout;
+  e.checkpoint = row.origin == CheckpointOrigin::original ? model.folder : made / row.checkpoint;
+  e.tools = dir;
+  e.out = dir / "results";
+  e.workloads = grid.workloads_of(options.profile);
+  e.shape = model.shape;
+  if (row.origin != CheckpointOrigin::original && !grid.calibration.text.empty())
+    e.make_checkpoint = quantize_command(grid, e);
+  return e;
+}
 
 std::filesystem::path EngineCase::engine_folder() const {
   return out / "engines" / fmt::format("{}-{}", checkpoint.filename().string(), c.gpu);
@@ -54,8 +99,21 @@ Measurement measurement(const EngineCase& e, const Workload& workload) {
     case EngineId::openai:
       break;
   }
-  throw Error(fmt::format("{} is not driven by commands of its own", engine_spec(e.engine).label), "--engine",
-              "name tensorrt-llm or vllm");
+  not_driven(e.engine);
+}
+
+ServeCommand serve_command(const EngineCase& e, int port) {
+  switch (e.engine) {
+    case EngineId::trtllm_tensorrt:
+    case EngineId::trtllm_pytorch:
+      return trtllm_serve_command(e, port);
+    case EngineId::vllm:
+      return vllm_serve_command(e, port);
+    case EngineId::native:
+    case EngineId::openai:
+      break;
+  }
+  not_driven(e.engine);
 }
 
 std::string tokens_program() {

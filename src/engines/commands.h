@@ -8,9 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "core/model_shape.h"
 #include "grid/case.h"
 #include "grid/engines.h"
 #include "grid/grid.h"
+#include "grid/plan.h"
 
 namespace qg {
 
@@ -43,10 +45,18 @@ struct EngineCase {
   std::filesystem::path tools;       // where random_tokens.py lies
   std::filesystem::path out;         // results of all cases; the case's own lie in OUT/CASE_ID
   std::vector<Workload> workloads;   // all that will run: an engine is built once for the longest
+  std::optional<ModelShape> shape;   // empty when it is not known
+  // Makes the checkpoint with `quantgrid quantize`; empty when the original folder is loaded, or when the grid names no
+  // calibration text, so that the folder must be there already.
+  std::optional<CommandLine> make_checkpoint;
 
   std::filesystem::path case_folder() const { return out / c.id(); }
   std::filesystem::path engine_folder() const;  // of the TensorRT back end; one for each (checkpoint, card)
 };
+
+// The case of a row of a plan; everything of the engine lies in `dir`: tools in DIR, results in DIR/results.
+EngineCase engine_case(const Grid& grid, const PlanRow& row, const PlanOptions& options,
+                       const std::filesystem::path& dir);
 
 struct Measurement {
   std::string workload;
@@ -62,6 +72,17 @@ std::optional<CommandLine> build_command(const EngineCase& e);
 
 // Throws Error for the native engine and OpenAI-compatible servers: they are not driven by commands.
 Measurement measurement(const EngineCase& e, const Workload& workload);
+
+// The engine's server on 127.0.0.1, for load over HTTP. GET `health` answers 200 when it is up.
+struct ServeCommand {
+  std::filesystem::path folder;    // OUT/CASE_ID/serve
+  std::vector<WrittenFile> files;  // to write before it starts
+  CommandLine command;
+  std::filesystem::path log;
+  std::string health = "/health";
+};
+// Throws Error as measurement() does.
+ServeCommand serve_command(const EngineCase& e, int port);
 
 // Requests of a throughput workload: the grid's number, or that of the engine's published measurements.
 int64_t throughput_requests(const Workload& workload);

@@ -9,7 +9,6 @@
 #include "core/file.h"
 #include "engines/script_prologue.h"
 #include "grid/commands.h"
-#include "grid/models.h"
 
 namespace qg {
 namespace {
@@ -45,30 +44,8 @@ class Notes {
   std::set<std::string> seen_;
 };
 
-std::string model_id(const Grid& grid, const std::string& name) {
-  const KnownModel* known = find_known_model(name);
-  return known ? known->hub : grid.model(name).stem;
-}
-
-EngineCase engine_case(const Grid& grid, const PlanRow& row, const PlanOptions& options, const fs::path& dir) {
-  const GridModel& model = grid.model(row.c.model);
-  EngineCase e;
-  e.engine = options.engine;
-  e.c = row.c;
-  e.model_id = model_id(grid, row.c.model);
-  e.original = model.folder;
-  // The name says formats, not the layout: folders of other layouts than the native engine's lie apart.
-  const std::string_view layout = engine_spec(options.engine).layout;
-  const fs::path made = layout == "trtllm" ? grid.models_dir : grid.models_dir / layout;
-  e.checkpoint = row.origin == CheckpointOrigin::original ? model.folder : made / row.checkpoint;
-  e.tools = dir;
-  e.out = dir / "results";
-  e.workloads = grid.workloads_of(options.profile);
-  return e;
-}
-
 // How the folder comes about when it is not there. FP16 weights in another layout are made by `quantize` too.
-std::string checkpoint_lines(const Grid& grid, const PlanRow& row, const EngineCase& e) {
+std::string checkpoint_lines(const PlanRow& row, const EngineCase& e) {
   const std::string i = "  ";
   if (row.origin == CheckpointOrigin::original) return i + "need " + word(e.checkpoint.string()) + " || return 1\n";
   const EngineSpec& engine = engine_spec(e.engine);
@@ -80,23 +57,12 @@ std::string checkpoint_lines(const Grid& grid, const PlanRow& row, const EngineC
         comment("Model Optimizer's hf_ptq.py makes it with --kv_cache_qformat none; its default is an FP8 cache.", i);
   const std::string check =
       i + fmt::format("check_folder {} {} || return 1\n", word(e.checkpoint.string()), to_string(row.c.kv));
-  if (grid.calibration.text.empty()) {
+  if (!e.make_checkpoint) {
     text += comment("The grid names no calibration text, so it must be there already.", i);
     return text + i + "need " + word(e.checkpoint.string()) + " || return 1\n" + check;
   }
-  const CalibrationSettings& c = grid.calibration;
-  std::vector<std::string> argv = {"quantgrid", "quantize",
-                                   "--model",   e.original.string(),
-                                   "--weights", std::string(to_string(row.c.weights)),
-                                   "--layout",  std::string(engine.layout)};
-  if (engine.kv_rule == KvRule::fixed_in_checkpoint && row.c.kv != KvFormat::fp16)
-    argv.insert(argv.end(), {"--kv", std::string(to_string(row.c.kv))});
-  argv.insert(argv.end(),
-              {"--calib", c.text.string(), "--calib-sequences", fmt::format("{}", c.samples), "--calib-tokens",
-               fmt::format("{}", c.sample_tokens), "--search-tokens", fmt::format("{}", c.search_tokens), "--seed",
-               fmt::format("{}", c.seed), "--out", e.checkpoint.string()});
-  return text + i + "make_folder " + word(e.checkpoint.string()) + " \\\n" + shell_command(argv, "    ") +
-         " || return 1\n" + check;
+  return text + i + "make_folder " + word(e.checkpoint.string()) + " \\\n" +
+         shell_command(e.make_checkpoint->argv, "    ") + " || return 1\n" + check;
 }
 
 std::string build_lines(const EngineCase& e, Notes& notes) {
@@ -145,7 +111,7 @@ std::string case_lines(const Grid& grid, const PlanRow& row, const PlanOptions& 
                             "the log, must say the same.",
                             to_string(row.c.kv), *row.kv_bytes_per_token));
   const EngineCase e = engine_case(grid, row, options, dir);
-  text += function_name(row) + "() {\n  local bad=0\n" + checkpoint_lines(grid, row, e) + build_lines(e, notes);
+  text += function_name(row) + "() {\n  local bad=0\n" + checkpoint_lines(row, e) + build_lines(e, notes);
   for (const Workload& w : e.workloads) text += measurement_lines(e, measurement(e, w), notes);
   return text + "  return $bad\n}\n" + fmt::format("run_case {} {}\n", word(row.c.id()), function_name(row));
 }

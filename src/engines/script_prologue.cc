@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "engines/run_installed.h"
 #include "grid/commands.h"
 
 namespace qg {
@@ -179,12 +180,12 @@ std::string card_check(const Card& card) {
 }
 
 std::string engine_check(EngineId engine, const Card& card) {
-  const auto program = [](const char* name, const char* install) {
+  const auto program = [](std::string_view name, std::string_view install) {
     return fmt::format(
         "command -v {0} > /dev/null || {{ echo \"{0} is not on the PATH; install: {1}\" >&2; exit 4; }}\n", name,
         install);
   };
-  const auto version = [&card](const char* package, const char* expected) {
+  const auto version = [&card](std::string_view package, std::string_view expected) {
     return fmt::format(
         "version=$(python3 -c 'from importlib.metadata import version; print(version(\"{0}\"))')\n"
         "case $version in\n  {1}*) ;;\n  *) echo \"warning: written for {0} {1}, here is $version\" >&2 ;;\nesac\n"
@@ -192,13 +193,8 @@ std::string engine_check(EngineId engine, const Card& card) {
         "nvidia-smi -q -i \"$CUDA_VISIBLE_DEVICES\" > \"$results/gpu-{2}.txt\"\n",
         package, expected, card.id);
   };
-  if (engine == EngineId::vllm) return program("vllm", "pip install vllm==0.12.0") + version("vllm", "0.12");
-  std::string text = program("trtllm-bench", "pip install tensorrt-llm==1.1.0 (Python 3.12, CUDA 12.9)");
-  if (engine == EngineId::trtllm_pytorch)
-    text +=
-        "trtllm-bench --model any latency --help | grep -e --extra_llm_api_options > /dev/null ||\n"
-        "  { echo 'this trtllm-bench latency takes no options file; the KV format cannot be chosen' >&2; exit 4; }\n";
-  return text + version("tensorrt_llm", "1.1.0");
+  const EnginePrograms& programs = *engine_programs(engine);
+  return program(programs.bench, programs.install) + version(programs.package, programs.written_for);
 }
 
 }  // namespace

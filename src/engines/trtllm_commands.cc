@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t kEngineBatch = 2048;
 constexpr int64_t kEngineTokens = 8192;
 constexpr int64_t kGraphBatch = 2048;
+constexpr int64_t kServeBatch = 256;    // trtllm-serve's own default varies between versions, so it is written out
 constexpr int64_t kLeastTokens = 2048;  // of one iteration, when the batch is given
 constexpr int64_t kLeastWarmup = 2;     // trtllm-bench's default
 constexpr const char* kMemoryShare = "0.9";
@@ -39,9 +40,12 @@ int64_t iteration_tokens(const Workload& w) {
   return std::max(kLeastTokens, w.batch * w.isl_tokens);
 }
 
-// `latency` runs one request at a time and streams; it takes no batch. (tensorrt_llm/bench/benchmark/low_latency.py)
-bool runs_as_latency(const Workload& w) {
-  return w.kind == WorkloadKind::decode && w.batch == 1;
+// `latency` runs one request at a time and streams; it takes no batch. On the PyTorch back end it takes no options file
+// before 1.2 (--extra_llm_api_options is missing in sources of 1.0 and of the release candidates of 1.1), so that no KV
+// format could be chosen: there `throughput` with one request at a time measures the same.
+// (tensorrt_llm/bench/benchmark/low_latency.py)
+bool runs_as_latency(const EngineCase& e, const Workload& w) {
+  return is_tensorrt(e) && w.kind == WorkloadKind::decode && w.batch == 1;
 }
 
 CommandLine tokens_command(const EngineCase& e, const Workload& w, const std::filesystem::path& file) {
@@ -75,7 +79,7 @@ void add_load_words(CommandLine& command, const EngineCase& e, const Workload& w
                     w.rounds, w.batch, w.batch));
     command.notes.push_back(fmt::format("  when the last {} end.", w.batch));
   }
-  if (runs_as_latency(w)) return;
+  if (runs_as_latency(e, w)) return;
   argv.insert(argv.end(), {"--max_batch_size", number(w.batch), "--max_num_tokens", number(iteration_tokens(w))});
   if (w.kind == WorkloadKind::decode) argv.push_back("--streaming");  // reports times to first token and between tokens
 }
@@ -107,7 +111,7 @@ CommandLine bench_command(const EngineCase& e, const Workload& w, const Measurem
           e.model_id,
           "--model_path",
           (is_tensorrt(e) ? e.original : e.checkpoint).string(),
-          runs_as_latency(w) ? "latency" : "throughput",
+          runs_as_latency(e, w) ? "latency" : "throughput",
           "--backend",
           is_tensorrt(e) ? "tensorrt" : "pytorch"};
   if (is_tensorrt(e))
@@ -119,19 +123,17 @@ CommandLine bench_command(const EngineCase& e, const Workload& w, const Measurem
   add_load_words(command, e, w);
   argv.insert(argv.end(), {"--report_json", run.report.string()});
   add_kv_notes(command, e);
-  if (runs_as_latency(w) && !is_tensorrt(e)) {
-    command.notes.push_back("CHECK: `trtllm-bench latency` must know --extra_llm_api_options (older ones do not; the");
-    command.notes.push_back("  script looks first): without the options file the KV format cannot be chosen.");
+  if (w.kind == WorkloadKind::decode && w.batch == 1 && !is_tensorrt(e)) {
+    command.notes.push_back("throughput, not latency: `trtllm-bench latency` of 1.0 and 1.1 takes no options file, so");
+    command.notes.push_back(
+        "  that the KV format could not be chosen. One request at a time, streaming: the same thing.");
   }
   if (w.osl_tokens == 1)
     command.notes.push_back("One token out: only request latency and total token throughput mean anything.");
   return command;
 }
 
-}  // namespace
-
-std::string trtllm_options_text(const Case& c, const Workload& w) {
-  const int64_t graphs = w.kind == WorkloadKind::throughput ? kGraphBatch : w.batch;
+std::string options_text(const Case& c, int64_t graph_batch) {
   return fmt::format(
       "kv_cache_config:\n"
       "  dtype: {}\n"
@@ -141,15 +143,30 @@ std::string trtllm_options_text(const Case& c, const Workload& w) {
       "cuda_graph_config:\n"
       "  enable_padding: true\n"
       "  max_batch_size: {}\n",
-      c.kv == KvFormat::fp8 ? "fp8" : "auto", kMemoryShare, graphs);
+      c.kv == KvFormat::fp8 ? "fp8" : "auto", kMemoryShare, graph_batch);
+}
+
+// Of all workloads, for an engine or a server that is started once.
+struct Longest {
+  int64_t isl = 1, total = 2;
+};
+Longest longest(const EngineCase& e) {
+  Longest most;
+  for (const Workload& w : e.workloads) {
+    most.isl = std::max(most.isl, w.isl_tokens);
+    most.total = std::max(most.total, w.isl_tokens + w.osl_tokens);
+  }
+  return most;
+}
+
+}  // namespace
+
+std::string trtllm_options_text(const Case& c, const Workload& w) {
+  return options_text(c, w.kind == WorkloadKind::throughput ? kGraphBatch : w.batch);
 }
 
 CommandLine trtllm_build_command(const EngineCase& e) {
-  int64_t isl = 1, total = 2;
-  for (const Workload& w : e.workloads) {
-    isl = std::max(isl, w.isl_tokens);
-    total = std::max(total, w.isl_tokens + w.osl_tokens);
-  }
+  const auto [isl, total] = longest(e);
   const bool paged = !excludes_paged_context(e.c);
   const bool all_fp8 = e.c.weights == WeightFormat::fp8 && e.c.kv == KvFormat::fp8;
   CommandLine command;
@@ -213,6 +230,30 @@ Measurement trtllm_measurement(const EngineCase& e, const Workload& w) {
   run.command = bench_command(e, w, m, options, run);
   m.runs.push_back(std::move(run));
   return m;
+}
+
+// (TensorRT-LLM docs 1.1, commands/trtllm-serve; the server answers GET /health.)
+ServeCommand trtllm_serve_command(const EngineCase& e, int port) {
+  const auto [isl, total] = longest(e);
+  ServeCommand serve;
+  serve.folder = e.case_folder() / "serve";
+  serve.log = serve.folder / "serve.log";
+  auto& argv = serve.command.argv;
+  argv = {"trtllm-serve", (is_tensorrt(e) ? e.engine_folder() : e.checkpoint).string(),
+          "--backend",    is_tensorrt(e) ? "tensorrt" : "pytorch",
+          "--tokenizer",  e.original.string(),
+          "--host",       "127.0.0.1",
+          "--port",       number(port)};
+  if (!is_tensorrt(e)) {
+    const std::filesystem::path options = serve.folder / "options.yaml";
+    serve.files.push_back({options, options_text(e.c, kServeBatch), {}});
+    argv.insert(argv.end(), {"--extra_llm_api_options", options.string()});
+  }
+  argv.insert(argv.end(),
+              {"--max_batch_size", number(kServeBatch), "--max_num_tokens", number(std::max(kEngineTokens, isl)),
+               "--max_seq_len", number(total), "--kv_cache_free_gpu_memory_fraction", kMemoryShare});
+  add_kv_notes(serve.command, e);
+  return serve;
 }
 
 }  // namespace qg

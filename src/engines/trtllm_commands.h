@@ -6,6 +6,7 @@ namespace qg {
 
 CommandLine trtllm_build_command(const EngineCase& e);
 Measurement trtllm_measurement(const EngineCase& e, const Workload& workload);
+ServeCommand trtllm_serve_command(const EngineCase& e, int port);
 // The YAML file that `--extra_llm_api_options` takes; PyTorch back end.
 std::string trtllm_options_text(const Case& c, const Workload& workload);
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace qg {
 namespace {
 
@@ -112,6 +114,31 @@ Measurement vllm_measurement(const EngineCase& e, const Workload& w) {
   }
   m.runs.push_back(latency_run(m, e, w, "total", w.osl_tokens));
   return m;
+}
+
+// (vLLM docs 0.12, cli/serve; the server answers GET /health.)
+ServeCommand vllm_serve_command(const EngineCase& e, int port) {
+  int64_t total = 2;
+  for (const Workload& w : e.workloads) total = std::max(total, w.isl_tokens + w.osl_tokens);
+  ServeCommand serve;
+  serve.folder = e.case_folder() / "serve";
+  serve.log = serve.folder / "serve.log";
+  serve.command.argv = {"vllm",
+                        "serve",
+                        e.checkpoint.string(),
+                        "--host",
+                        "127.0.0.1",
+                        "--port",
+                        number(port),
+                        "--kv-cache-dtype",
+                        e.c.kv == KvFormat::fp8 ? "fp8" : "auto",
+                        "--max-model-len",
+                        number(total + kPromptSlackTokens),
+                        "--gpu-memory-utilization",
+                        "0.9",
+                        "--no-enable-prefix-caching"};
+  serve.command.notes = kv_notes(e.c);
+  return serve;
 }
 
 }  // namespace qg

@@ -5,5 +5,6 @@
 namespace qg {
 
 Measurement vllm_measurement(const EngineCase& e, const Workload& workload);
+ServeCommand vllm_serve_command(const EngineCase& e, int port);
 
 }  // namespace qg

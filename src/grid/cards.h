@@ -29,6 +29,8 @@ struct Card {
   CardEfficiency efficiency;
 
   int cc() const { return cc_major * 10 + cc_minor; }  // 89
+  // The most that one block can have: CUDA keeps 1 KiB of a multiprocessor's for itself.
+  int64_t shared_bytes_per_block() const { return shared_bytes_per_sm > 1024 ? shared_bytes_per_sm - 1024 : 0; }
   bool is_cpu() const { return cc_major == 0; }
   bool has_fp8() const { return cc() >= 89; }  // mma.sync e4m3 and e4m3 conversion
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/error.h"
 #include "grid/plan_text.h"
 
 namespace qg {
@@ -15,25 +16,16 @@ std::string comment(std::string text) {
   return "# " + text + "\n";
 }
 
-std::string make_commands(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
-  const EngineSpec& engine = engine_spec(options.engine);
-  const GridModel& model = grid.model(row.c.model);
-  const std::string out = shell_quoted((grid.models_dir / row.checkpoint).string());
-  const std::string from = shell_quoted(model.folder.string());
-  const std::string fixed_kv = engine.kv_rule == KvRule::fixed_in_checkpoint && row.c.kv != KvFormat::fp16
-                                   ? fmt::format(" --kv {}", to_string(row.c.kv))
-                                   : "";
-  if (row.origin == CheckpointOrigin::converted)
-    return fmt::format("[ -d {0} ] || quantgrid convert --model {1} --layout {2}{3} --out {0}\n", out, from,
-                       engine.layout, fixed_kv);
+std::string make_commands(const Grid& grid, const PlanRow& row) {
   if (row.origin != CheckpointOrigin::quantized) return {};
   if (grid.calibration.text.empty())
     return comment("the grid names no calibration text, so this folder must be there already: " + row.checkpoint);
   const CalibrationSettings& c = grid.calibration;
   return fmt::format(
-      "[ -d {0} ] || quantgrid quantize --model {1} --weights {2} --layout {3}{4} --calib {5} "
-      "--calib-sequences {6} --calib-tokens {7} --search-tokens {8} --seed {9} --out {0}\n",
-      out, from, to_string(row.c.weights), engine.layout, fixed_kv, shell_quoted(c.text.string()), c.samples,
+      "[ -d {0} ] || quantgrid quantize --model {1} --weights {2} --layout {3} --calib {4} "
+      "--calib-sequences {5} --calib-tokens {6} --search-tokens {7} --seed {8} --out {0}\n",
+      shell_quoted((grid.models_dir / row.checkpoint).string()), shell_quoted(grid.model(row.c.model).folder.string()),
+      to_string(row.c.weights), engine_spec(EngineId::native).layout, shell_quoted(c.text.string()), c.samples,
       c.sample_tokens, c.search_tokens, c.seed);
 }
 
@@ -74,10 +66,11 @@ std::string shell_quoted(const std::string& text) {
 }
 
 std::string case_script(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
-  const EngineSpec& engine = engine_spec(options.engine);
+  if (options.engine != EngineId::native)
+    throw Error("scripts of other engines are made by src/engines", engine_spec(options.engine).key());
   std::string text = "#!/bin/sh\n";
-  text +=
-      comment(fmt::format("Case {}: {} on {} ({})", row.c.number, row.c.id(), engine.label, to_string(row.c.section)));
+  text += comment(fmt::format("Case {}: {} on {} ({})", row.c.number, row.c.id(), engine_spec(EngineId::native).label,
+                              to_string(row.c.section)));
   text += comment(fmt::format("Support: {}: {}", to_string(row.support.status), row.support.reason));
   if (row.support.status == SupportStatus::unsupported)
     return text + fmt::format("echo {} >&2\nexit 4\n", shell_quoted("unsupported: " + row.support.reason));
@@ -89,11 +82,7 @@ std::string case_script(const Grid& grid, const PlanRow& row, const PlanOptions&
       "Paths are relative to the folder in which `quantgrid plan` ran. `quantgrid run` does all of this, in a "
       "journal:");
   text += fmt::format("#   quantgrid run {} --filter 'number={}'\n", shell_quoted(grid.file.string()), row.c.number);
-  text += "set -e\n\n" + make_commands(grid, row, options);
-  if (options.engine == EngineId::native) return text + native_commands(grid, row, options);
-  const std::string backend = engine.backend.empty() ? "" : fmt::format(" --backend {}", engine.backend);
-  return text + fmt::format("quantgrid run {} --filter 'number={}' --engine {}{}\n", shell_quoted(grid.file.string()),
-                            row.c.number, engine.name, backend);
+  return text + "set -e\n\n" + make_commands(grid, row) + native_commands(grid, row, options);
 }
 
 }  // namespace qg

@@ -1,5 +1,6 @@
 #pragma once
-// The commands that make and measure one case, as a shell script: `plan --emit`.
+// The commands that make and measure one case on the native engine, as a shell script: `plan --emit`. Scripts of other
+// engines are made by src/engines/script.h.
 #include <string>
 
 #include "grid/plan.h"
@@ -9,6 +10,7 @@ namespace qg {
 // "case-02.sh"; implied cases have no number and are called by their id.
 std::string script_name(const Case& c, size_t digits = 2);
 // A whole script with the reason and the estimates as comments. An unsupported case's script says why and ends with 4.
+// Throws Error when the rows are of another engine than the native one.
 std::string case_script(const Grid& grid, const PlanRow& row, const PlanOptions& options);
 // `text` as one word of a POSIX shell.
 std::string shell_quoted(const std::string& text);

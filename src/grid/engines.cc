@@ -71,6 +71,14 @@ const EngineSpec& find_engine(std::string_view name, std::string_view backend) {
               "name one of: tensorrt, pytorch");
 }
 
+const EngineSpec* engine_of_record(std::string_view engine) {
+  for (const EngineSpec& row : engines())
+    if (row.key() == engine) return &row;
+  for (const EngineSpec& row : engines())
+    if (engine.starts_with(row.key() + "/")) return &row;
+  return nullptr;
+}
+
 KvFormat checkpoint_kv(const EngineSpec& engine, KvFormat kv) {
   return engine.kv_rule == KvRule::fixed_in_checkpoint ? kv : KvFormat::fp16;
 }

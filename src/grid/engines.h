@@ -34,6 +34,10 @@ const EngineSpec& engine_spec(EngineId id);
 // --engine and --backend to a row; throws Error naming the allowed values. "tensorrt-llm" needs a back end.
 const EngineSpec& find_engine(std::string_view name, std::string_view backend = {});
 
+// The row of an engine as a record names it: its key, or its key and a part for people behind a slash ("native/served",
+// "openai/llama.cpp"). Null when there is none.
+const EngineSpec* engine_of_record(std::string_view engine);
+
 // The KV format in the name of the checkpoint that serves `kv` on this engine.
 KvFormat checkpoint_kv(const EngineSpec& engine, KvFormat kv);
 // The checkpoint folder that a case needs on this engine; stem: "llama-3.2-3b-instruct".

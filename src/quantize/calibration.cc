@@ -47,20 +47,25 @@ CalibrationText read_calibration(const Tokenizer& tokenizer, const std::filesyst
   return result;
 }
 
+std::vector<int64_t> sampled_rows(int64_t total_rows, const CalibrationOptions& options) {
+  const int64_t wanted = std::min(options.sample_rows, total_rows);
+  const double step = static_cast<double>(total_rows) / static_cast<double>(std::max<int64_t>(wanted, 1));
+  const double phase = Rng(options.seed, 1).uniform(0);
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < wanted; ++i)
+    rows.push_back(std::min(total_rows - 1, static_cast<int64_t>((static_cast<double>(i) + phase) * step)));
+  return rows;
+}
+
 ActivationCollector::ActivationCollector(int64_t k, int64_t total_rows, const CalibrationOptions& options,
                                          bool with_gram)
-    : total_rows_(total_rows) {
+    : total_rows_(total_rows), sample_at_(sampled_rows(total_rows, options)) {
   const auto width = static_cast<size_t>(k);
   statistics_.k = k;
   statistics_.absmax.assign(width, 0);
   statistics_.abs_sum.assign(width, 0);
   if (with_gram) statistics_.gram.assign(width * width, 0);
-  const int64_t wanted = std::min(options.sample_rows, total_rows);
-  const double step = static_cast<double>(total_rows) / static_cast<double>(std::max<int64_t>(wanted, 1));
-  const double phase = Rng(options.seed, 1).uniform(0);
-  for (int64_t i = 0; i < wanted; ++i)
-    sample_at_.push_back(std::min(total_rows - 1, static_cast<int64_t>((static_cast<double>(i) + phase) * step)));
-  statistics_.sample.reserve(static_cast<size_t>(wanted) * width);
+  statistics_.sample.reserve(sample_at_.size() * width);
 }
 
 void ActivationCollector::add(std::span<const float> values, int64_t rows) {

@@ -40,10 +40,13 @@ struct ActivationStatistics {
   double mean_abs(int64_t channel) const { return abs_sum[static_cast<size_t>(channel)] / static_cast<double>(rows); }
 };
 
+// Which of all calibration rows are kept as the sample, ascending: evenly spread, with a seeded phase.
+std::vector<int64_t> sampled_rows(int64_t total_rows, const CalibrationOptions& options);
+
 // Fills ActivationStatistics from pieces of rows.
 class ActivationCollector {
  public:
-  // total_rows: how many will come; sample_rows of them are kept, evenly spread with a seeded phase.
+  // total_rows: how many will come; sampled_rows of them are kept.
   ActivationCollector(int64_t k, int64_t total_rows, const CalibrationOptions& options, bool with_gram);
   void add(std::span<const float> values, int64_t rows);  // [rows, k]
   ActivationStatistics finish();

@@ -4,14 +4,11 @@
 #include <cmath>
 
 namespace qg {
-namespace {
-constexpr int64_t kSampleStride = 61;  // prime, so that all heads and dimensions are met
-}
 
 void KvCollector::add(std::span<const float> values) {
   for (float v : values) absmax_ = std::max(absmax_, std::fabs(v));
   const auto count = static_cast<int64_t>(values.size());
-  for (int64_t i = (kSampleStride - seen_ % kSampleStride) % kSampleStride; i < count; i += kSampleStride)
+  for (int64_t i = (kKvSampleStride - seen_ % kKvSampleStride) % kKvSampleStride; i < count; i += kKvSampleStride)
     sample_.push_back(values[static_cast<size_t>(i)]);
   seen_ += count;
 }

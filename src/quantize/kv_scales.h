@@ -9,6 +9,8 @@
 
 namespace qg {
 
+inline constexpr int64_t kKvSampleStride = 61;  // of elements; prime, so that all heads and dimensions are met
+
 // Sees one layer's keys (after RoPE) or values.
 class KvCollector {
  public:
@@ -19,7 +21,7 @@ class KvCollector {
  private:
   float absmax_ = 0;
   int64_t seen_ = 0;
-  std::vector<float> sample_;  // every kSampleStride-th value
+  std::vector<float> sample_;  // every kKvSampleStride-th value
 };
 
 }  // namespace qg

@@ -19,9 +19,7 @@ namespace {
 // Chosen on text that is neither calibrated on nor evaluated: .01 to .1 and .1 to .3 do equally well.
 constexpr double kQueryDamp = 0.03;
 constexpr double kKeyDamp = 0.1;
-constexpr int64_t kSampledQueries = 64;  // of a sequence: attention weights of all would take longer than the layer
 constexpr int64_t kSampledKeys = 16384;  // whose largest element sets the scales
-constexpr int64_t kFirstKeys = 4;        // of each sequence, always sampled: the attention sink is an outlier
 constexpr float kFp8Top = 224.0f;        // of 448: feedback makes values grow
 constexpr float kInt8Top = 120.0f;       // of 127
 
@@ -139,7 +137,8 @@ void append(std::vector<float>& to, const std::vector<float>& values) {
 }
 
 // One KV head's matrices, stored with input elements as rows. unit: size of a shaped key's elements.
-void add_head(KvShaping& shaping, const KeyStatistics& head, int64_t rows, double unit) {
+KvShaping shape_head(const KeyStatistics& head, int64_t rows, double unit) {
+  KvShaping shaping;
   const int64_t n = head.key_moment.n;
   const std::vector<double> center = center_of(head, rows);
   const SmallMatrix queries = damped(head.query_gram, kQueryDamp);
@@ -163,9 +162,49 @@ void add_head(KvShaping& shaping, const KeyStatistics& head, int64_t rows, doubl
     for (int64_t i = j + 1; i < n; ++i)
       feedback(j, i) = static_cast<double>(factor.row(j)[i]) / static_cast<double>(factor.row(j)[j]);
   append(shaping.k_feedback, rounded_to_f16(feedback));
+  return shaping;
 }
 
 }  // namespace
+
+int64_t key_sample_stride(int64_t total_rows) {
+  return (total_rows + kSampledKeys - 1) / kSampledKeys;
+}
+
+std::vector<float> output_factor(const SmallMatrix& gram) {
+  const SmallMatrix factor = cholesky(damped(gram, 1e-6));
+  return {factor.values.begin(), factor.values.end()};
+}
+
+KvShaping shaping_of(const std::vector<KeyStatistics>& heads, int64_t rows) {
+  double mean = 0;
+  for (const KeyStatistics& head : heads) {
+    require_finite(head.query_gram.values.data(), head.query_gram.values.size());
+    require_finite(head.key_moment.values.data(), head.key_moment.values.size());
+    mean += covariance(head, center_of(head, rows)).mean_diagonal() / static_cast<double>(heads.size());
+  }
+  // Shaped keys keep the size of the layer's keys, so that all matrices are near 1.
+  const double unit = mean > 0 ? std::sqrt(mean) : 1;
+  std::vector<KvShaping> parts(heads.size());
+  parallel_for(static_cast<int64_t>(heads.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      parts[static_cast<size_t>(i)] = shape_head(heads[static_cast<size_t>(i)], rows, unit);
+  });
+  KvShaping shaping;
+  for (const KvShaping& part : parts) {
+    append(shaping.k_center, part.k_center);
+    append(shaping.k_transform, part.k_transform);
+    append(shaping.q_transform, part.q_transform);
+    append(shaping.k_feedback, part.k_feedback);
+  }
+  return shaping;
+}
+
+void set_shaped_scales(KvShaping& shaping, float largest) {
+  if (!(largest > 0)) return;
+  shaping.fp8_k_scale = largest / kFp8Top;
+  shaping.int8_k_scale = largest / kInt8Top;
+}
 
 KeyStatistics::KeyStatistics(int64_t head_dim)
     : query_gram(head_dim),
@@ -177,7 +216,7 @@ KvShapingCollector::KvShapingCollector(const ModelShape& shape, const std::vecto
                                        int64_t total_rows)
     : shape_(shape),
       heads_(static_cast<size_t>(shape.kv_heads), KeyStatistics(shape.head_dim)),
-      sample_stride_((total_rows + kSampledKeys - 1) / kSampledKeys) {
+      sample_stride_(key_sample_stride(total_rows)) {
   const int64_t n = shape.head_dim;
   std::vector<float> columns(static_cast<size_t>(shape.hidden * n));
   for (int64_t head = 0; head < shape.heads; ++head) {
@@ -185,8 +224,7 @@ KvShapingCollector::KvShapingCollector(const ModelShape& shape, const std::vecto
       std::copy_n(attention_output.data() + r * shape.q_rows() + head * n, n, columns.data() + r * n);
     SmallMatrix gram(n);
     add_gram(columns, shape.hidden, n, gram);
-    const SmallMatrix factor = cholesky(damped(gram, 1e-6));
-    output_factor_.emplace_back(factor.values.begin(), factor.values.end());
+    output_factor_.push_back(output_factor(gram));
   }
 }
 
@@ -261,15 +299,7 @@ void KvShapingCollector::keep_sample(const float* qkv, int64_t rows) {
 }
 
 KvShaping KvShapingCollector::finish() const {
-  double mean = 0;
-  for (const KeyStatistics& head : heads_) {
-    require_finite(head.query_gram.values.data(), head.query_gram.values.size());
-    require_finite(head.key_moment.values.data(), head.key_moment.values.size());
-    mean += covariance(head, center_of(head, rows_seen_)).mean_diagonal() / static_cast<double>(shape_.kv_heads);
-  }
-  KvShaping shaping;
-  // Shaped keys keep the size of the layer's keys, so that all matrices are near 1.
-  for (const KeyStatistics& head : heads_) add_head(shaping, head, rows_seen_, mean > 0 ? std::sqrt(mean) : 1);
+  KvShaping shaping = shaping_of(heads_, rows_seen_);
   float largest = 0;
   std::vector<float> shaped(static_cast<size_t>(shape_.head_dim));
   for (size_t at = 0; at < sample_.size(); at += static_cast<size_t>(shape_.head_dim)) {
@@ -277,10 +307,7 @@ KvShaping KvShapingCollector::finish() const {
     shape_key(shaping, head, shape_.head_dim, sample_.data() + at, shaped.data());
     for (const float x : shaped) largest = std::max(largest, std::fabs(x));
   }
-  if (largest > 0) {
-    shaping.fp8_k_scale = largest / kFp8Top;
-    shaping.int8_k_scale = largest / kInt8Top;
-  }
+  set_shaped_scales(shaping, largest);
   return shaping;
 }
 

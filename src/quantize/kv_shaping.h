@@ -20,6 +20,22 @@ struct KeyStatistics {
   std::vector<double> plain_sum;  // sum of k
 };
 
+// What of the activations is looked at, the same for every executor.
+inline constexpr int64_t kSampledQueries =
+    64;                                   // of a sequence: attention weights of all would take longer than the layer
+inline constexpr int64_t kFirstKeys = 4;  // of each sequence, always sampled: the attention sink is an outlier
+// Every so manieth key is sampled, beside those; the largest element of the sample sets the scales.
+int64_t key_sample_stride(int64_t total_rows);
+
+// L with L L^T = gram, where gram [head_dim, head_dim] = Wo^T Wo for the columns of one query head: |x L| is how far a
+// change x of the head's output moves the layer's.
+std::vector<float> output_factor(const SmallMatrix& gram);
+// The matrices from the sums over `rows` keys of a layer's KV heads, without scales. Throws Error when sums of the
+// activations overflowed.
+KvShaping shaping_of(const std::vector<KeyStatistics>& heads, int64_t rows);
+// largest: magnitude of a shaped key's element in the sample; 0: scales stay 1.
+void set_shaped_scales(KvShaping& shaping, float largest);
+
 // Sees one layer's queries, keys and values.
 class KvShapingCollector {
  public:
@@ -39,9 +55,7 @@ class KvShapingCollector {
   void keep_sample(const float* qkv, int64_t rows);
 
   ModelShape shape_;
-  // Per query head: L with L L^T = Wo^T Wo, [head_dim, head_dim]: |x L| is how far a change x of the head's output
-  // moves the layer's.
-  std::vector<std::vector<float>> output_factor_;
+  std::vector<std::vector<float>> output_factor_;  // of each query head
   std::vector<KeyStatistics> heads_;
   int64_t sample_stride_, rows_seen_ = 0;
   std::vector<float> sample_;  // keys, [sampled, kv_rows]

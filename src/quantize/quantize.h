@@ -40,8 +40,12 @@ struct QuantizeReport {
 // Bytes that the job needs at its peak, beside mapped files: printed before work starts.
 int64_t estimate_quantize_bytes(const QuantizeJob& job);
 
+// Throws Error when the base is quantized already.
+void require_sixteen_bits(const QuantizeJob& job);
+
 // on_step is called kQuantizeSteps times a layer with what comes next; it may throw to stop, then nothing appears under
-// an output's name.
+// an output's name. Finished layers stay in "OUT.journal" beside the first output until the job is done, and the same
+// job goes on after them.
 inline constexpr int64_t kQuantizeSteps = 4;
 std::vector<QuantizeReport> quantize(const QuantizeJob& job, const std::function<void(const std::string&)>& on_step);
 

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/float.h"
+#include "core/multiversion.h"
 #include "core/parallel.h"
 #include "core/rng.h"
 
@@ -30,10 +31,22 @@ void for_each_row(const Tensor& stored, const std::function<void(int64_t row, Ro
   });
 }
 
-float amax(const float* x, int64_t count) {
-  float largest = 0;
-  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::fabs(x[i]));
-  return std::max(largest, 1e-12f);
+// As integers magnitudes of floats compare as they do as numbers, and loops over those are vectorized.
+QG_MULTIVERSION float amax(const float* x, int64_t count) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
+  return std::max(std::bit_cast<float>(largest), 1e-12f);
+}
+
+// to[i] = x[i] / scale, rounded to nearest even, plus `zero`.
+QG_MULTIVERSION void round_to_steps(const float* x, float scale, int zero, int8_t* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    to[i] = static_cast<int8_t>(static_cast<int>(std::nearbyint(x[i] / scale)) + zero);
+}
+
+QG_MULTIVERSION void pair_nibbles(const int8_t* u, uint8_t* to, int64_t pairs) {
+  for (int64_t i = 0; i < pairs; ++i)
+    to[i] = static_cast<uint8_t>(static_cast<uint8_t>(u[2 * i]) | static_cast<uint8_t>(u[2 * i + 1]) << 4);
 }
 
 void round_to_fp8(const Tensor& stored, bool per_channel, LinearWeights& out) {
@@ -60,8 +73,7 @@ void round_to_int8(const Tensor& stored, LinearWeights& out) {
   std::vector<float> scales(static_cast<size_t>(out.n));
   for_each_row(stored, [&](int64_t row, Row& x) {
     const float scale = scales[static_cast<size_t>(row)] = amax(x.data(), k) / 127.0f;
-    for (int64_t i = 0; i < k; ++i)
-      codes.as<int8_t>()[row * k + i] = static_cast<int8_t>(std::nearbyint(x[static_cast<size_t>(i)] / scale));
+    round_to_steps(x.data(), scale, 0, codes.as<int8_t>() + row * k, k);
   });
   out.weight = codes.tensor;
   out.weight_scale = tensor_from_f32(scales, {out.n});
@@ -72,16 +84,13 @@ void round_to_int4(const Tensor& stored, int64_t group_size, LinearWeights& out)
   NewTensor codes = new_tensor(DType::u8, {out.n, k / 2});
   std::vector<float> scales(static_cast<size_t>(out.n * groups));
   for_each_row(stored, [&](int64_t row, Row& x) {
-    std::vector<uint8_t> u(static_cast<size_t>(k));
+    std::vector<int8_t> u(static_cast<size_t>(k));
     for (int64_t group = 0; group < groups; ++group) {
       const float* from = x.data() + group * group_size;
       const float scale = scales[static_cast<size_t>(row * groups + group)] = amax(from, group_size) / 7.0f;
-      for (int64_t i = 0; i < group_size; ++i)
-        u[static_cast<size_t>(group * group_size + i)] = static_cast<uint8_t>(std::nearbyint(from[i] / scale) + 8);
+      round_to_steps(from, scale, 8, u.data() + group * group_size, group_size);
     }
-    for (int64_t i = 0; i < k / 2; ++i)
-      codes.as<uint8_t>()[row * (k / 2) + i] =
-          static_cast<uint8_t>(u[static_cast<size_t>(2 * i)] | u[static_cast<size_t>(2 * i + 1)] << 4);
+    pair_nibbles(u.data(), codes.as<uint8_t>() + row * (k / 2), k / 2);
   });
   out.weight = codes.tensor;
   out.weight_scale = tensor_from_f32(scales, {out.n, groups});

@@ -25,6 +25,12 @@ const std::vector<MetricSpec>& metrics() {
       {"e2e_ms_p99", "ms", "p99", "speed", "e2e", less, "request to last token, 99th percentile"},
       {"batch_achieved", "sequences", "mean", "speed", "decode", neither, "mean number of sequences in a decode step"},
       {"roofline_share", "1", "ratio", "speed", "decode", more, "measured speed over what the data sheet allows"},
+      {"prompt_tokens_mean", "tokens", "mean", "speed", "prefill", neither, "tokens of a prompt, as the server counts"},
+      {"output_tokens_mean", "tokens", "mean", "speed", "decode", neither, "tokens of a reply, as the server counts"},
+      {"client_lag_ms_p99", "ms", "p99", "speed", "e2e", less,
+       "how late the load client's event loop was, 99th percentile: times of a server are uncertain by as much"},
+      {"client_lag_ms_max", "ms", "max", "speed", "e2e", less, "how late the load client's event loop was at worst"},
+      {"client_cpu_share", "1", "ratio", "speed", "e2e", less, "share of one processor that the load client used"},
       // memory
       {"weights_bytes", "bytes", "sum", "memory", "", less, "weights with their scales, as the engine holds them"},
       {"checkpoint_bytes", "bytes", "sum", "memory", "", less, "tensors of the checkpoint on disk"},
@@ -51,6 +57,9 @@ const std::vector<MetricSpec>& metrics() {
       {"flip_rate", "1", "ratio", "accuracy", "", less, "share of questions whose answer differs from the baseline's"},
       // quantize
       {"quantize_s", "s", "sum", "quantize", "", less, "wall time to make the checkpoint"},
+      {"engine_build_s", "s", "sum", "quantize", "", less,
+       "wall time in which another engine built from the checkpoint what it runs"},
+      {"engine_bytes", "bytes", "sum", "memory", "", less, "what another engine built from the checkpoint, on disk"},
   };
   return rows;
 }

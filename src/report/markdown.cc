@@ -3,6 +3,7 @@
 #include "core/utc.h"
 #include "core/version.h"
 #include "grid/formats.h"
+#include "report/across.h"
 #include "report/explain.h"
 #include "report/page.h"
 
@@ -67,6 +68,10 @@ std::string markdown_page(const Study& study, const PageOptions& options) {
       if (const std::string out = excluded_sentence(study, group, use, say); !out.empty())
         text += "  " + markdown_text(out) + "\n";
     }
+  }
+  if (const auto across = across_engines(study); !across.empty()) {
+    text += "\n### " + say("across.title") + "\n\n";
+    for (const AcrossRow& row : across) text += "- " + markdown_text(across_sentence(study, row, say)) + "\n";
   }
   std::vector<const Cell*> planned, others;
   for (const Cell& cell : study.cells) (cell.in_grid ? planned : others).push_back(&cell);

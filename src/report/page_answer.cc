@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "grid/formats.h"
+#include "report/across.h"
 #include "report/explain.h"
 #include "report/html.h"
 #include "report/page.h"
@@ -227,6 +228,14 @@ std::string unmeasured_pairs(const Study& study, const Speaker& say) {
   return list.empty() ? list : element("p", "muted small", say("answer.unmeasured_pairs", list));
 }
 
+std::string across_list(const Study& study, const Speaker& say) {
+  const std::vector<AcrossRow> rows = across_engines(study);
+  if (rows.empty()) return {};
+  std::string items;
+  for (const AcrossRow& row : rows) items += element("li", "", across_sentence(study, row, say));
+  return element("h3", "", say("across.title")) + wrapped("ul", "small", items);
+}
+
 }  // namespace
 
 std::string answer_section(const Study& study, const PageOptions& options) {
@@ -236,7 +245,8 @@ std::string answer_section(const Study& study, const PageOptions& options) {
   if (study.groups.size() >= kGlanceFrom) html += glance_table(study, say);
   std::string cards;
   for (const Group& group : study.groups) cards += group_card(study, group, options, say);
-  html += wrapped("div", study.groups.size() == 1 ? "picks single" : "picks", cards) + unmeasured_pairs(study, say);
+  html += wrapped("div", study.groups.size() == 1 ? "picks single" : "picks", cards) + across_list(study, say) +
+          unmeasured_pairs(study, say);
   return "<section id=\"answer\">" + html + "</section>";
 }
 

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "core/error.h"
+#include "grid/engines.h"
 #include "grid/memory.h"
 #include "grid/models.h"
 #include "grid/names.h"
@@ -117,9 +118,8 @@ void settle_state(Cell& cell, bool emulated) {
 
 Support support_of(const Study& study, const Cell& cell) {
   const Card* card = study.card(cell.about.gpu);
-  for (const EngineSpec& engine : engines())
-    if (card && engine.key() == cell.engine) return support(engine.id, *card, cell.about.weights, cell.about.kv);
-  return {};
+  const EngineSpec* engine = engine_of_record(cell.engine);
+  return card && engine ? support(engine->id, *card, cell.about.weights, cell.about.kv) : Support{};
 }
 
 std::optional<double> value_of(const Study& study, const Cell& cell, const Measure& measure) {

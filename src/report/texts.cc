@@ -110,6 +110,11 @@ const std::vector<Text>& texts() {
       {"grid.bytes", "Weights, bytes", "权重字节"},
       {"grid.path", "Computed as", "计算路径"},
       {"grid.engine", "Engine", "引擎"},
+      // engines side by side
+      {"across.title", "Engines side by side: the same formats and workload", "引擎对比：相同格式与负载"},
+      {"across.row", "{0} on {1}, {2}, {3}: {4} {5} tok/s", "{0}，{1}，{2}，{3}：{4} {5} tok/s"},
+      {"across.times", "{0} times {1} ({2})", "是 {1}（{2}）的 {0} 倍"},
+      {"across.tie", "not told apart from {0} ({1})", "与 {0}（{1}）无法区分"},
       {"grid.note_speed",
        "Speeds are output tokens per second; prefill counts prompt tokens. Below each figure is half its 95 % "
        "interval.",

@@ -32,6 +32,7 @@ CudaStepBatch::CudaStepBatch(const BatchLimits& limits) : limits_(limits) {
     next += (static_cast<size_t>(elements) + 31) / 32 * 32;
     return at;
   };
+  first_sample_ = section(1);
   first_row_ = section(limits.pieces);
   num_tokens_ = section(limits.pieces);
   kv_tokens_ = section(limits.pieces);
@@ -55,16 +56,21 @@ CudaStepBatch::CudaStepBatch(const BatchLimits& limits) : limits_(limits) {
 }
 
 void CudaStepBatch::fill(std::span<const int32_t> tokens, std::span<const SequencePiece* const> pieces,
-                         int64_t padded_pieces, int64_t page_columns) {
+                         int64_t padded_pieces, int64_t page_columns, std::span<const int64_t> sampled_at,
+                         int64_t first_sample) {
+  wait_uploaded();
   rows_ = samples_ = 0;
   draws_ = false;
+  *host(first_sample_) = static_cast<int32_t>(first_sample);
   for (size_t i = 0; i < pieces.size(); ++i) {
     const SequencePiece& piece = *pieces[i];
     host(first_row_)[i] = static_cast<int32_t>(rows_);
     host(num_tokens_)[i] = static_cast<int32_t>(piece.num_tokens);
     host(kv_tokens_)[i] = static_cast<int32_t>(piece.context_tokens + piece.num_tokens);
     for (int64_t t = 0; t < piece.num_tokens; ++t, ++rows_) {
-      host(row_tokens_)[rows_] = tokens[static_cast<size_t>(piece.first_row + t)];
+      host(row_tokens_)[rows_] = piece.token_of_piece < 0
+                                     ? tokens[static_cast<size_t>(piece.first_row + t)]
+                                     : static_cast<int32_t>(-1 - sampled_at[static_cast<size_t>(piece.token_of_piece)]);
       host(row_piece_)[rows_] = static_cast<int32_t>(i);
       host(row_position_)[rows_] = static_cast<int32_t>(piece.context_tokens + t);
     }
@@ -98,6 +104,11 @@ void CudaStepBatch::upload(cudaStream_t stream) {
   if (draws_)
     QG_CUDA(cudaMemcpyAsync(device_asked_.data(), asked_.as<std::byte>(),
                             static_cast<size_t>(samples_) * sizeof(SampleRow), cudaMemcpyHostToDevice, stream));
+  QG_CUDA(cudaEventRecord(uploaded_.event, stream));
+}
+
+void CudaStepBatch::wait_uploaded() const {
+  QG_CUDA(cudaEventSynchronize(uploaded_.event));
 }
 
 }  // namespace qg

@@ -3,20 +3,23 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
-#include <tuple>
+#include <array>
+#include <deque>
 
 #include "core/error.h"
-#include "core/float.h"
 #include "core/log.h"
-#include "kernels/pointwise/cuda.h"
+#include "kernels/common/cuda_memory_error.h"
 #include "kernels/pointwise/run.h"
 #include "runtime/cpu_forward.h"
 #include "runtime/cpu_layer.h"
+#include "runtime/cuda_clock.h"
 #include "runtime/cuda_forward.h"
-#include "runtime/cuda_tap.h"
+#include "runtime/cuda_launcher.h"
+#include "runtime/cuda_sampled.h"
+#include "runtime/cuda_tune.h"
 #include "runtime/step_check.h"
 #include "runtime/step_plan.h"
+#include "runtime/weight_budget.h"
 
 namespace qg {
 namespace {
@@ -24,36 +27,20 @@ namespace {
 // Kept free for CUDA itself: graphs, local memory of kernels, the driver's own.
 constexpr int64_t kReservedBytes = int64_t{1} << 30;
 
-struct Stream {
-  Stream() { QG_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)); }
-  ~Stream() { cudaStreamDestroy(stream); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  cudaStream_t stream = nullptr;
-};
-
-// Time between two points of a stream.
-struct StepTimer {
-  StepTimer() {
-    QG_CUDA(cudaEventCreate(&begin));
-    QG_CUDA(cudaEventCreate(&end));
-  }
-  ~StepTimer() {
-    cudaEventDestroy(begin);
-    cudaEventDestroy(end);
-  }
-  StepTimer(const StepTimer&) = delete;
-  StepTimer& operator=(const StepTimer&) = delete;
-  cudaEvent_t begin = nullptr, end = nullptr;
+// A step that was submitted and not collected.
+struct Flight {
+  int slot = 0;
+  int64_t number = -1;              // BusyClock's; -1: there was nothing to do
+  int64_t tokens = 0;               // that the host waits for, those of padding too
+  std::vector<int64_t> sampled_at;  // place of each piece's sampled token; -1 where the piece does not sample
+  StepOutput output;
 };
 
 class CudaExecutor : public Executor {
  public:
   CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const ExecutorOptions& options,
                const CudaExecutorOptions& cuda);
-  ~CudaExecutor() override {
-    for (auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
-  }
+  ~CudaExecutor() override { cudaStreamSynchronize(stream_.stream); }
 
   const ModelTable& table() const override { return table_; }
   KvFormat kv_format() const override { return options_.kv; }
@@ -64,24 +51,25 @@ class CudaExecutor : public Executor {
   int64_t weight_bytes() const override { return model_.bytes; }
   int64_t kv_pool_bytes() const override { return static_cast<int64_t>(pool_.bytes()); }
   std::string name() const override { return "cuda"; }
-  double device_seconds() const override { return device_seconds_; }
-  std::vector<std::string> kernels() const override { return {ran_.begin(), ran_.end()}; }
+  double device_seconds() override { return clock_.seconds(); }
+  std::vector<std::string> kernels() const override {
+    return {launcher_->kernels().begin(), launcher_->kernels().end()};
+  }
   ComputePath compute_path() const override { return model_.layers.front().gate_up->path(); }
   void step(const StepInput& input, StepOutput& output) override;
+  void submit(const StepInput& input) override;
+  void collect(StepOutput& output) override;
+  bool runs_ahead() const override { return !tap_; }
   void copy_page(int32_t from, int32_t to) override;
 
  private:
-  void choose_algorithms();
+  WeightBudget weight_budget() const;
+  void load();
   int64_t fitting_pages(int64_t page_bytes) const;
   void make_buffers();
   CudaForward forward();
-  void run(const StepInput& input, std::span<const size_t> order, StepOutput& output);
-  void launch_directly(const StepInput& input, std::span<const SequencePiece* const> pieces, const PlannedStep& planned,
-                       StepOutput& output);
-  void launch_graph(const StepShape& shape);
-  void heads(int64_t samples, const std::function<void(int64_t first, int64_t count)>& after_each);
-  void read_logits(int64_t count, float* to);
-  void finish(std::span<const size_t> sampling, StepOutput& output);
+  void launch(const StepInput& input, Flight& flight);
+  void run(const StepInput& input, std::span<const size_t> order, bool beside, Flight& flight);
 
   std::shared_ptr<const Checkpoint> checkpoint_;
   ModelTable table_;
@@ -91,23 +79,24 @@ class CudaExecutor : public Executor {
   AttentionDesc attention_desc_;
   StepLimits limits_;
   int64_t pages_per_piece_ = 0;
-  Stream stream_;
+  CudaStream stream_, copies_;
   CudaQueue queue_;
   std::unique_ptr<CudaLinearContext> linear_;
   CudaModel model_;
   std::unique_ptr<CudaActivations> buffers_;
   std::unique_ptr<CudaAttention> attention_;
-  std::unique_ptr<CudaStepBatch> batch_;
+  std::array<std::unique_ptr<CudaStepBatch>, SampledTokens::kSlots> batches_;
+  std::unique_ptr<SampledTokens> sampled_;
   std::vector<KvScale> kv_scales_;
   std::vector<CudaShaping> shaping_;
   std::vector<CudaKvShaping> kv_shaping_;
-  DeviceBuffer rope_table_, pool_, row_numbers_;
-  PinnedBuffer sampled_, logits_;
-  std::map<std::tuple<int64_t, int64_t, bool>, cudaGraphExec_t> graphs_;  // by rows, context, draws
-  std::set<std::string> ran_;
+  DeviceBuffer rope_table_, pool_;
+  std::unique_ptr<CudaLauncher> launcher_;
   Tap tap_;
-  StepTimer timer_;
-  double device_seconds_ = 0;
+  BusyClock clock_;
+  std::deque<Flight> flights_;       // the oldest first
+  std::vector<int64_t> sampled_at_;  // Flight::sampled_at of the step that was submitted last
+  int next_slot_ = 0;
 };
 
 CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const ExecutorOptions& options,
@@ -116,6 +105,8 @@ CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const E
   QG_CUDA(cudaSetDevice(cuda_.device));
   device_ = read_device_capabilities(cuda_.device);
   if (cuda_.family) device_.family = std::min(device_.family, *cuda_.family);
+  if (cuda_.shared_bytes > 0)
+    device_.shared_bytes_per_block = std::min(device_.shared_bytes_per_block, cuda_.shared_bytes);
   if (options_.max_pieces <= 0) options_.max_pieces = options_.max_rows;
   if (options_.page_tokens <= 0 || options_.max_rows <= 0)
     throw Error(
@@ -138,20 +129,34 @@ CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const E
     kv_shaping_.push_back(shaping_.back().view());
   }
   queue_ = {stream_.stream, device_.family == KernelFamily::sm90a};
-  linear_ = std::make_unique<CudaLinearContext>(device_, options_.max_rows);
-  model_ = load_cuda_model(*checkpoint_, *linear_);
-  if (!options_.deterministic) choose_algorithms();
-  make_buffers();
+  check_weights_fit(weight_budget(), checkpoint_->folder().string());
+  try {
+    load();
+  } catch (const DeviceMemoryError& e) {  // more than the estimate, or others took it meanwhile
+    const WeightBudget b = weight_budget();
+    throw Error(fmt::format("the card's memory ran out: {}; weights take {} bytes of its {}, and {} are kept free",
+                            e.problem(), b.weight_bytes, b.card_bytes, b.reserved_bytes),
+                checkpoint_->folder().string(),
+                "take a smaller weight format, batch or number of rows a step, or end what else runs on the card",
+                ExitCode::cannot_here);
+  }
 }
 
-// Library products are timed here once, for every bucket of rows that a step may have. Layers of one shape share what
-// was found. With --deterministic the library's own first choice stands, which is the same in every run.
-void CudaExecutor::choose_algorithms() {
-  const CudaLayer& layer = model_.layers.front();
-  for (int64_t m = 16; m < options_.max_rows; m += m < 64 ? 16 : m < 512 ? 64 : m < 2048 ? 256 : 1024)
-    for (CudaLinear* linear :
-         {layer.qkv.get(), layer.attention_output.get(), layer.gate_up.get(), layer.down.get(), model_.lm_head.get()})
-      if (linear != model_.lm_head.get() || m <= kLogitRows) linear->prepare(m);
+WeightBudget CudaExecutor::weight_budget() const {
+  size_t free_bytes = 0, total_bytes = 0;
+  QG_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
+  return {static_cast<int64_t>(total_bytes), static_cast<int64_t>(free_bytes), cuda_.memory_bytes, kReservedBytes,
+          device_weight_bytes(table_, checkpoint_->quant())};
+}
+
+void CudaExecutor::load() {
+  linear_ = std::make_unique<CudaLinearContext>(device_, options_.max_rows);
+  // With --deterministic the library's own first choices stand, which are the same in every run.
+  std::optional<CudaTuning> tuning;
+  if (!options_.deterministic) tuning.emplace(cuda_, device_, *linear_);
+  model_ = load_cuda_model(*checkpoint_, *linear_);
+  if (tuning) tuning->measure(model_, options_.max_rows);
+  make_buffers();
 }
 
 int64_t CudaExecutor::fitting_pages(int64_t page_bytes) const {
@@ -182,7 +187,9 @@ void CudaExecutor::make_buffers() {
   buffers_ = std::make_unique<CudaActivations>(s, options_.max_rows);
   attention_ = std::make_unique<CudaAttention>(attention_desc_, device_, options_.max_rows, options_.max_pieces,
                                                pages_per_piece_);
-  batch_ = std::make_unique<CudaStepBatch>(BatchLimits{options_.max_rows, options_.max_pieces, pages_per_piece_});
+  for (auto& batch : batches_)
+    batch = std::make_unique<CudaStepBatch>(BatchLimits{options_.max_rows, options_.max_pieces, pages_per_piece_});
+  sampled_ = std::make_unique<SampledTokens>(options_.max_rows);
   std::vector<int64_t> positions(static_cast<size_t>(std::min(longest, pages_per_piece_ * options_.page_tokens)));
   for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int64_t>(i);
   const RopeTable rope = make_rope_table(rope_frequencies(s), positions);
@@ -192,15 +199,11 @@ void CudaExecutor::make_buffers() {
     pairs[2 * i + 1] = rope.sine[i];
   }
   rope_table_ = upload_f32(pairs);
-  std::vector<int32_t> numbers(static_cast<size_t>(options_.max_rows));
-  for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<int32_t>(i);
-  row_numbers_ = DeviceBuffer(numbers.size() * sizeof(int32_t));
-  QG_CUDA(cudaMemcpy(row_numbers_.data(), numbers.data(), row_numbers_.bytes(), cudaMemcpyHostToDevice));
-  sampled_ = PinnedBuffer(static_cast<size_t>(options_.max_rows) * sizeof(int32_t));
   const int64_t page_bytes = s.layers * attention_desc_.kv.page_bytes();
-  limits_ = {options_.max_rows, options_.page_tokens, fitting_pages(page_bytes)};
+  limits_ = {options_.max_rows, options_.page_tokens, fitting_pages(page_bytes), true};
   pool_ = DeviceBuffer(static_cast<size_t>(limits_.num_pages * page_bytes));
   QG_CUDA(cudaMemset(pool_.data(), 0, pool_.bytes()));
+  launcher_ = std::make_unique<CudaLauncher>(forward(), queue_, *sampled_, options_.max_rows);
   info("{}: weights {} bytes, buffers {} bytes, KV cache {} bytes ({} tokens)", device_.name, model_.bytes,
        buffers_->bytes() + linear_->bytes() + attention_->scratch_bytes(), pool_.bytes(),
        limits_.num_pages * options_.page_tokens);
@@ -215,34 +218,67 @@ CudaForward CudaExecutor::forward() {
           kv_scales_,
           kv_shaping_,
           rope_table_.as<float2>(),
+          sampled_->device(),
           pool_.data(),
           limits_.num_pages * attention_desc_.kv.page_bytes(),
           {}};
 }
 
 void CudaExecutor::step(const StepInput& input, StepOutput& output) {
+  if (!flights_.empty()) throw Error("a whole step is asked for while another is under way", "cuda executor");
+  submit(input);
+  collect(output);
+}
+
+void CudaExecutor::submit(const StepInput& input) {
+  if (flights_.size() == SampledTokens::kSlots)
+    throw Error("a step is submitted, and the two before were not collected", "cuda executor");
   check_step(input, table_.shape, limits_);
   if (static_cast<int64_t>(input.pieces.size()) > options_.max_pieces)
     throw Error(
         fmt::format("a step of {} sequences is over the limit of {}", input.pieces.size(), options_.max_pieces));
-  output.sampled.assign(input.pieces.size(), -1);
-  output.logits.clear();
-  if (input.tokens.empty()) return;
+  for (const SequencePiece& piece : input.pieces)
+    if (piece.token_of_piece >= static_cast<int64_t>(sampled_at_.size()) ||
+        (piece.token_of_piece >= 0 && sampled_at_[static_cast<size_t>(piece.token_of_piece)] < 0))
+      throw Error(fmt::format("piece {} of the step before, which had {}, sampled no token that could be computed with",
+                              piece.token_of_piece, sampled_at_.size()));
+  Flight flight;
+  flight.slot = next_slot_;
+  flight.output.sampled.assign(input.pieces.size(), -1);
+  flight.sampled_at.assign(input.pieces.size(), -1);
   QG_CUDA(cudaSetDevice(cuda_.device));
-  const bool keep_order = tap_ || input.logits != LogitsWanted::none;
-  const std::vector<size_t> order = step_order(input.pieces, keep_order);
-  if (!options_.deterministic) return run(input, order, output);
-  for (const size_t piece : order) run(input, std::span(&piece, 1), output);
+  try {
+    if (!input.tokens.empty()) launch(input, flight);
+  } catch (...) {
+    cudaStreamSynchronize(stream_.stream);  // a part of it may be on its way
+    throw;
+  }
+  sampled_at_ = flight.sampled_at;
+  next_slot_ = (next_slot_ + 1) % SampledTokens::kSlots;
+  flights_.push_back(std::move(flight));
 }
 
-void CudaExecutor::run(const StepInput& input, std::span<const size_t> order, StepOutput& output) {
+void CudaExecutor::launch(const StepInput& input, Flight& flight) {
+  clock_.start(stream_.stream);
+  const bool keep_order = tap_ || input.logits != LogitsWanted::none;
+  const std::vector<size_t> order = step_order(input.pieces, keep_order);
+  // While the step before runs, the batch is copied beside it; nobody reads the slot's memory then. A copy between two
+  // steps would cost the device some microseconds.
+  const bool beside = !flights_.empty();
+  if (!options_.deterministic) {
+    run(input, order, beside, flight);
+  } else {
+    for (size_t i = 0; i < order.size(); ++i) run(input, std::span(&order[i], 1), beside && i == 0, flight);
+  }
+  flight.number = clock_.stop(stream_.stream);
+}
+
+void CudaExecutor::run(const StepInput& input, std::span<const size_t> order, bool beside, Flight& flight) {
   std::vector<const SequencePiece*> pieces;
-  std::vector<size_t> sampling;  // numbers of the pieces that sample, in the order of their rows
   int64_t columns = 1;
   for (const size_t i : order) {
     const SequencePiece& piece = input.pieces[i];
     pieces.push_back(&piece);
-    if (piece.sample) sampling.push_back(i);
     columns = std::max(columns, static_cast<int64_t>(piece.pages.size()));
   }
   const PlannedStep planned = plan_step(pieces, input.logits, static_cast<bool>(tap_),
@@ -251,119 +287,34 @@ void CudaExecutor::run(const StepInput& input, std::span<const size_t> order, St
     throw Error(fmt::format("a sequence of {} pages, at most {} were planned for", columns, pages_per_piece_));
   // A graph's page table is as wide as its context bucket; prefill kernels plan for the widest.
   columns = planned.graph ? planned.shape.max_context / options_.page_tokens : pages_per_piece_;
-  batch_->fill(input.tokens, pieces, planned.graph ? planned.shape.rows : static_cast<int64_t>(pieces.size()), columns);
-  QG_CUDA(cudaEventRecord(timer_.begin, stream_.stream));
-  batch_->upload(stream_.stream);
-  // Decoding is a chain of short kernels, which only overlap where they agree on the memory of a multiprocessor.
-  queue_.shared_percent =
-      queue_.chained && planned.graph ? model_.layers.front().gate_up->shared_percent(planned.shape.rows) : -1;
-  if (planned.graph) {
-    launch_graph(planned.shape);
-    if (input.logits == LogitsWanted::sampled) {
-      const size_t before = output.logits.size(), count = sampling.size() * static_cast<size_t>(table_.shape.vocab);
-      output.logits.resize(before + count);
-      read_logits(static_cast<int64_t>(sampling.size()), output.logits.data() + before);
-    }
-  } else {
-    launch_directly(input, pieces, planned, output);
-  }
-  finish(sampling, output);
+  CudaStepBatch& batch = *batches_[static_cast<size_t>(flight.slot)];
+  batch.fill(input.tokens, pieces, planned.graph ? planned.shape.rows : static_cast<int64_t>(pieces.size()), columns,
+             sampled_at_, flight.tokens);
+  sampled_->expect(flight.slot, flight.tokens, batch.samples());
+  batch.upload(beside ? copies_.stream : stream_.stream);
+  if (beside) batch.wait_uploaded();
+  launcher_->run({batch, flight.slot, pieces, planned, input.logits, tap_}, flight.output.logits);
+  int64_t at = sampled_->place(flight.slot, flight.tokens);
+  for (const size_t i : order)
+    if (input.pieces[i].sample) flight.sampled_at[i] = at++;
+  flight.tokens += batch.samples();
 }
 
-void CudaExecutor::heads(int64_t samples, const std::function<void(int64_t first, int64_t count)>& after_each) {
-  const CudaForward f = forward();
-  for (int64_t first = 0; first < samples; first += kLogitRows) {
-    const int64_t count = std::min(kLogitRows, samples - first);
-    run_cuda_head(f, queue_, batch_->sample_rows() + first, count);
-    argmax_rows(queue_, count, table_.shape.vocab, buffers_->logits.as<float>(),
-                buffers_->sampled.as<int32_t>() + first, buffers_->argmax.data());
-    if (after_each) after_each(first, count);
-  }
-}
-
-void CudaExecutor::read_logits(int64_t count, float* to) {
-  const size_t bytes = static_cast<size_t>(count * table_.shape.vocab) * sizeof(float);
-  if (logits_.bytes() < bytes) logits_ = PinnedBuffer(bytes);
-  QG_CUDA(cudaMemcpyAsync(logits_.as<float>(), buffers_->logits.data(), bytes, cudaMemcpyDeviceToHost, stream_.stream));
-  QG_CUDA(cudaStreamSynchronize(stream_.stream));
-  std::copy_n(logits_.as<float>(), bytes / sizeof(float), to);
-}
-
-void CudaExecutor::launch_directly(const StepInput& input, std::span<const SequencePiece* const> pieces,
-                                   const PlannedStep& planned, StepOutput& output) {
-  CudaForward f = forward();
-  if (tap_) f.observe = make_cuda_observer(f, tap_, stream_.stream, planned.shape.rows);
-  if (planned.shape.prefill) {
-    std::vector<CudaPrefillPiece> prefill;
-    int64_t row = planned.shape.decode_pieces;
-    for (size_t i = static_cast<size_t>(planned.shape.decode_pieces); i < pieces.size(); ++i) {
-      const SequencePiece& piece = *pieces[i];
-      prefill.push_back({static_cast<int32_t>(row), static_cast<int32_t>(piece.num_tokens),
-                         static_cast<int32_t>(piece.context_tokens + piece.num_tokens)});
-      row += piece.num_tokens;
-    }
-    attention_->plan_prefill(queue_, batch_->view(), planned.shape.decode_pieces, prefill);
-  }
-  run_cuda_layers(f, queue_, *batch_, planned.shape);
-  ran_.merge(cuda_kernel_names(f, planned.shape));
-  const size_t vocab = static_cast<size_t>(table_.shape.vocab);
-  if (input.logits == LogitsWanted::all) {
-    output.logits.reserve(input.tokens.size() * vocab);
-    for (int64_t first = 0; first < planned.shape.rows; first += kLogitRows) {
-      const int64_t count = std::min(kLogitRows, planned.shape.rows - first);
-      run_cuda_head(f, queue_, row_numbers_.as<int32_t>() + first, count);
-      const size_t before = output.logits.size();
-      output.logits.resize(before + static_cast<size_t>(count) * vocab);
-      read_logits(count, output.logits.data() + before);
-    }
-    if (tap_) tap_("logits", output.logits, planned.shape.rows, table_.shape.vocab);
-  }
-  heads(batch_->samples(), [&](int64_t, int64_t count) {
-    if (input.logits != LogitsWanted::sampled) return;
-    const size_t before = output.logits.size();
-    output.logits.resize(before + static_cast<size_t>(count) * vocab);
-    read_logits(count, output.logits.data() + before);
-  });
-}
-
-void CudaExecutor::launch_graph(const StepShape& shape) {
-  const auto key = std::make_tuple(shape.rows, shape.max_context, batch_->draws());
-  auto found = graphs_.find(key);
-  if (found == graphs_.end()) {
-    const CudaForward f = forward();
-    // Once directly: lazily loaded kernels cannot be loaded while a graph is captured.
-    run_cuda_layers(f, queue_, *batch_, shape);
-    heads(shape.rows, {});
-    QG_CUDA(cudaStreamSynchronize(stream_.stream));
-    cudaGraph_t graph = nullptr;
-    QG_CUDA(cudaStreamBeginCapture(stream_.stream, cudaStreamCaptureModeThreadLocal));
-    run_cuda_layers(f, queue_, *batch_, shape);
-    heads(shape.rows, {});
-    QG_CUDA(cudaStreamEndCapture(stream_.stream, &graph));
-    cudaGraphExec_t executable = nullptr;
-    QG_CUDA(cudaGraphInstantiate(&executable, graph, 0));
-    cudaGraphDestroy(graph);
-    found = graphs_.emplace(key, executable).first;
-    ran_.merge(cuda_kernel_names(f, shape));
-  }
-  QG_CUDA(cudaGraphLaunch(found->second, stream_.stream));
-}
-
-void CudaExecutor::finish(std::span<const size_t> sampling, StepOutput& output) {
-  if (!sampling.empty())
-    QG_CUDA(cudaMemcpyAsync(sampled_.as<int32_t>(), buffers_->sampled.data(), sampling.size() * sizeof(int32_t),
-                            cudaMemcpyDeviceToHost, stream_.stream));
-  QG_CUDA(cudaEventRecord(timer_.end, stream_.stream));
-  QG_CUDA(cudaStreamSynchronize(stream_.stream));
-  float milliseconds = 0;
-  QG_CUDA(cudaEventElapsedTime(&milliseconds, timer_.begin, timer_.end));
-  device_seconds_ += 1e-3 * milliseconds;
-  for (size_t i = 0; i < sampling.size(); ++i) {
-    const int32_t token = sampled_.as<int32_t>()[i];
+void CudaExecutor::collect(StepOutput& output) {
+  if (flights_.empty()) throw Error("no step was submitted that could be collected", "cuda executor");
+  Flight flight = std::move(flights_.front());
+  flights_.pop_front();
+  if (flight.tokens == 0 && flight.number >= 0) clock_.wait(flight.number);
+  const std::span<const int32_t> tokens = sampled_->wait(flight.slot, flight.tokens, stream_.stream);
+  const int64_t first = sampled_->place(flight.slot, 0);
+  for (size_t i = 0; i < flight.sampled_at.size(); ++i) {
+    if (flight.sampled_at[i] < 0) continue;
+    const int32_t token = tokens[static_cast<size_t>(flight.sampled_at[i] - first)];
     if (token < 0)
       throw Error("the model's logits are not finite numbers", "", "look at the layers with `quantgrid inspect`");
-    output.sampled[sampling[i]] = token;
+    flight.output.sampled[i] = token;
   }
+  output = std::move(flight.output);
 }
 
 void CudaExecutor::copy_page(int32_t from, int32_t to) {

@@ -1,5 +1,6 @@
 #pragma once
 // The forward step on a GPU: fused kernels, graphs for decoding (docs/engine.md). Judged against cpu_executor.
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -13,7 +14,13 @@ struct CudaExecutorOptions {
   int device = 0;                      // as CUDA numbers them
   std::optional<KernelFamily> family;  // an earlier family than the card's own: run what an earlier card would run
   int64_t memory_bytes = 0;            // use no more of the card than this; 0 = all that is free
+  int64_t shared_bytes = 0;            // of a block's shared memory; 0 = what the card has
   bool graphs = true;                  // capture decode steps
+  // What is fastest for which layer and number of rows on this card is read from a file, and what is missing there is
+  // measured and added. Not with ExecutorOptions::deterministic. Without it the built-in choices stand.
+  bool tuned = false;
+  std::filesystem::path tuning_file;  // empty: default_tuning_file()
+  bool tune_anew = false;             // whatever the file says
 };
 
 // Takes all its memory now. num_pages = kv_bytes = 0 gives the KV cache what is left. Throws Error with the budget when

@@ -27,18 +27,21 @@ class LayerLaunches {
   void run() {
     norm(layer_.attention_norm, *layer_.qkv, "attention_in");
     layer_.qkv->run(queue_, step_.rows, input(), b_.qkv.data(), DType::f16);
+    observe("qkv");
     attend();
     layer_.attention_output->run(queue_, step_.rows, input(), b_.projected.data(), DType::f16);
+    observe("attention_projected");
     norm(layer_.mlp_norm, *layer_.gate_up, "mlp_in");
     const ActivationBuffer gated = gate();
     observe("mlp_act");
     layer_.down->run(queue_, step_.rows, gated, b_.projected.data(), DType::f16);
+    observe("mlp_projected");
     observe("out");
   }
 
  private:
   void observe(const char* name) {
-    if (f_.observe) f_.observe(name, index_);
+    if (f_.observe) f_.observe(name, index_, step_.rows);
   }
   ActivationBuffer input() const { return {b_.input.data(), b_.row_scales.as<float>()}; }
 
@@ -49,8 +52,11 @@ class LayerLaunches {
     params.epsilon = static_cast<float>(f_.shape.norm_epsilon);
     params.residual = b_.residual.as<float>();
     const bool first = index_ == 0 && &weight == &layer_.attention_norm;
+    CudaQueue queue = queue_;
     if (first) {
+      queue.chained = false;
       params.tokens = batch_.tokens();
+      params.sampled = f_.sampled;
       params.embedding = f_.model.embedding.as<__half>();
     } else {
       params.delta = b_.projected.as<__half>();
@@ -58,7 +64,7 @@ class LayerLaunches {
     params.weight = weight.as<float>();
     params.request = next.input();
     params.out = input();
-    add_rms_norm(queue_, params);
+    add_rms_norm(queue, params);
     if (first) observe("embedding");
     observe(name);
   }
@@ -68,6 +74,7 @@ class LayerLaunches {
     const ActivationRequest wanted = layer_.down->input();
     if (!layer_.gate_up->can_gate(step_.rows, wanted)) {
       layer_.gate_up->run(queue_, step_.rows, input(), b_.gate_up.data(), DType::f16);
+      observe("gate_up");
       silu_mul(queue_, step_.rows, f_.shape.ffn, b_.gate_up.as<__half>(), wanted, input());
       return input();
     }
@@ -122,15 +129,13 @@ CudaActivations::CudaActivations(const ModelShape& shape, int64_t rows)
       projected(bytes_of(rows * shape.hidden, sizeof(__half))),
       gate_up(bytes_of(rows * 2 * shape.ffn, sizeof(__half))),
       logits(bytes_of(std::min(rows, kLogitRows) * shape.vocab, sizeof(float))),
-      sampled(bytes_of(rows, sizeof(int32_t))),
       argmax(static_cast<size_t>(argmax_scratch_bytes(std::min(rows, kLogitRows)))) {
   QG_CUDA(cudaMemset(argmax.data(), 0, argmax.bytes()));
 }
 
 int64_t CudaActivations::bytes() const {
   size_t total = 0;
-  for (const DeviceBuffer* buffer :
-       {&residual, &input, &row_scales, &qkv, &q, &projected, &gate_up, &logits, &sampled, &argmax})
+  for (const DeviceBuffer* buffer : {&residual, &input, &row_scales, &qkv, &q, &projected, &gate_up, &logits, &argmax})
     total += buffer->bytes();
   return static_cast<int64_t>(total);
 }
@@ -153,7 +158,25 @@ void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int
   params.request = forward.model.lm_head->input();
   params.out = {b.input.data(), b.row_scales.as<float>()};
   add_rms_norm(queue, params);
+  if (forward.observe) forward.observe("final_norm", -1, count);
   forward.model.lm_head->run(queue, count, params.out, b.logits.data(), DType::f32);
+}
+
+void run_cuda_sampling(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
+                       const TokenTarget& to, const std::function<void(int64_t count)>& after_each) {
+  const int64_t vocab = forward.shape.vocab;
+  const float* logits = forward.buffers.logits.as<float>();
+  for (int64_t first = 0; first < batch.samples(); first += kLogitRows) {
+    const int64_t count = std::min(kLogitRows, batch.samples() - first);
+    run_cuda_head(forward, queue, batch.sample_rows() + first, count);
+    const TokenTarget part = {to.device + first, to.host + first, batch.first_sample()};
+    // The host may take a token as soon as it is there, so it gets those of the last kernel alone.
+    TokenTarget largest = part;
+    if (batch.draws()) largest.host = nullptr;
+    argmax_rows(queue, count, vocab, logits, largest, forward.buffers.argmax.data());
+    if (batch.draws()) sample_rows(queue, count, vocab, logits, batch.asked() + first, part);
+    if (after_each) after_each(count);
+  }
 }
 
 std::set<std::string> cuda_kernel_names(const CudaForward& forward, const StepShape& step) {

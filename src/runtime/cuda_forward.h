@@ -32,7 +32,6 @@ struct CudaActivations {
   DeviceBuffer projected;   // half [rows, hidden]
   DeviceBuffer gate_up;     // half [rows, 2 * ffn]
   DeviceBuffer logits;      // float [min(rows, kLogitRows), vocab]
-  DeviceBuffer sampled;     // int32 [rows]
   DeviceBuffer argmax;      // scratch
 };
 
@@ -46,19 +45,26 @@ struct CudaForward {
   const std::vector<KvScale>& kv_scales;
   const std::vector<CudaKvShaping>& kv_shaping;  // one a layer, or empty: keys are stored as they are
   const float2* rope_table;
-  std::byte* pool;  // [layers][pages]
+  const int32_t* sampled;  // tokens of earlier steps, as AddRmsNormParams takes them
+  std::byte* pool;         // [layers][pages]
   int64_t layer_pool_bytes;
-  // Called between launches with the name of what has just been computed, under the executor's tap names. May be empty.
-  std::function<void(const char* name, int layer)> observe;
+  // Called between launches with the name of what has just been computed, under the executor's tap names, and how many
+  // rows of it there are. May be empty.
+  std::function<void(const char* name, int layer, int64_t rows)> observe;
 };
 
 // All layers: from tokens to the residual stream. The last layer's output is left in buffers.projected, for the norm
-// that follows.
+// that follows. The first kernel waits for everything before it on the stream, whether or not the queue is chained:
+// later ones read old pages and the batch without waiting.
 void run_cuda_layers(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
                      const StepShape& step);
 // Final norm of `count` rows named in `source_rows` (device), and their logits into buffers.logits.
 // count <= kLogitRows.
 void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int32_t* source_rows, int64_t count);
+// The same for all rows of the batch that sample, in parts of kLogitRows, and their tokens: row i's to `to`, at
+// batch.first_sample() + i. after_each (may be empty) is called after each part, whose logits are still there.
+void run_cuda_sampling(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
+                       const TokenTarget& to, const std::function<void(int64_t count)>& after_each);
 // Names of the kernels that such a step runs.
 std::set<std::string> cuda_kernel_names(const CudaForward& forward, const StepShape& step);
 

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/float.h"
 #include "core/interrupt.h"
+#include "core/log.h"
 #include "core/parallel.h"
 #include "core/progress.h"
 
@@ -69,6 +70,11 @@ CudaShaping upload_shaping(const KvShaping& shaping) {
 
 CudaModel load_cuda_model(const Checkpoint& checkpoint, CudaLinearContext& context) {
   const ModelShape& shape = checkpoint.table().shape;
+  if (checkpoint.dtype() == DType::bf16)
+    info(
+        "tensors stored in BF16 are computed in FP16: every value within its range is exact there down to 6e-5; a "
+        "larger "
+        "one than 65504 is refused");
   CudaModel model;
   Progress progress("load", shape.layers + 2, "layers");
   for (int layer = 0; layer < shape.layers; ++layer) {
@@ -88,18 +94,26 @@ CudaModel load_cuda_model(const Checkpoint& checkpoint, CudaLinearContext& conte
     progress.advance();
   }
   const TensorSpec& embedding = spec_of(checkpoint, TensorRole::embedding);
-  model.embedding = upload_f16(checkpoint.tensor(embedding), embedding.hf_name);
+  const Tensor table = checkpoint.tensor(embedding);
+  if (table.dtype == DType::f16) {
+    model.embedding = DeviceBuffer(table.bytes());
+    context.upload().bytes(model.embedding.data(), table.data, table.bytes());
+  } else {
+    model.embedding = upload_f16(table, embedding.hf_name);
+  }
   progress.advance();
   model.final_norm = upload_f32(to_f32(checkpoint.tensor(spec_of(checkpoint, TensorRole::final_norm))));
   const TensorSpec* head = checkpoint.table().find(TensorRole::lm_head);
   LinearWeights lm_head;
-  lm_head.weight = checkpoint.tensor(head ? *head : embedding);
+  lm_head.weight = head ? checkpoint.tensor(*head) : table;
   lm_head.n = shape.vocab;
   lm_head.k = shape.hidden;
   const LinearWeights* part = &lm_head;
   model.lm_head = std::make_unique<CudaLinear>(std::span(&part, 1), ActivationScaling::none, context);
   model.bytes += static_cast<int64_t>(model.embedding.bytes() + model.final_norm.bytes()) + model.lm_head->bytes();
   progress.advance();
+  model.bytes_read = context.upload().bytes_sent();
+  context.upload().release();
   return model;
 }
 

@@ -22,6 +22,7 @@ struct CudaModel {
   DeviceBuffer final_norm;
   std::unique_ptr<CudaLinear> lm_head;  // logits
   int64_t bytes = 0;                    // on the device
+  int64_t bytes_read = 0;               // that went to the device, before repacking
 };
 
 // Layer by layer, with progress. Throws Error when a weight overflows half, when no kernel can run a layer, when there

@@ -96,6 +96,17 @@ DeviceProbe probe_device(int index) {
   return probe;
 }
 
+std::vector<std::string> visible_devices() {
+  int count = 0;
+  std::vector<std::string> uuids;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();  // no driver, or none for this toolkit: `doctor` says which
+    return uuids;
+  }
+  for (int i = 0; i < count; ++i) uuids.push_back(device_uuid(i));
+  return uuids;
+}
+
 std::string device_uuid(int index) {
   cudaDeviceProp properties;
   QG_CUDA(cudaGetDeviceProperties(&properties, index));

@@ -1,8 +1,12 @@
 #pragma once
 // What a card really does, against which shares of its limits are taken: `quantgrid doctor --probe`.
 #include <string>
+#include <vector>
 
 namespace qg {
+
+// UUIDs of the cards that CUDA shows this program, in CUDA's order; empty where this build or machine has none.
+std::vector<std::string> visible_devices();
 
 // "GPU-…" of CUDA device `index`, the name that NVML knows it by too. Throws Error like probe_device.
 std::string device_uuid(int index);

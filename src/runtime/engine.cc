@@ -1,13 +1,13 @@
 #include "runtime/engine.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
+#include <array>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <utility>
 
 #include "core/error.h"
+#include "runtime/flight.h"
 #include "runtime/scheduler.h"
 
 namespace qg {
@@ -56,23 +56,23 @@ struct Engine::State {
   bool take_commands(const OnEvent& on_event);
   void take(Command& command, const OnEvent& on_event);
   void end(const TokenEvent& event, const OnEvent& on_event);
-  void build_input(const std::vector<PlannedPiece>& planned);
-  void check_output() const;
-  void give_out(const std::vector<PlannedPiece>& planned, const OnEvent& on_event);
-  void give_out_prompt_logits(const PlannedPiece& piece, int64_t first_row, TokenEvent event, const OnEvent& on_event);
-  std::span<const float> logits_row(int64_t row) const {
-    return std::span<const float>(output.logits).subspan(row * vocab, vocab);
+  bool send(const std::vector<PlannedPiece>& planned);
+  bool collect(const OnEvent& on_event);
+  void give_out(const Flight& flight, const OnEvent& on_event);
+  void give_out_prompt_logits(const Flight& flight, size_t piece, TokenEvent event, const OnEvent& on_event);
+  std::span<const float> logits_row(const Flight& flight, int64_t row) const {
+    return std::span<const float>(flight.output.logits).subspan(row * vocab, vocab);
   }
+  void abandon_flights();
+  bool runs_ahead() const { return executor->runs_ahead() && !scheduler.logits_wanted(); }
   void save_stats();
 
   // Used by the thread that calls step() only.
   std::shared_ptr<Executor> executor;
   int64_t vocab;
   Scheduler scheduler;
-  std::vector<int32_t> tokens;
-  std::vector<SequencePiece> pieces;
-  StepInput input;
-  StepOutput output;
+  std::array<Flight, 2> flights;
+  size_t oldest = 0, under_way = 0;  // of flights: the oldest that was sent and not collected, how many there are
   std::vector<Command> taken;
   int64_t finished = 0, cancelled = 0, refused = 0;
 
@@ -80,7 +80,8 @@ struct Engine::State {
   std::condition_variable changed;
   std::vector<Command> inbox;
   RequestId next_id = 1;
-  int64_t open = 0;  // requests that have not ended
+  int64_t open = 0;     // requests that have not ended
+  bool flying = false;  // a step is under way
   bool woken = false;
   EngineStats stats;
 };
@@ -88,7 +89,9 @@ struct Engine::State {
 Engine::Engine(std::shared_ptr<Executor> executor, EngineOptions options)
     : state_(std::make_unique<State>(std::move(executor), options)) {}
 
-Engine::~Engine() = default;
+Engine::~Engine() {
+  state_->abandon_flights();
+}
 
 RequestId Engine::add(Request request) {
   RequestId id = 0;
@@ -112,12 +115,12 @@ void Engine::cancel(RequestId id) {
 
 bool Engine::idle() const {
   const std::lock_guard lock(state_->mutex);
-  return state_->open == 0;
+  return state_->open == 0 && !state_->flying;
 }
 
 bool Engine::wait(std::chrono::milliseconds limit) {
   std::unique_lock lock(state_->mutex);
-  const auto work = [this] { return state_->open > 0 || !state_->inbox.empty(); };
+  const auto work = [this] { return state_->open > 0 || state_->flying || !state_->inbox.empty(); };
   state_->changed.wait_for(lock, limit, [&] { return work() || state_->woken; });
   state_->woken = false;
   return work();
@@ -146,18 +149,25 @@ const EngineOptions& Engine::options() const {
 
 bool Engine::step(const std::function<void(const TokenEvent&)>& on_event) {
   State& state = *state_;
-  const bool commands = state.take_commands(on_event);
-  const std::vector<PlannedPiece>& planned = state.scheduler.plan();
-  if (planned.empty() && !state.scheduler.empty())
-    throw Error("internal error: requests wait and none can run", "scheduler", "please report this");
-  if (!planned.empty()) {
-    state.build_input(planned);
-    state.executor->step(state.input, state.output);
-    state.check_output();
-    state.give_out(planned, on_event);
+  bool worked = state.take_commands(on_event);
+  try {
+    if (state.under_way > 0 && !(state.runs_ahead() && state.scheduler.can_plan_ahead()))
+      worked |= state.collect(on_event);
+    const bool sent = state.send(state.scheduler.plan());
+    if (!sent && state.under_way == 0 && !state.scheduler.empty())
+      throw Error("internal error: requests wait and none can run", "scheduler", "please report this");
+    // One step stays under way, beside which the next call plans.
+    const size_t stay = sent && state.runs_ahead() ? 1 : 0;
+    while (state.under_way > stay) worked |= state.collect(on_event);
+    worked |= sent;
+  } catch (...) {
+    state.abandon_flights();
+    state.scheduler.take_back();
+    state.save_stats();
+    throw;
   }
   state.save_stats();
-  return commands || !planned.empty();
+  return worked;
 }
 
 bool Engine::State::take_commands(const OnEvent& on_event) {
@@ -197,63 +207,62 @@ void Engine::State::end(const TokenEvent& event, const OnEvent& on_event) {
   --open;
 }
 
-void Engine::State::build_input(const std::vector<PlannedPiece>& planned) {
-  tokens.clear();
-  pieces.clear();
-  input.logits = LogitsWanted::none;
-  const int64_t page_tokens = executor->page_tokens();
-  for (const PlannedPiece& plan : planned) {
-    const Sequence& sequence = *plan.sequence;
-    const int64_t begin = sequence.computed_tokens, end = begin + plan.num_tokens;
-    SequencePiece& piece = pieces.emplace_back();
-    piece.first_row = static_cast<int64_t>(tokens.size());
-    piece.num_tokens = plan.num_tokens;
-    piece.context_tokens = begin;
-    piece.pages = std::span<const int32_t>(sequence.pages).first((end + page_tokens - 1) / page_tokens);
-    piece.sample = plan.sample;
-    piece.output_position = sequence.generated_tokens();
-    piece.sampling = sequence.request.sampling;
-    tokens.insert(tokens.end(), sequence.tokens.begin() + begin, sequence.tokens.begin() + end);
-    input.logits = std::max(input.logits, sequence.request.logits);  // none < sampled < all
-  }
-  input.tokens = tokens;
-  input.pieces = pieces;
+bool Engine::State::send(const std::vector<PlannedPiece>& planned) {
+  if (planned.empty()) return false;
+  Flight& flight = flights[(oldest + under_way) % flights.size()];
+  flight.prepare(planned, executor->page_tokens());
+  executor->submit(flight.input());
+  ++under_way;
+  scheduler.sent();
+  return true;
 }
 
-void Engine::State::check_output() const {
-  const auto wrong = [this](const std::string& what) {
-    throw Error("internal error: " + what, "executor " + executor->name(), "please report this");
-  };
-  if (output.sampled.size() != pieces.size())
-    wrong(fmt::format("{} tokens for {} pieces", output.sampled.size(), pieces.size()));
-  int64_t rows = 0;
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    if (pieces[i].sample && (output.sampled[i] < 0 || output.sampled[i] >= vocab))
-      wrong(fmt::format("sampled token {} of {}", output.sampled[i], vocab));
-    rows += input.logits == LogitsWanted::all ? pieces[i].num_tokens : pieces[i].sample;
-  }
-  if (input.logits != LogitsWanted::none && static_cast<int64_t>(output.logits.size()) != rows * vocab)
-    wrong(fmt::format("{} logits for {} rows of {}", output.logits.size(), rows, vocab));
+// Waits for the oldest step under way and gives its tokens out.
+bool Engine::State::collect(const OnEvent& on_event) {
+  Flight& flight = flights[oldest];
+  oldest = (oldest + 1) % flights.size();
+  --under_way;
+  executor->collect(flight.output);
+  flight.check_output(executor->name(), vocab);
+  give_out(flight, on_event);
+  return true;
 }
 
-void Engine::State::give_out(const std::vector<PlannedPiece>& planned, const OnEvent& on_event) {
+// After an error, or at the end: waits until nothing uses pages any more; what comes out is of no use.
+void Engine::State::abandon_flights() {
+  for (; under_way > 0; --under_way) {
+    try {
+      executor->collect(flights[oldest].output);
+    } catch (const std::exception&) {  // the error that led here, or another for the same reason
+    }
+    oldest = (oldest + 1) % flights.size();
+  }
+}
+
+void Engine::State::give_out(const Flight& flight, const OnEvent& on_event) {
   TokenEvent event;
   event.time = EngineClock::now();
   int64_t sampled_row = 0;
-  for (size_t i = 0; i < planned.size(); ++i) {
-    const PlannedPiece& piece = planned[i];
+  for (size_t i = 0; i < flight.planned().size(); ++i) {
+    const PlannedPiece& piece = flight.planned()[i];
+    if (piece.sequence->ended) {  // by a token of the step before, or cancelled, when this one was under way
+      scheduler.discard(piece);
+      sampled_row += piece.sample;
+      continue;
+    }
     const LogitsWanted wanted = piece.sequence->request.logits;
+    const int32_t token = flight.output.sampled[i];
     event.request = piece.sequence->id;
-    if (wanted == LogitsWanted::all) give_out_prompt_logits(piece, pieces[i].first_row, event, on_event);
-    const FinishReason finish = scheduler.complete(piece, output.sampled[i]);
+    if (wanted == LogitsWanted::all) give_out_prompt_logits(flight, i, event, on_event);
+    const FinishReason finish = scheduler.complete(piece, token);
     if (!piece.sample) continue;
     event.finish = finish;
-    event.token = piece.sequence->request.max_tokens == 0 ? -1 : output.sampled[i];
-    event.position = pieces[i].output_position;
+    event.token = piece.sequence->request.max_tokens == 0 ? -1 : token;
+    event.position = flight.output_position(i);
     event.logits = {};
     if (wanted != LogitsWanted::none)
-      event.logits =
-          logits_row(input.logits == LogitsWanted::all ? pieces[i].first_row + piece.num_tokens - 1 : sampled_row);
+      event.logits = logits_row(
+          flight, flight.logits() == LogitsWanted::all ? flight.first_row(i) + piece.num_tokens - 1 : sampled_row);
     ++sampled_row;
     if (finish == FinishReason::none) {
       on_event(event);
@@ -265,16 +274,15 @@ void Engine::State::give_out(const std::vector<PlannedPiece>& planned, const OnE
 }
 
 // Rows that are computed for the first time, but for the prompt's last: its logits come with the first token.
-void Engine::State::give_out_prompt_logits(const PlannedPiece& piece, int64_t first_row, TokenEvent event,
-                                           const OnEvent& on_event) {
+void Engine::State::give_out_prompt_logits(const Flight& flight, size_t i, TokenEvent event, const OnEvent& on_event) {
+  const PlannedPiece& piece = flight.planned()[i];
   const Sequence& sequence = *piece.sequence;
   event.token = -1;
   event.finish = FinishReason::none;
-  for (int64_t i = 0; i < piece.num_tokens; ++i) {
-    const int64_t row = sequence.computed_tokens + i;
+  for (int64_t row = piece.begin; row < piece.begin + piece.num_tokens; ++row) {
     if (row < sequence.first_time_tokens || row >= sequence.prompt_tokens - 1) continue;
     event.position = row + 1 - sequence.prompt_tokens;
-    event.logits = logits_row(first_row + i);
+    event.logits = logits_row(flight, flight.first_row(i) + row - piece.begin);
     on_event(event);
   }
 }
@@ -282,6 +290,7 @@ void Engine::State::give_out_prompt_logits(const PlannedPiece& piece, int64_t fi
 void Engine::State::save_stats() {
   const EngineStats& now = scheduler.stats();
   const std::lock_guard lock(mutex);
+  flying = under_way > 0;
   stats = now;
   stats.finished = finished;
   stats.cancelled = cancelled;

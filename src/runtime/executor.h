@@ -30,6 +30,9 @@ struct SequencePiece {
   bool sample = false;             // sample after the piece's last token
   int64_t output_position = 0;     // tokens already generated for the sequence, for the seed
   SamplingParams sampling;
+  // Not below 0: the piece's only token is the one sampled by this piece of the step submitted before, which nobody may
+  // know yet; what stands in StepInput::tokens is ignored. For executors that run ahead.
+  int64_t token_of_piece = -1;
 };
 
 enum class LogitsWanted { none, sampled, all };  // which rows come back to the host beside the sampled tokens
@@ -70,6 +73,15 @@ class Executor {
 
   // Computes K and V of all tokens into their pages, attention over context and piece, logits where asked.
   virtual void step(const StepInput& input, StepOutput& output) = 0;
+
+  // The same in two halves. submit() takes a step, and everything it needs of `input`, before it returns; collect()
+  // waits for the oldest step that was submitted and not collected. Steps are computed in order. When submit() throws,
+  // nothing was submitted; when collect() throws, that step is gone. step() may be called when nothing is submitted.
+  // Here for executors that know only step(): submit() computes, and one step at a time is all there is.
+  virtual void submit(const StepInput& input);
+  virtual void collect(StepOutput& output);
+  // Whether a second step may be submitted before the first is collected, now (a tap forbids it).
+  virtual bool runs_ahead() const { return false; }
   // Pages whose content may be reused need copying only when a shared page is written: copies one page, all layers.
   virtual void copy_page(int32_t from, int32_t to) = 0;
 
@@ -79,8 +91,12 @@ class Executor {
   virtual int64_t weight_bytes() const = 0;              // resident
   virtual int64_t kv_pool_bytes() const = 0;
   virtual std::string name() const = 0;  // "cpu", "cuda"
-  // Seconds for which a GPU worked on steps, since the executor was made; 0 where none does.
-  virtual double device_seconds() const { return 0; }
+  // Seconds for which a GPU worked on steps, since the executor was made, what two steps share counted once; waits for
+  // what was submitted. 0 where no GPU does.
+  virtual double device_seconds() { return 0; }
+
+ private:
+  std::optional<StepOutput> computed_;  // by submit(), not collected
 };
 
 }  // namespace qg

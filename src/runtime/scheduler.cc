@@ -79,6 +79,7 @@ void Scheduler::add(RequestId id, Request request) {
   sequence.tokens = std::move(request.prompt);
   sequence.prompt_tokens = sequence.num_tokens();
   sequence.request = std::move(request);
+  logits_wanted_ += sequence.request.logits != LogitsWanted::none;
   by_id_[id] = std::prev(waiting_.end());
 }
 
@@ -91,9 +92,17 @@ bool Scheduler::cancel(RequestId id) {
 
 void Scheduler::remove(Sequence* sequence) {
   const auto found = by_id_.find(sequence->id);
-  release_pages(*sequence);
-  (sequence->running ? running_ : waiting_).erase(found->second);
+  const auto place = found->second;
   by_id_.erase(found);
+  logits_wanted_ -= sequence->request.logits != LogitsWanted::none;
+  std::list<Sequence>& list = sequence->running ? running_ : waiting_;
+  if (sequence->pieces_under_way > 0) {
+    sequence->ended = true;
+    leaving_.splice(leaving_.end(), list, place);
+    return;
+  }
+  release_pages(*sequence);
+  list.erase(place);
 }
 
 const std::vector<PlannedPiece>& Scheduler::plan() {
@@ -110,15 +119,25 @@ const std::vector<PlannedPiece>& Scheduler::plan() {
 // One token is to be computed. Deterministic: generated tokens are computed one at a time, as they were the first time,
 // even when several of them are known after a preemption.
 bool Scheduler::decodes(const Sequence& sequence) const {
-  if (options_.deterministic) return sequence.computed_tokens >= sequence.prompt_tokens;
-  return sequence.num_tokens() - sequence.computed_tokens == 1;
+  const int64_t rows = sequence.rows_to_send();
+  if (options_.deterministic) return rows > 0 && sequence.sent_tokens >= sequence.prompt_tokens;
+  return rows == 1;
+}
+
+bool Scheduler::can_plan_ahead() const {
+  int64_t wanted = 0;
+  for (const Sequence& sequence : running_)
+    if (decodes(sequence)) wanted += pages_for(sequence.sent_tokens + 1) > static_cast<int64_t>(sequence.pages.size());
+  return wanted <= pages_.available();
 }
 
 void Scheduler::plan_decodes() {
+  spent_ = 0;
   for (auto it = running_.begin(); it != running_.end(); ++it) {
+    spent_ += it->spent();
     if (!decodes(*it)) continue;
     // Sequences behind this one may be preempted here; when it is itself the newest, it was the last to look at.
-    if (!grow(*it, it->computed_tokens + 1)) break;
+    if (!grow(*it, it->sent_tokens + 1)) break;
     plan_piece(*it, 1);
   }
 }
@@ -132,9 +151,10 @@ void Scheduler::plan_prefills() {
 }
 
 // Strictly in order: a long request at the front is not overtaken, so it cannot starve. What was preempted for this
-// step cannot come back in it: it needs all the pages that it gave up, and one of them is taken.
+// step cannot come back in it: it needs all the pages that it gave up, and one of them is taken. A sequence whose last
+// token is on its way has no row any more, so it takes no place in the batch.
 void Scheduler::admit_waiting() {
-  while (rows_left_ > 0 && !waiting_.empty() && static_cast<int64_t>(running_.size()) < options_.max_batch) {
+  while (rows_left_ > 0 && !waiting_.empty() && active() < options_.max_batch) {
     Sequence& sequence = waiting_.front();
     if (prefill_tokens(sequence) == 0 || !start(sequence)) return;
     running_.splice(running_.end(), waiting_, waiting_.begin());
@@ -145,19 +165,40 @@ void Scheduler::admit_waiting() {
 
 void Scheduler::plan_piece(Sequence& sequence, int64_t num_tokens) {
   if (num_tokens == 0) return;
-  const int64_t end = sequence.computed_tokens + num_tokens;
-  pieces_.push_back({&sequence, num_tokens, end == sequence.num_tokens()});
+  const int64_t begin = sequence.sent_tokens, end = begin + num_tokens;
+  pieces_.push_back({&sequence, begin, num_tokens, end == sequence.num_tokens() + sequence.awaited_tokens});
   rows_left_ -= num_tokens;
 }
 
-// Tokens of the sequence's next chunk; 0 when it must wait for room (deterministic only).
+void Scheduler::sent() {
+  for (size_t i = 0; i < pieces_.size(); ++i) {
+    Sequence& sequence = *pieces_[i].sequence;
+    sequence.sent_tokens += pieces_[i].num_tokens;
+    sequence.awaited_tokens += pieces_[i].sample;
+    sequence.last_piece = static_cast<int64_t>(i);
+    ++sequence.pieces_under_way;
+  }
+  pieces_under_way_ += static_cast<int64_t>(pieces_.size());
+}
+
+void Scheduler::take_back() {
+  for (Sequence& sequence : running_) {
+    sequence.sent_tokens = sequence.computed_tokens;
+    sequence.awaited_tokens = sequence.pieces_under_way = 0;
+  }
+  for (Sequence& sequence : leaving_) release_pages(sequence);
+  leaving_.clear();
+  pieces_under_way_ = 0;
+}
+
+// Tokens of the sequence's next chunk; 0 when there are none, or when it must wait for room (deterministic only).
 int64_t Scheduler::prefill_tokens(const Sequence& sequence) const {
-  const int64_t begin = sequence.computed_tokens;
+  const int64_t begin = sequence.sent_tokens, remaining = sequence.rows_to_send();
+  if (remaining == 0) return 0;
   if (options_.deterministic) {
     const int64_t chunk = std::min(options_.prefill_chunk, sequence.prompt_tokens - begin);
     return chunk <= rows_left_ ? chunk : 0;
   }
-  const int64_t remaining = sequence.num_tokens() - begin;
   const int64_t chunk = std::min({remaining, options_.prefill_chunk, rows_left_});
   if (chunk == remaining) return chunk;
   const int64_t whole_pages = (begin + chunk) / limits_.page_tokens * limits_.page_tokens - begin;
@@ -183,7 +224,7 @@ bool Scheduler::grow(Sequence& sequence, int64_t num_tokens) {
 // Gives a waiting sequence the pages of all its tokens, those of a known prefix shared; false when there are too few.
 bool Scheduler::start(Sequence& sequence) {
   // Each sequence, this one too, should be able to begin one more page before anybody has to give way.
-  const int64_t headroom = running_.empty() ? 0 : static_cast<int64_t>(running_.size()) + 1;
+  const int64_t headroom = running_.empty() ? 0 : active() + 1;
   if (pages_.available() < headroom + 1) return false;
   find_prefix(sequence);
   int64_t taken = pages_for(sequence.num_tokens()) - static_cast<int64_t>(prefix_.size());
@@ -193,7 +234,7 @@ bool Scheduler::start(Sequence& sequence) {
   for (const int32_t page : prefix_) pages_.share(page);
   sequence.pages = prefix_;
   sequence.published_pages = static_cast<int64_t>(prefix_.size());
-  sequence.computed_tokens = sequence.published_pages * limits_.page_tokens;
+  sequence.computed_tokens = sequence.sent_tokens = sequence.published_pages * limits_.page_tokens;
   stats_.reused_tokens +=
       std::max<int64_t>(0, std::min(sequence.computed_tokens, sequence.prompt_tokens) - sequence.first_time_tokens);
   sequence.first_time_tokens = std::max(sequence.first_time_tokens, sequence.computed_tokens);
@@ -246,23 +287,33 @@ void Scheduler::publish_full_pages(Sequence& sequence) {
 
 FinishReason Scheduler::complete(const PlannedPiece& piece, int32_t token) {
   Sequence& sequence = *piece.sequence;
-  for (int64_t i = 0; i < piece.num_tokens; ++i) {
-    const int64_t row = sequence.computed_tokens + i;
+  --sequence.pieces_under_way;
+  --pieces_under_way_;
+  for (int64_t row = piece.begin; row < piece.begin + piece.num_tokens; ++row)
     ++(row < sequence.first_time_tokens ? stats_.recomputed_tokens
        : row < sequence.prompt_tokens   ? stats_.prefill_tokens
                                         : stats_.decode_tokens);
-  }
-  sequence.computed_tokens += piece.num_tokens;
+  sequence.computed_tokens = piece.begin + piece.num_tokens;
   sequence.first_time_tokens = std::max(sequence.first_time_tokens, sequence.computed_tokens);
   publish_full_pages(sequence);
   if (!piece.sample) return FinishReason::none;
 
+  --sequence.awaited_tokens;
   const Request& request = sequence.request;
   if (request.max_tokens == 0) return FinishReason::length;
   sequence.tokens.push_back(token);
   if (!request.ignore_stop && std::ranges::find(request.stop_tokens, token) != request.stop_tokens.end())
     return FinishReason::stop;
   return sequence.generated_tokens() == request.max_tokens ? FinishReason::length : FinishReason::none;
+}
+
+void Scheduler::discard(const PlannedPiece& piece) {
+  Sequence& sequence = *piece.sequence;
+  --pieces_under_way_;
+  stats_.discarded_tokens += piece.num_tokens;
+  if (--sequence.pieces_under_way > 0) return;
+  release_pages(sequence);
+  leaving_.remove_if([&](const Sequence& other) { return &other == &sequence; });
 }
 
 void Scheduler::release_pages(Sequence& sequence) {
@@ -272,8 +323,10 @@ void Scheduler::release_pages(Sequence& sequence) {
 }
 
 void Scheduler::preempt(Sequence& sequence) {
+  if (pieces_under_way_ > 0)
+    throw Error("internal error: a sequence gives way while a step is under way", "scheduler", "please report this");
   release_pages(sequence);
-  sequence.computed_tokens = 0;
+  sequence.computed_tokens = sequence.sent_tokens = 0;
   sequence.running = false;
   waiting_.splice(waiting_.begin(), running_, by_id_.at(sequence.id));
   ++stats_.preemptions;

@@ -135,8 +135,10 @@ ChoicePart Generation::part_of(int64_t index) {
 void Generation::stream_part(int64_t index) {
   Choice& choice = choices_[static_cast<size_t>(index)];
   ChoicePart part = part_of(index);
-  // A chunk without news is not sent, but for the first, which shows that the reply has begun.
-  if (part.text.empty() && part.num_logprobs == 0 && part.finish_reason.empty() && choice.begun) return;
+  // A chunk without news is not sent, but for the first, which shows that the reply has begun. A running count is news
+  // with each token, also when its text is held back: so clients know when tokens came.
+  const bool counted = request_.api.continuous_usage;
+  if (part.text.empty() && part.num_logprobs == 0 && part.finish_reason.empty() && choice.begun && !counted) return;
   choice.begun = true;
   const Json usage_now = request_.api.continuous_usage ? to_json(usage()) : Json();
   output_ += sse_event(json_text(chunk_json(head_, std::move(part), usage_now)));

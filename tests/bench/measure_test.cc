@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <set>
+#include <thread>
 
 #include "core/error.h"
 #include "core/rng.h"
@@ -208,6 +209,29 @@ TEST(Measure, TimesAreAsDefined) {
   EXPECT_NEAR(r.tpot_ms_p50, 5, 1e-6);
   EXPECT_NEAR(r.itl_ms_p50, 5, 1e-6);
   EXPECT_NEAR(r.itl_ms_p99, 5, 1e-6);
+}
+
+// A step of 20 ms, during which requests arrive at the door.
+class SlowTarget : public FakeTarget {
+ public:
+  bool poll(EngineClock::time_point deadline, const std::function<void(const LoadEvent&)>& on_event) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    return FakeTarget::poll(deadline, on_event);
+  }
+};
+
+// Whoever arrives during a step waits for its end and for a step of its own: 30 ms in the middle, not 20.
+TEST(Measure, PoissonArrivalsCountFromWhenTheyCame) {
+  SlowTarget target;
+  Load w = *parse_load("decode/b1");
+  w.arrival = Arrival::rate;
+  w.rate_per_s = 1000;
+  w.requests = 200;
+  w.osl = 1;
+  w.speed = SpeedKind::throughput;
+  const BenchResult r = measure(target, w, [](int64_t) {});
+  EXPECT_EQ(r.requests, 200);
+  EXPECT_GT(r.ttft_ms_p50, 24);
 }
 
 TEST(Measure, KeepsTheConcurrencyAsked) {

@@ -286,7 +286,9 @@ const std::vector<Broken>& cases() {
       {"UnknownFlag", {}, "plan --fast grid.toml", "--fast"},
       {"BatchAndRate", {}, "bench --model model --batch 2 --rate 3", "exclude"},
       {"NoGpu", {}, "generate --model model --prompt hi --executor cuda", "CUDA", 4},
-      {"NotThereYet", {}, "submit grid.toml --slurm", "not in this version", 4},
+      {"NoScheduler", {}, "submit grid.toml", "add --slurm"},
+      {"NoServer", {}, "bench --engine openai --isl 8 --osl 8", "--base-url"},
+      {"NoTls", {}, "bench --engine openai --base-url https://127.0.0.1", "no TLS"},
   };
   return all;
 }

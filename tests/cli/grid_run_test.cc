@@ -115,6 +115,38 @@ TEST_F(GridRunTest, MakesMeasuresAndDoesNothingTwice) {
   EXPECT_EQ(page.find("http://"), std::string::npos) << "the page must open without a network";
 }
 
+// Of any card's cases, and nothing twice.
+TEST_F(GridRunTest, MakesOnlyCheckpointsAndSkipsWhatIsSound) {
+  std::string other = kGrid;
+  for (size_t at; (at = other.find("\"cpu\"")) != std::string::npos;) other.replace(at, 5, "\"a10\"");
+  write_text(folder_ / "a10.toml", other);
+  const std::string command = "run a10.toml --journal j.jsonl --executor cpu --checkpoints-only";
+  const Outcome made = run_program(command, folder_);
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const fs::path fp8 = folder_ / "models/tiny-trtllm-ckpt-wq_fp8-kv_fp16/rank0.safetensors",
+                 int4 = folder_ / "models/tiny-trtllm-ckpt-wq_int4_awq-kv_fp16";
+  ASSERT_TRUE(fs::exists(fp8));
+  ASSERT_TRUE(fs::exists(int4));
+  EXPECT_EQ(read_text(folder_ / "j.jsonl").find("decode"), std::string::npos);
+  const auto time = fs::last_write_time(fp8);
+  fs::remove_all(int4);
+  const Outcome again = run_program(command, folder_);
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_NE(again.err.find("wq_fp8-kv_fp16: there already, made from these weights"), std::string::npos) << again.err;
+  EXPECT_EQ(fs::last_write_time(fp8), time);
+  EXPECT_TRUE(fs::exists(int4));
+
+  fs::resize_file(fp8, fs::file_size(fp8) - 10);
+  EXPECT_EQ(run_program(command, folder_).exit_code, 1);
+}
+
+TEST_F(GridRunTest, AModelThatIsNotHereIsSaidAndTheOthersAreMade) {
+  fs::remove_all(folder_ / "models/tiny");
+  const Outcome made = run_program("run grid.toml --journal j.jsonl --executor cpu --checkpoints-only", folder_);
+  EXPECT_EQ(made.exit_code, 2);
+  EXPECT_NE(made.err.find("tiny"), std::string::npos) << made.err;
+}
+
 TEST_F(GridRunTest, GoesOnAfterAKillAtAnyMoment) {
   for (int attempt = 0; attempt < 12; ++attempt) {
     const pid_t child = fork();

@@ -58,6 +58,10 @@ std::string all_commands(EngineId engine) {
         if (m.tokens) text += line(*m.tokens);
         for (const BenchRun& run : m.runs) text += line(run.command);
       }
+      const ServeCommand serve = serve_command(e, 8000);
+      text += "-- serve\n";
+      for (const WrittenFile& file : serve.files) text += file.path.string() + ":\n" + file.text;
+      text += line(serve.command);
     }
   return text;
 }
@@ -125,20 +129,43 @@ TEST(EngineCommands, EngineHoldsTheLongestWorkload) {
   EXPECT_TRUE(has(build, "--max_num_tokens", "20000"));
 }
 
-// Only `throughput` takes a batch: `latency` runs one request at a time.
+// Only `throughput` takes a batch: `latency` runs one request at a time. On the PyTorch back end `latency` takes no
+// options file before 1.2, so that no KV format could be chosen.
 TEST(EngineCommands, LatencyForOneRequestThroughputForMore) {
   for (const EngineId engine : {EngineId::trtllm_pytorch, EngineId::trtllm_tensorrt}) {
     const EngineCase e = a_case(engine, WeightFormat::int4_awq, KvFormat::fp16);
+    const bool tensorrt = engine == EngineId::trtllm_tensorrt;
     const CommandLine one = measurement(e, kWorkloads[0]).runs.at(0).command;
-    EXPECT_TRUE(has(one, "latency"));
-    EXPECT_FALSE(has(one, "--max_batch_size"));
-    EXPECT_FALSE(has(one, "--streaming"));
+    EXPECT_EQ(has(one, "latency"), tensorrt);
+    EXPECT_EQ(has(one, "--extra_llm_api_options"), !tensorrt);
+    EXPECT_EQ(has(one, "--max_batch_size", "1"), !tensorrt);
+    EXPECT_EQ(has(one, "--streaming"), !tensorrt);
+    EXPECT_TRUE(has(one, "--concurrency", "1"));
     const CommandLine eight = measurement(e, kWorkloads[1]).runs.at(0).command;
     EXPECT_TRUE(has(eight, "throughput"));
     EXPECT_TRUE(has(eight, "--concurrency", "8"));
     EXPECT_TRUE(has(eight, "--max_batch_size", "8"));
     EXPECT_TRUE(has(eight, "--streaming"));
   }
+}
+
+TEST(EngineCommands, Servers) {
+  const EngineCase pyt = a_case(EngineId::trtllm_pytorch, WeightFormat::fp8, KvFormat::fp8);
+  const ServeCommand pytorch = serve_command(pyt, 8123);
+  EXPECT_EQ(pytorch.command.argv.at(1), pyt.checkpoint.string());
+  EXPECT_TRUE(has(pytorch.command, "--backend", "pytorch"));
+  EXPECT_TRUE(has(pytorch.command, "--port", "8123"));
+  EXPECT_TRUE(has(pytorch.command, "--extra_llm_api_options", pytorch.files.at(0).path.string()));
+  EXPECT_NE(pytorch.files.at(0).text.find("dtype: fp8"), std::string::npos);
+  const EngineCase trt = a_case(EngineId::trtllm_tensorrt, WeightFormat::fp8, KvFormat::fp8);
+  const ServeCommand tensorrt = serve_command(trt, 1);
+  EXPECT_EQ(tensorrt.command.argv.at(1), trt.engine_folder().string());
+  EXPECT_TRUE(has(tensorrt.command, "--tokenizer", trt.original.string()));
+  EXPECT_TRUE(tensorrt.files.empty());  // no options: dtype must stay auto
+  const ServeCommand vllm = serve_command(a_case(EngineId::vllm, WeightFormat::fp8, KvFormat::fp8), 1);
+  EXPECT_TRUE(has(vllm.command, "--kv-cache-dtype", "fp8"));
+  EXPECT_TRUE(has(vllm.command, "--max-model-len", "22064"));
+  EXPECT_THROW(serve_command(a_case(EngineId::native, WeightFormat::fp16, KvFormat::fp16), 1), Error);
 }
 
 // vLLM times rounds as a whole: decoding is the difference of two runs.

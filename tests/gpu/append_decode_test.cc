@@ -1,7 +1,7 @@
 // Decode that rotates q and k and stores the newest tokens itself, against rope_and_append and decode one after the
 // other: the stored bytes are equal, and so are results where tokens are cut among blocks in the same way. With shaped
 // keys they may be cut differently; results are then compared with the CPU reference, which reads the stored bytes and
-// the queries that rope_and_append left, within the tolerance that tests/gpu/attention_test.cc derives.
+// the queries that rope_and_append left, within the tolerance that tests/gpu/attention_step.h derives.
 #include <gtest/gtest.h>
 
 #include <cmath>

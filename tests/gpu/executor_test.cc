@@ -7,42 +7,12 @@
 
 #include "core/parallel.h"
 #include "core/rng.h"
-#include "model/architecture.h"
-#include "quantize/recipe.h"
-#include "quantize/synthetic_checkpoint.h"
 #include "runtime/engine.h"
 #include "runtime/make_executor.h"
+#include "tests/gpu/small_model.h"
 
 namespace qg::testing {
 namespace {
-
-struct Model {
-  int64_t heads = 8, kv_heads = 2, head_dim = 64, hidden = 256, ffn = 512, vocab = 1000, layers = 2;
-  WeightFormat weights = WeightFormat::fp16;
-  std::optional<ActivationScaling> activations;  // empty: the recipe's
-  std::optional<int64_t> window;
-  bool tied = false;
-};
-
-std::shared_ptr<const Checkpoint> make_model(const Model& m) {
-  ModelShape s;
-  s.family = m.window ? "mistral" : "llama";
-  s.layers = m.layers, s.hidden = m.hidden, s.heads = m.heads, s.kv_heads = m.kv_heads, s.head_dim = m.head_dim;
-  s.ffn = m.ffn, s.vocab = m.vocab, s.max_position = 2048, s.sliding_window = m.window, s.tied_embeddings = m.tied;
-  const ModelTable table = make_model_table(s);
-  QuantSpec quant;
-  if (m.weights != WeightFormat::fp16) {
-    const Recipe recipe = default_recipe(m.weights);
-    std::vector<int64_t> widths;
-    for (const LinearSpec& linear : table.linears) widths.push_back(linear.k);
-    quant = recipe.spec(widths);
-    quant.prequant_scales = false;
-    if (m.activations) quant.activations = *m.activations;
-  }
-  SyntheticOptions options;
-  options.seed = 7;
-  return make_synthetic_checkpoint(table, quant, options);
-}
 
 // Logits of all rows of some sequences, which are computed together in chunks of `chunk` tokens (the last token of each
 // by itself, so that decoding is met too).
@@ -108,16 +78,6 @@ double relative_error(const std::vector<std::vector<float>>& got, const std::vec
     }
   }
   return std::isfinite(error) ? std::sqrt(error / norm) : INFINITY;
-}
-
-ExecutorOptions options_for(KvFormat kv) {
-  ExecutorOptions options;
-  options.kv = kv;
-  options.page_tokens = 64;
-  options.num_pages = 64;
-  options.max_rows = 512;
-  options.max_pieces = 64;
-  return options;
 }
 
 bool rounds_activations(const Model& m) {
@@ -224,6 +184,8 @@ TEST(CudaExecutor, TapsStayCloseLayerByLayer) {
     const Taps want = taps_of(*cpu, tokens), got = taps_of(*gpu, tokens);
     printf("%s:", std::string(to_string(weights)).c_str());
     for (const auto& [name, values] : got) {
+      // What linear layers wrote: cases_test.cc looks at it.
+      if (name.ends_with("qkv") || name.ends_with("gate_up") || name.ends_with("projected")) continue;
       ASSERT_TRUE(want.contains(name)) << name;
       const double error = relative_error({values}, {want.at(name)});
       printf(" %s %.1e", name.c_str(), error);

@@ -170,9 +170,10 @@ struct Expected {
   double value = 0, magnitude = 0, root_square = 0;
 };
 
-// Outputs at rows x columns, [rows][columns]. Columns count through the parts.
-inline std::vector<Expected> reference(const std::vector<LinearWeights>& parts, const Input& x,
-                                       const std::vector<int64_t>& rows, const std::vector<int64_t>& columns) {
+// Outputs at rows x columns, [rows][columns]. Columns count through the parts. x has k and at(row, column).
+template <class X>
+std::vector<Expected> reference(const std::vector<LinearWeights>& parts, const X& x, const std::vector<int64_t>& rows,
+                                const std::vector<int64_t>& columns) {
   std::vector<Expected> out(rows.size() * columns.size());
   const int64_t k = x.k;
   std::vector<double> inputs(rows.size() * static_cast<size_t>(k));

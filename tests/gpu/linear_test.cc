@@ -137,6 +137,32 @@ TEST_P(LinearKinds, WideAtEveryRowCount) {
   }
 }
 
+std::optional<WideFormat> wide_format_of(Kind kind) {
+  if (kind == Kind::w4) return WideFormat::w4;
+  if (kind == Kind::w4_zeros) return WideFormat::w4_zeros;
+  if (test::is_int8(kind)) return WideFormat::int8;
+  if (kind == Kind::fp8_static || kind == Kind::fp8_dynamic) return WideFormat::e4m3;
+  return {};
+}
+
+// Each of them, also where the plan never takes it: tiles of a block's own in several bands, tiles that blocks share,
+// rows and columns that end inside a tile.
+TEST_P(LinearKinds, EveryWideKernel) {
+  const std::optional<WideFormat> format = wide_format_of(GetParam());
+  for (int kernel = 0; format && kernel < wide_kernel_count(*format); ++kernel) {
+    CudaLinearContext context(capabilities(), 2048);
+    context.state().wanted = LinearRoute::wide;
+    context.state().wanted_wide = kernel;
+    for (const Shape2 shape : {Shape2{1096, 1088, 64}, Shape2{4096, 1280, 128}}) {
+      Case c(GetParam(), shape, 1600, context);
+      c.expect_at(spread(1600, 61), spread(shape.n, 67));
+      for (const int64_t m : {1, 65, 200, 1600}) c.check(m);
+      fmt::print("  {}: {} to {}, worst {:.3f} of the tolerance\n", c.name(), c.layer().kernel_name(1),
+                 c.layer().kernel_name(1600), c.worst());
+    }
+  }
+}
+
 TEST_P(LinearKinds, EveryRowCountOnOneRealShape) {
   CudaLinearContext context(capabilities(), 64);
   for (const Shape2 shape : {Shape2{4096, 4096, 128}, Shape2{1024, 14336, 128}}) {
@@ -270,6 +296,30 @@ TEST(Linear, GraphOfChainedLaunches) {
     }
   }
   QG_CUDA(cudaStreamDestroy(stream));
+}
+
+// A kernel asks for the weights of the layer made after its own: links follow the layers that are there.
+TEST(Linear, LayersKnowTheOneAfterThem) {
+  CudaLinearContext context(capabilities(), 64);
+  const LinearWeights weights = test::make_part(Kind::w4, 256, 256, 128, 1);
+  const LinearWeights* one = &weights;
+  const auto make = [&] { return load_linear({&one, 1}, ActivationScaling::none, context.state(), PartOrder::joined); };
+  auto a = make(), b = make(), c = make();
+  EXPECT_EQ(a->next, b.get());
+  const WeightsAhead ahead = weights_ahead(*a, 4);
+  EXPECT_EQ(ahead.weight, b->weight.data());
+  EXPECT_EQ(ahead.scales, b->group_scales.data());
+  EXPECT_EQ(4 * ahead.weight_bytes, b->weight.bytes());
+  EXPECT_EQ(4 * ahead.scale_bytes, b->group_scales.bytes());
+  EXPECT_EQ(weights_ahead(*a, 3).weight_bytes, b->weight.bytes() / 3 / 16 * 16);  // never past the end
+  b.reset();
+  EXPECT_EQ(a->next, c.get());
+  c.reset();
+  EXPECT_EQ(weights_ahead(*a, 4).weight_bytes, 0u);
+  const auto d = make();
+  EXPECT_EQ(a->next, d.get());
+  context.state().ahead_bytes = 0;
+  EXPECT_EQ(weights_ahead(*a, 4).weight_bytes, 0u);
 }
 
 TEST(Linear, RefusesWhatItCannotDo) {

@@ -105,7 +105,7 @@ class Output {
 
 TEST(AddRmsNorm, MatchesTheReference) {
   for (const int64_t width : {8, 72, 576, 1024, 1028, 3072, 4096, 5120, 14336})
-    for (const int64_t m : {1, 3, 17})
+    for (const int64_t m : {1, 8, 17})
       for (const Form& form : kForms) {
         const size_t count = static_cast<size_t>(m * width);
         std::vector<float> residual = normal_values(count, 1, 3), weight = normal_values(static_cast<size_t>(width), 2);
@@ -133,13 +133,16 @@ TEST(AddRmsNorm, StartsFromTheEmbeddingAndEndsWithChosenRows) {
   constexpr int64_t kWidth = 576, kVocab = 50;
   const std::vector<uint16_t> table = to_half(normal_values(kWidth * kVocab, 5));
   const std::vector<int32_t> tokens = {7, 0, 49, 7};
+  // The second and third are such that an earlier step sampled; -2 there is that of logits that are not finite.
+  const std::vector<int32_t> given = {7, -1 - 3, -1 - 1, 7}, sampled = {5, 49, 5, -2};
   const std::vector<float> weight = normal_values(kWidth, 2), rows = from_half(table);
   DeviceVector<uint16_t> device_table(table);
-  DeviceVector<int32_t> device_tokens(tokens);
+  DeviceVector<int32_t> device_tokens(given), device_sampled(sampled);
   DeviceVector<float> residual(4 * kWidth), device_weight(weight);
   AddRmsNormParams p;
   p.rows = 4, p.width = kWidth, p.epsilon = 1e-5f, p.residual = residual.data();
-  p.tokens = device_tokens.data(), p.embedding = reinterpret_cast<const __half*>(device_table.data());
+  p.tokens = device_tokens.data(), p.sampled = device_sampled.data(),
+  p.embedding = reinterpret_cast<const __half*>(device_table.data());
   p.weight = device_weight.data();
   Output out({"f16", ActivationForm::f16, false, false}, 4, kWidth);
   p.request = out.request(), p.out = out.buffer();
@@ -164,14 +167,20 @@ TEST(AddRmsNorm, StartsFromTheEmbeddingAndEndsWithChosenRows) {
   EXPECT_EQ(residual.read(), embedded) << "the residual was written";
 }
 
+// A chained queue is Hopper's: there a row may be spread over a cluster of blocks.
+CudaQueue queue_of(bool chained) {
+  CudaQueue queue;
+  queue.chained = chained;
+  return queue;
+}
+
 TEST(SiluMul, MatchesTheReference) {
-  for (const int64_t width : {8, 24, 1536, 8192, 14336})
-    for (const int64_t m : {1, 5})
+  for (const int64_t width : {8, 24, 1536, 8192, 14336, 20000})
+    for (const int64_t m : {1, 5, 300})
       for (const Form& form : kForms) {
+        if (m == 300 && (width != 1536 || !form.per_token)) continue;  // more rows than clusters are for
         const std::vector<uint16_t> gate_up = to_half(normal_values(static_cast<size_t>(2 * m * width), 4, 2));
         DeviceVector<uint16_t> device(gate_up);
-        Output out(form, m, width);
-        silu_mul({}, m, width, reinterpret_cast<const __half*>(device.data()), out.request(), out.buffer());
         const std::vector<float> values = from_half(gate_up);
         std::vector<float> want;
         for (int64_t row = 0; row < m; ++row) {
@@ -182,7 +191,12 @@ TEST(SiluMul, MatchesTheReference) {
             want.insert(want.end(), gated, gated + 8);
           }
         }
-        out.check(want, "silu width " + std::to_string(width));
+        for (const bool chained : {false, true}) {
+          Output out(form, m, width);
+          silu_mul(queue_of(chained), m, width, reinterpret_cast<const __half*>(device.data()), out.request(),
+                   out.buffer());
+          out.check(want, "silu width " + std::to_string(width) + (chained ? " chained" : ""));
+        }
       }
 }
 
@@ -190,9 +204,12 @@ TEST(QuantizeRows, MatchesTheReference) {
   for (const Form& form : kForms) {
     const std::vector<uint16_t> x = to_half(normal_values(3 * 4096, 6, 2));
     DeviceVector<uint16_t> device(x);
-    Output out(form, 3, 4096);
-    quantize_rows({}, 3, 4096, reinterpret_cast<const __half*>(device.data()), out.request(), out.buffer());
-    out.check(from_half(x), "quantize");
+    for (const bool chained : {false, true}) {
+      Output out(form, 3, 4096);
+      quantize_rows(queue_of(chained), 3, 4096, reinterpret_cast<const __half*>(device.data()), out.request(),
+                    out.buffer());
+      out.check(from_half(x), "quantize");
+    }
   }
 }
 
@@ -210,7 +227,7 @@ TEST(ArgmaxRows, LowestIndexOfEqualsAndFlagsNonFinite) {
     QG_CUDA(cudaMemset(scratch.data(), 0, static_cast<size_t>(argmax_scratch_bytes(5))));
     for (int run = 0; run < 2; ++run) {  // the second finds the scratch as the first left it
       tokens.poison();
-      argmax_rows({}, 5, vocab, device.data(), tokens.data(), scratch.data());
+      argmax_rows({}, 5, vocab, device.data(), {tokens.data(), nullptr, nullptr}, scratch.data());
       const std::vector<int32_t> got = tokens.read();
       const auto first = logits.begin();
       EXPECT_EQ(got[0], std::max_element(first, first + vocab) - first);
@@ -220,6 +237,20 @@ TEST(ArgmaxRows, LowestIndexOfEqualsAndFlagsNonFinite) {
       EXPECT_EQ(got[4], -2);
     }
   }
+}
+
+// Two places of tokens, one of which a number on the device picks; nothing else is touched.
+TEST(ArgmaxRows, GoesWhereItIsTold) {
+  DeviceVector<float> logits(std::vector<float>{0, 3, 1, 2, 0, 0, 0, 7});
+  DeviceVector<int32_t> tokens(std::vector<int32_t>{-9, -9, -9, -9, -9, -9}), first(std::vector<int32_t>{3});
+  DeviceVector<uint8_t> scratch(static_cast<size_t>(argmax_scratch_bytes(2)));
+  QG_CUDA(cudaMemset(scratch.data(), 0, static_cast<size_t>(argmax_scratch_bytes(2))));
+  const PinnedBuffer host(6 * sizeof(int32_t));
+  std::fill_n(host.as<int32_t>(), 6, -9);
+  argmax_rows({}, 2, 4, logits.data(), {tokens.data(), host.as<int32_t>(), first.data()}, scratch.data());
+  const std::vector<int32_t> want{-9, -9, -9, 1, 3, -9};
+  EXPECT_EQ(tokens.read(), want);
+  EXPECT_TRUE(std::equal(want.begin(), want.end(), host.as<int32_t>()));
 }
 
 struct Asked {
@@ -253,11 +284,13 @@ TEST(SampleRows, DrawsAsTheCpuDoes) {
       DeviceVector<float> device(logits);
       DeviceVector<SampleRow> device_asked(asked);
       DeviceVector<int32_t> tokens(kRows);
+      const PinnedBuffer host(kRows * sizeof(int32_t));
       DeviceVector<uint8_t> scratch(static_cast<size_t>(argmax_scratch_bytes(kRows)));
       QG_CUDA(cudaMemset(scratch.data(), 0, static_cast<size_t>(argmax_scratch_bytes(kRows))));
-      argmax_rows({}, kRows, vocab, device.data(), tokens.data(), scratch.data());
-      sample_rows({}, kRows, vocab, device.data(), device_asked.data(), tokens.data());
+      argmax_rows({}, kRows, vocab, device.data(), {tokens.data(), nullptr, nullptr}, scratch.data());
+      sample_rows({}, kRows, vocab, device.data(), device_asked.data(), {tokens.data(), host.as<int32_t>(), nullptr});
       const std::vector<int32_t> got = tokens.read();
+      EXPECT_TRUE(std::equal(got.begin(), got.end(), host.as<int32_t>())) << "the host got other tokens";
       for (size_t row = 0; row < kRows; ++row) {
         ASSERT_GE(got[row], 0);
         ASSERT_LT(got[row], vocab);

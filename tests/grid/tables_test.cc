@@ -249,5 +249,18 @@ TEST(Models, RowsAgreeWithTheGridsAndDerivedSizes) {
   EXPECT_EQ(int4_group_size(find_known_model("llama-3.1-8b")->shape), 128);
 }
 
+TEST(Engines, RecordsMayNameAPartOfAnEngine) {
+  const auto id = [](const char* engine) {
+    const EngineSpec* row = engine_of_record(engine);
+    return row ? row->key() : std::string("none");
+  };
+  EXPECT_EQ(id("native"), "native");
+  EXPECT_EQ(id("native/served"), "native");
+  EXPECT_EQ(id("openai/llama.cpp"), "openai");
+  EXPECT_EQ(id("tensorrt-llm/pytorch"), "tensorrt-llm/pytorch");
+  EXPECT_EQ(id("tensorrt-llm"), "none");
+  EXPECT_EQ(id("nativeness"), "none");
+}
+
 }  // namespace
 }  // namespace qg

@@ -5,8 +5,8 @@
 
 For SmolLM2, every form of the layout: the perplexity that transformers computes on windows of the evaluation text is
 within 0.5 % of Quantgrid's, and differs from the 16-bit model's (so that a folder which was silently run unquantized
-does not pass). --tiny: the same on a golden model of 3 layers, by its logits, in seconds. Needs scripts/requirements-peers.txt
-(scripts/setup.sh --peers). The last line counts.
+does not pass). --tiny: the same on a golden model of 3 layers, by its logits, in seconds. Needs scripts/requirements-layouts.txt
+(scripts/setup.sh --layouts). The last line counts.
 """
 import argparse
 import json
@@ -108,7 +108,7 @@ def main():
         import compressed_tensors  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
-        sys.exit(f"transformers_layouts: {error}; scripts/setup.sh --peers installs what this test needs")
+        sys.exit(f"transformers_layouts: {error}; scripts/setup.sh --layouts installs what this test needs")
     kept = tempfile.TemporaryDirectory() if not options.work else None
     work = options.work or pathlib.Path(kept.name)
     work.mkdir(parents=True, exist_ok=True)

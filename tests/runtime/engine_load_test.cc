@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/runtime/ahead_executor.h"
 #include "tests/runtime/engine_runner.h"
 
 namespace qg {
@@ -21,7 +22,13 @@ struct LoadCase {
   FakeOptions fake;
   int64_t longest_prompt = 60, longest_reply = 24;
   uint64_t cancel_one_in = 8;  // 0: none
+  bool ahead = false;          // one step is submitted while the one before is under way
 };
+
+std::unique_ptr<Executor> make_fake(const LoadCase& load, uint64_t seed) {
+  if (load.ahead) return std::make_unique<AheadExecutor>(load.fake, seed);
+  return std::make_unique<FakeExecutor>(load.fake);
+}
 
 // Request i of a run: most prompts begin with one of a few shared prefixes, some are repeated whole.
 Request random_request(uint64_t seed, uint64_t i, const LoadCase& load) {
@@ -69,8 +76,9 @@ EngineStats run_load(uint64_t seed, uint64_t count, const LoadCase& load) {
   SCOPED_TRACE(testing::Message() << "seed " << seed << ", " << load.fake.num_pages << " pages of "
                                   << load.fake.page_tokens << ", rows " << load.engine.max_rows << ", batch "
                                   << load.engine.max_batch << ", chunk " << load.engine.prefill_chunk << ", reuse "
-                                  << load.engine.prefix_reuse << ", deterministic " << load.engine.deterministic);
-  Engine engine(std::make_unique<FakeExecutor>(load.fake), load.engine);
+                                  << load.engine.prefix_reuse << ", deterministic " << load.engine.deterministic
+                                  << ", ahead " << load.ahead);
+  Engine engine(make_fake(load, seed), load.engine);
   Collector collector;
   Rng rng(seed, 1234567);
   std::vector<RequestId> ids;
@@ -115,6 +123,9 @@ EngineStats run_load(uint64_t seed, uint64_t count, const LoadCase& load) {
   if (stats.preemptions == 0) {
     EXPECT_EQ(stats.recomputed_tokens, 0);
   }
+  if (!load.ahead) {
+    EXPECT_EQ(stats.discarded_tokens, 0);
+  }
   // A request that needs every page there is can still run.
   Request whole;
   whole.prompt = random_tokens(seed, load.fake.num_pages * load.fake.page_tokens, kVocab);
@@ -126,29 +137,42 @@ EngineStats run_load(uint64_t seed, uint64_t count, const LoadCase& load) {
 }
 
 // Several random shapes of engine; each must meet what the others may lack.
-void run_many(uint64_t first_seed, uint64_t cases, uint64_t requests_each) {
+void run_many(uint64_t first_seed, uint64_t cases, uint64_t requests_each, bool ahead) {
   EngineStats sum;
   for (uint64_t seed = first_seed; seed < first_seed + cases; ++seed) {
-    const EngineStats stats = run_load(seed, requests_each, random_case(seed));
+    LoadCase load = random_case(seed);
+    load.ahead = ahead;
+    const EngineStats stats = run_load(seed, requests_each, load);
     if (testing::Test::HasFailure()) return;
     sum.preemptions += stats.preemptions;
     sum.reused_tokens += stats.reused_tokens;
     sum.cancelled += stats.cancelled;
     sum.recomputed_tokens += stats.recomputed_tokens;
+    sum.discarded_tokens += stats.discarded_tokens;
   }
   EXPECT_GT(sum.preemptions, static_cast<int64_t>(cases));
   EXPECT_GT(sum.reused_tokens, static_cast<int64_t>(cases * requests_each));
   EXPECT_GT(sum.cancelled, static_cast<int64_t>(cases));
   EXPECT_GT(sum.recomputed_tokens, static_cast<int64_t>(cases));
+  if (ahead) {
+    EXPECT_GT(sum.discarded_tokens, static_cast<int64_t>(cases));
+  }
 }
 
 TEST(EngineLoad, RandomRequestsOnRandomEngines) {
-  run_many(1, 60, 60);
+  run_many(1, 60, 60, false);
 }
 
-TEST(EngineLoad, TenThousandRequestsInTinyMemory) {
+TEST(EngineLoad, RandomRequestsOnRandomEnginesAhead) {
+  run_many(1, 60, 60, true);
+}
+
+class EngineLoadTiny : public testing::TestWithParam<bool> {};
+
+TEST_P(EngineLoadTiny, TenThousandRequestsInTinyMemory) {
   for (const bool deterministic : {false, true}) {
     LoadCase load;
+    load.ahead = GetParam();
     load.engine.deterministic = deterministic;
     load.engine.max_batch = 32;
     load.engine.prefill_chunk = 16;
@@ -159,16 +183,21 @@ TEST(EngineLoad, TenThousandRequestsInTinyMemory) {
   }
 }
 
+INSTANTIATE_TEST_SUITE_P(Executors, EngineLoadTiny, testing::Bool(),
+                         [](const auto& tested) { return tested.param ? "ahead" : "one_at_a_time"; });
+
 TEST(EngineLoadLong, ManyRandomEngines) {
-  run_many(1000, 1500, 80);
+  run_many(1000, 1500, 80, false);
+  run_many(1000, 1500, 80, true);
 }
 
 // Several threads add and cancel while one steps; meant for ThreadSanitizer too.
-void run_threads(uint64_t requests_each) {
+void run_threads(uint64_t requests_each, bool ahead) {
   LoadCase load;
+  load.ahead = ahead;
   load.engine.max_batch = 16;
   load.fake = {.page_tokens = 4, .num_pages = 60, .max_rows = 64};
-  Engine engine(std::make_unique<FakeExecutor>(load.fake), load.engine);
+  Engine engine(make_fake(load, 3), load.engine);
   constexpr uint64_t kThreads = 4;
   std::mutex mutex;
   std::map<RequestId, uint64_t> number_of;
@@ -212,11 +241,13 @@ void run_threads(uint64_t requests_each) {
 }
 
 TEST(EngineThreads, AddAndCancelFromAnyThread) {
-  run_threads(150);
+  run_threads(150, false);
+  run_threads(150, true);
 }
 
 TEST(EngineThreadsLong, AddAndCancelFromAnyThread) {
-  run_threads(5000);
+  run_threads(5000, false);
+  run_threads(5000, true);
 }
 
 }  // namespace

@@ -64,11 +64,13 @@ class FakeExecutor : public Executor {
   bool record = false;
   std::vector<std::vector<SequencePiece>> history;  // `pages` and tokens dangle: lengths only
 
- private:
+ protected:
   void require(bool condition, const char* what) const {
     if (!condition) throw std::logic_error(what);
   }
+  const FakeOptions& fake_options() const { return options_; }
 
+ private:
   void check(const StepInput& input) const {
     require(!input.pieces.empty(), "a step without pieces");
     require(static_cast<int64_t>(input.tokens.size()) <= options_.max_rows, "more rows than allowed");

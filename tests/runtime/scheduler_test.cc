@@ -38,6 +38,7 @@ class Harness {
       text += (text.empty() ? "" : " ") + std::to_string(p.sequence->id) + ":" +
               std::to_string(p.sequence->computed_tokens) + "+" + std::to_string(p.num_tokens) + (p.sample ? "*" : "");
     }
+    scheduler.sent();
     for (const PlannedPiece& p : pieces)
       if (scheduler.complete(p, 7) != FinishReason::none) scheduler.remove(p.sequence);
     return text;
@@ -310,6 +311,7 @@ TEST(SchedulerDeterministic, PiecesFollowFromTheRequestAlone) {
       scheduler.add(next++, request);
     }
     const std::vector<PlannedPiece> pieces = scheduler.plan();
+    scheduler.sent();
     for (const PlannedPiece& p : pieces) {
       const int64_t begin = p.sequence->computed_tokens, prompt = p.sequence->prompt_tokens;
       if (begin < prompt) {
@@ -325,6 +327,7 @@ TEST(SchedulerDeterministic, PiecesFollowFromTheRequestAlone) {
   while (!scheduler.empty()) {
     const std::vector<PlannedPiece> pieces = scheduler.plan();
     ASSERT_FALSE(pieces.empty());
+    scheduler.sent();
     for (const PlannedPiece& p : pieces)
       if (scheduler.complete(p, 1) != FinishReason::none) scheduler.remove(p.sequence);
   }

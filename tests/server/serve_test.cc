@@ -63,6 +63,27 @@ TEST_F(Serve, CompletionIsTheEnginesReply) {
             json["usage"]["prompt_tokens"].get<int>() + json["usage"]["completion_tokens"].get<int>());
 }
 
+// With a running count each token is an event, also one whose text is held back: so clients know when tokens came.
+TEST_F(Serve, ARunningCountShowsEachToken) {
+  bool empty = false;
+  for (const char* prompt : {"the quick", "a b c", "zz", "1 2 3", "Hello"}) {
+    const HttpReply reply =
+        complete(completion(prompt, 24,
+                            {{"stream", true},
+                             {"ignore_eos", true},
+                             {"stream_options", {{"include_usage", true}, {"continuous_usage_stats", true}}}}));
+    ASSERT_EQ(reply.status, 200);
+    int64_t tokens = 0;
+    for (const Json& event : sse_events(reply.body)) {
+      if (event["choices"].empty()) continue;
+      EXPECT_EQ(event["usage"]["completion_tokens"], ++tokens);
+      empty |= event["choices"][0]["text"] == "";
+    }
+    EXPECT_EQ(tokens, 24);
+  }
+  EXPECT_TRUE(empty) << "no token without text was met, so nothing was tested";
+}
+
 TEST_F(Serve, StreamIsTheSameText) {
   const HttpReply reply =
       complete(completion("the quick", 20, {{"stream", true}, {"stream_options", {{"include_usage", true}}}}));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "kernels/common/cuda_memory_error.h"
 
 namespace qg {
 
@@ -33,7 +34,7 @@ DeviceBuffer::DeviceBuffer(size_t bytes) {
     cudaGetLastError();
     size_t free_bytes = 0, total_bytes = 0;
     cudaMemGetInfo(&free_bytes, &total_bytes);
-    throw Error(
+    throw DeviceMemoryError(
         fmt::format("{} bytes of device memory were asked for, {} of {} are free", bytes, free_bytes, total_bytes), "",
         "free the card, take a smaller batch or context, or a smaller weight format", ExitCode::cannot_here);
   }

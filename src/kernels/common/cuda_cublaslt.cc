@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <map>
 #include <tuple>
 #include <vector>
@@ -36,7 +37,8 @@ struct Library {
   X(cublasLtMatmulPreferenceCreate) \
   X(cublasLtMatmulPreferenceDestroy) \
   X(cublasLtMatmulPreferenceSetAttribute) \
-  X(cublasLtGetStatusString)
+  X(cublasLtGetStatusString) \
+  X(cublasLtGetVersion)
 // clang-format on
 #define QG_DECLARE(name) decltype(&::name) name = nullptr;
   QG_CUBLASLT_FUNCTIONS(QG_DECLARE)
@@ -73,7 +75,8 @@ cudaDataType_t data_type(DType type) {
   return type == DType::f32 ? CUDA_R_32F : type == DType::i32 ? CUDA_R_32I : CUDA_R_16F;
 }
 
-// The library's descriptions of one product. It is column-major: D[n, m] = W[k, n]^T X[k, m].
+// The library's descriptions of one product. It is column-major: D[n, m] = W[k, n]^T X[k, m], or with sums over rows
+// D[n, m] = W[n, k] X[m, k]^T.
 struct Problem {
   cublasLtMatmulDesc_t desc = nullptr;
   cublasLtMatrixLayout_t weight = nullptr, x = nullptr, y = nullptr;
@@ -81,11 +84,14 @@ struct Problem {
   explicit Problem(const GemmShape& s, const GemmPointers& p) {
     const Library& lt = library();
     const bool integers = s.kind == GemmKind::int8;
-    const cudaDataType_t type = integers ? CUDA_R_8I : s.kind == GemmKind::f16 ? CUDA_R_16F : CUDA_R_8F_E4M3;
+    const cudaDataType_t type = integers                  ? CUDA_R_8I
+                                : s.kind == GemmKind::f16 ? CUDA_R_16F
+                                : s.kind == GemmKind::f32 ? CUDA_R_32F
+                                                          : CUDA_R_8F_E4M3;
     check(lt.cublasLtMatmulDescCreate(&desc, integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
                                       integers ? CUDA_R_32I : CUDA_R_32F),
           "cublasLtMatmulDescCreate");
-    set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    set(s.over_rows ? CUBLASLT_MATMUL_DESC_TRANSB : CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
     if (s.kind == GemmKind::e4m3 || s.kind == GemmKind::e4m3_scaled) set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{1});
     if (s.kind == GemmKind::e4m3_scaled) {
       set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
@@ -93,8 +99,13 @@ struct Problem {
       set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, p.weight_scales);
       set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, p.x_scales);
     }
-    layout(weight, type, s.k, s.n, s.weight_pitch);
-    layout(x, type, s.k, s.m, s.k);
+    if (s.over_rows) {
+      layout(weight, type, s.n, s.k, s.weight_pitch);
+      layout(x, type, s.m, s.k, s.x_pitch > 0 ? s.x_pitch : s.m);
+    } else {
+      layout(weight, type, s.k, s.n, s.weight_pitch);
+      layout(x, type, s.k, s.m, s.x_pitch > 0 ? s.x_pitch : s.k);
+    }
     layout(y, data_type(s.y_type), s.n, s.m, s.y_pitch);
   }
   ~Problem() {
@@ -119,9 +130,11 @@ struct Problem {
   }
 };
 
-using Key = std::tuple<GemmKind, DType, int64_t, int64_t, int64_t, int64_t, int64_t>;
+static_assert(sizeof(cublasLtMatmulAlgo_t) == std::tuple_size_v<GemmAlgorithm>);
+
+using Key = std::tuple<GemmKind, DType, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool>;
 Key key_of(const GemmShape& s, int64_t m) {
-  return {s.kind, s.y_type, m, s.n, s.k, s.weight_pitch, s.y_pitch};
+  return {s.kind, s.y_type, m, s.n, s.k, s.weight_pitch, s.y_pitch, s.x_pitch, s.over_rows};
 }
 
 }  // namespace
@@ -130,6 +143,7 @@ struct CublasLt::State {
   cublasLtHandle_t handle = nullptr;
   DeviceBuffer workspace{kWorkspaceBytes};
   std::map<Key, std::vector<cublasLtMatmulAlgo_t>> algorithms;  // empty: the library has none; first: what runs
+  std::map<Key, FoundGemm> timed;                               // of those, whose first was measured
 
   // For looking up: the library wants scale vectors named even then.
   GemmPointers any_pointers() const {
@@ -166,6 +180,7 @@ struct CublasLt::State {
     if (added) {
       GemmShape top = shape;
       top.m = m;
+      if (top.over_rows && top.x_pitch > 0) top.x_pitch = std::max(top.x_pitch, m);
       at->second = heuristic(Problem(top, any_pointers()));
     }
     return at->second;
@@ -189,10 +204,9 @@ struct CublasLt::State {
   cublasStatus_t multiply(const GemmShape& shape, const Problem& problem, const GemmPointers& p,
                           const cublasLtMatmulAlgo_t& algorithm, cudaStream_t stream) const {
     const int32_t one = 1, none = 0;
-    const float zero = 0;
     const bool integers = shape.kind == GemmKind::int8;
     const void* alpha = integers ? static_cast<const void*>(&one) : &p.alpha;
-    const void* beta = integers ? static_cast<const void*>(&none) : &zero;
+    const void* beta = integers ? static_cast<const void*>(&none) : &p.beta;
     return library().cublasLtMatmul(handle, problem.desc, alpha, p.weight, problem.weight, p.x, problem.x, beta, p.y,
                                     problem.y, p.y, problem.y, &algorithm, workspace.data(), kWorkspaceBytes, stream);
   }
@@ -262,8 +276,38 @@ float CublasLt::find_fastest_us(const GemmShape& shape, const GemmPointers& poin
   }
   QG_CUDA(cudaEventDestroy(begin));
   QG_CUDA(cudaEventDestroy(end));
-  if (!candidates.empty()) std::swap(candidates[0], candidates[best]);
+  if (candidates.empty()) return best_us;
+  std::swap(candidates[0], candidates[best]);
+  FoundGemm& found = state_->timed[key_of(top, top.m)];
+  found.shape = top;
+  std::memcpy(found.algorithm.data(), &candidates[0], sizeof candidates[0]);
+  found.us = best_us;
   return best_us;
+}
+
+bool CublasLt::was_timed(const GemmShape& shape) const {
+  return state_->timed.contains(key_of(shape, bucket(shape.m)));
+}
+
+std::vector<FoundGemm> CublasLt::timed() const {
+  std::vector<FoundGemm> all;
+  for (const auto& [key, found] : state_->timed) all.push_back(found);
+  return all;
+}
+
+bool CublasLt::adopt(const FoundGemm& found) {
+  if (found.shape.m != bucket(found.shape.m)) return false;
+  cublasLtMatmulAlgo_t algorithm;
+  std::memcpy(&algorithm, found.algorithm.data(), sizeof algorithm);
+  if (!state_->fits(Problem(found.shape, state_->any_pointers()), algorithm)) return false;
+  const Key key = key_of(found.shape, found.shape.m);
+  state_->algorithms[key] = {algorithm};
+  state_->timed[key] = found;
+  return true;
+}
+
+int64_t CublasLt::version() {
+  return static_cast<int64_t>(library().cublasLtGetVersion());
 }
 
 }  // namespace qg

@@ -68,6 +68,8 @@ struct BulkFeed {
     if (chunk < share.count) return;
     chunk = 0;
     tile += share.step;
+    if (tile >= a.layer.tiles && threadIdx.x % 32 == 0)
+      ask_ahead(a.layer.ahead, static_cast<int>(blockIdx.x * kBulkWarps + threadIdx.x / 32));
   }
 
  private:

@@ -4,13 +4,16 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "core/dtype.h"
 #include "core/format.h"
 #include "core/quant_spec.h"
 #include "kernels/common/activation.h"
 #include "kernels/common/cuda.h"
+#include "kernels/common/cuda_upload.h"
 #include "kernels/common/device.h"
+#include "kernels/linear/tuning.h"
 
 namespace qg {
 
@@ -19,7 +22,8 @@ struct LinearState;
 
 // What all linear layers of one executor share: the cuBLASLt handle, the algorithms found for each shape, and a
 // workspace for split sums, integer sums and expanded weights. Layers that share a context must run on one stream.
-// Must outlive its layers.
+// Kernels for few rows ask L2 for the first weights of the layer that was made after theirs, so make layers in the
+// order in which they run (another order costs time only). Must outlive its layers.
 class CudaLinearContext {
  public:
   // max_rows: the largest m that any layer will run. Throws Error (cannot_here) when cuBLASLt is missing.
@@ -29,6 +33,11 @@ class CudaLinearContext {
   CudaLinearContext& operator=(const CudaLinearContext&) = delete;
 
   int64_t bytes() const;  // workspace on the device; grows while layers are made, never in run()
+  CudaUpload& upload();   // what weights go to the device through; release() it when all layers are made
+  // What was measured on this card earlier; before layers are made. measures: what is missing will be measured by
+  // CudaLinear::tune, for which layers keep more scratch. Entries that the library refuses are left out.
+  void set_tuning(const TuningTable& table, bool measures);
+  TuningTable tuning() const;  // what was set, and what has been measured since
   LinearContextState& state() { return *state_; }
 
  private:
@@ -38,6 +47,8 @@ class CudaLinearContext {
 // How the rows of several parts lie: one part after the other, or 8 of a gate, then 8 of its up, and so on (two parts
 // of as many rows, a multiple of 8): a kernel then meets both where it ends. y's columns follow.
 enum class PartOrder { joined, alternating };
+
+inline constexpr int64_t kTunedFromRows = 24;
 
 class CudaLinear {
  public:
@@ -56,9 +67,13 @@ class CudaLinear {
   ComputePath path() const;
   ActivationRequest input() const;           // what form x must have; the producer kernel quantizes
   std::string kernel_name(int64_t m) const;  // "sm90a_skinny_w8a8_fp8_m8", "cublaslt_fp16", ...
-  // Times cuBLASLt's algorithms for this m now, where it is what runs. Without it the heuristic's first is taken. Never
-  // inside a graph capture.
-  void prepare(int64_t m);
+  // Times cuBLASLt's algorithms for this m now, where it is what runs and has not been timed yet. Without it the
+  // heuristic's first is taken. Never inside a graph capture.
+  void prepare(int64_t m, DType y_type = DType::f16);
+  // Measures every way that m rows can go, where the table does not say it yet, and takes the fastest from then on.
+  // Built-in choices stay where they are within 5 % of it. For rows from kTunedFromRows on: below, what counts is how
+  // kernels overlap in their chain, which no kernel alone shows.
+  void tune(int64_t m);
   // x [m, k] as input() says, 16-byte aligned; y [m, n] dense, F16 or F32. Allocates nothing and waits for nothing, so
   // it can be captured in a graph. 1 <= m <= max_rows.
   void run(const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y, DType y_type) const;
@@ -75,5 +90,8 @@ class CudaLinear {
  private:
   std::unique_ptr<LinearState> state_;
 };
+
+// Rows that tables are measured for, up to `most`; others go as the next of these.
+std::vector<int64_t> tuned_rows(int64_t most);
 
 }  // namespace qg

@@ -55,6 +55,7 @@ void run_skinny(const LinearState& layer, const CudaQueue& queue, int64_t m, con
   a.slices = plan.slices;
   a.chunks_per_slice = plan.chunks_per_slice;
   a.x_pitch = plan.x_pitch;
+  a.ahead = weights_ahead(layer, int64_t{plan.grid} * kSkinnyWarps);
   launch_skinny(layer.skinny, plan, a, queue);
 }
 
@@ -69,6 +70,7 @@ void run_bulk(const LinearState& layer, const CudaQueue& queue, int64_t m, const
   a.layer.chunks = static_cast<int>((layer.k + chunk_k - 1) / chunk_k);
   a.layer.slices = plan.slices;
   a.layer.chunks_per_slice = plan.chunks_per_slice;
+  a.layer.ahead = weights_ahead(layer, int64_t{plan.grid} * kBulkWarps);
   if (gated) {
     a.gate = gated->form == ActivationForm::f16   ? GateForm::f16
              : gated->form == ActivationForm::fp8 ? GateForm::fp8
@@ -81,7 +83,8 @@ void run_bulk(const LinearState& layer, const CudaQueue& queue, int64_t m, const
 
 const WidePlan& wide_plan(const LinearState& layer, int64_t m) {
   const auto [at, added] = layer.plans.try_emplace(m);
-  if (added) at->second = plan_wide(*layer.wide, m, layer.n, layer.k, layer.context->device);
+  if (added)
+    at->second = plan_wide(*layer.wide, m, layer.n, layer.k, layer.context->device, layer.context->wanted_wide);
   return at->second;
 }
 
@@ -119,6 +122,7 @@ void run_wide(const LinearState& layer, const CudaQueue& queue, int64_t m, const
   a.group_shift = layer.int4.group_shift;
   a.y_f32 = y_f32;
   a.keep_weights = plan.token_tiles > 1;
+  if (!a.keep_weights) a.ahead = weights_ahead(layer, plan.grid);
   launch_wide(*layer.wide, plan, a, queue);
 }
 
@@ -202,6 +206,10 @@ int64_t CudaLinearContext::bytes() const {
   return static_cast<int64_t>(state_->scratch.bytes() + state_->tickets.bytes()) + state_->library.bytes();
 }
 
+CudaUpload& CudaLinearContext::upload() {
+  return state_->upload;
+}
+
 CudaLinear::CudaLinear(std::span<const LinearWeights* const> parts, ActivationScaling activations,
                        CudaLinearContext& context, PartOrder order)
     : state_(load_linear(parts, activations, context.state(), order)) {}
@@ -265,37 +273,6 @@ std::string CudaLinear::kernel_name(int64_t m) const {
       return fmt::format("sm80_expand_{}+cublaslt_f16", path);
   }
   return {};
-}
-
-void CudaLinear::prepare(int64_t m) {
-  const LinearState& s = *state_;
-  const LinearRoute route = choose_route(s, m);
-  if (runs_few_rows(route) || route == LinearRoute::wide) return;
-  const int64_t rows = CublasLt::bucket(std::min(m, rows_a_piece(s, route, m)));
-  GemmShape shape = library_shape(s, route, rows, DType::f16);
-  const size_t width = s.path == ComputePath::w16a16 || route == LinearRoute::expand ? 2 : 1;
-  const size_t x_bytes = static_cast<size_t>(rows * s.k) * width, y_bytes = static_cast<size_t>(rows * s.n) * 4;
-  const size_t flush_bytes = static_cast<size_t>(2 * s.context->device.l2_bytes);
-  const DeviceBuffer x(x_bytes), y(y_bytes), flush(flush_bytes), scales(static_cast<size_t>(rows) * sizeof(float));
-  // Halves near 0.37 and codes that are neither zero nor NaN: zeros would flatter the clock.
-  QG_CUDA(cudaMemset(x.data(), 0x35, x_bytes));
-  QG_CUDA(cudaMemset(scales.data(), 0x35, static_cast<size_t>(rows) * sizeof(float)));
-  GemmPointers p;
-  p.weight = route == LinearRoute::expand ? s.context->scratch.data() : s.weight.data();
-  p.x = x.data();
-  p.y = y.data();
-  p.weight_scales = s.channel_scales.as<float>();
-  p.x_scales = scales.as<float>();
-  if (route == LinearRoute::expand)
-    QG_CUDA(cudaMemset(s.context->scratch.data(), 0x25, static_cast<size_t>(s.n * s.k) * 2));
-  if (route != LinearRoute::library_parts) {
-    s.context->library.find_fastest_us(shape, p, flush.data(), flush_bytes, nullptr);
-    return;
-  }
-  for (const LinearPart& part : s.parts) {
-    shape.n = part.n;
-    s.context->library.find_fastest_us(shape, p, flush.data(), flush_bytes, nullptr);
-  }
 }
 
 void CudaLinear::run(const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y, DType y_type) const {

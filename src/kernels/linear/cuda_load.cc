@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "core/error.h"
 #include "kernels/linear/cuda_state.h"
@@ -114,20 +115,39 @@ RowPlaces places_of(const LinearState& layer, size_t part) {
   return {static_cast<int64_t>(part) * kAlternatingRows, kAlternatingRows, 2 * kAlternatingRows};
 }
 
-// Rows of `width` bytes to their places in rows of `pitch` bytes.
-void copy_rows(std::byte* to, size_t pitch, const RowPlaces& places, const void* from, size_t width, int64_t rows) {
-  const auto run = static_cast<size_t>(places.run), apart = static_cast<size_t>(places.apart);
-  for (size_t r = 0; r < run && apart != run; ++r)  // the r-th of every run
-    QG_CUDA(cudaMemcpy2D(to + (static_cast<size_t>(places.first) + r) * pitch, apart * pitch,
-                         static_cast<const std::byte*>(from) + r * width, run * width, width,
-                         static_cast<size_t>(rows) / run, cudaMemcpyHostToDevice));
-  if (apart == run)
-    QG_CUDA(cudaMemcpy2D(to + static_cast<size_t>(places.first) * pitch, pitch, from, width, width,
-                         static_cast<size_t>(rows), cudaMemcpyHostToDevice));
+// The inverse: which part's row lies at a place.
+struct PartRow {
+  size_t part = 0;
+  int64_t row = 0;
+};
+PartRow row_at(const LinearState& layer, int64_t place) {
+  if (layer.alternating) {
+    const int64_t pair = place / (2 * kAlternatingRows), within = place % (2 * kAlternatingRows);
+    return {static_cast<size_t>(within / kAlternatingRows), pair * kAlternatingRows + within % kAlternatingRows};
+  }
+  size_t part = 0;
+  while (place >= layer.parts[part].begin + layer.parts[part].n) ++part;
+  return {part, place - layer.parts[part].begin};
+}
+
+// One tensor of every part to the device, rows at their places, `width` bytes of each and zeros up to `pitch`; rows
+// from n to `rows` are zeros.
+void upload_rows(const LinearState& layer, std::span<const LinearWeights* const> parts, Tensor LinearWeights::*member,
+                 std::byte* to, size_t width, size_t pitch, int64_t rows) {
+  layer.context->upload.rows(to, rows, pitch, [&](int64_t place, std::byte* out) {
+    const bool inside = place < layer.n;
+    if (inside) {
+      const PartRow from = row_at(layer, place);
+      std::memcpy(out, (parts[from.part]->*member).data + static_cast<size_t>(from.row) * width, width);
+    }
+    const size_t filled = inside ? width : 0;
+    std::memset(out + filled, 0, pitch - filled);
+  });
 }
 
 void convert_rows(const LinearState& layer, const LinearWeights& part, const RowPlaces& places) {
-  const DeviceBuffer raw = upload(part.weight.data, part.weight.bytes());
+  const DeviceBuffer raw(part.weight.bytes());
+  layer.context->upload.bytes(raw.data(), part.weight.data, part.weight.bytes());
   const int none = 0;
   const DeviceBuffer overflows = upload(&none, sizeof none);
   convert_to_f16(part.weight.dtype == DType::bf16 ? WideFloat::bf16 : WideFloat::f32, raw.data(),
@@ -144,18 +164,16 @@ void load_rows(LinearState& layer, std::span<const LinearWeights* const> parts) 
   const DType type = parts.front()->weight.dtype;
   const bool wide = type == DType::bf16 || type == DType::f32;
   layer.pitch = round_up(layer.k, 64);
-  const size_t bytes = static_cast<size_t>(round_up(layer.n, 16) * layer.pitch) * (wide ? 2 : size_bytes(type));
-  layer.weight = DeviceBuffer(bytes);
-  QG_CUDA(cudaMemset(layer.weight.data(), 0, bytes));
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (wide) {
-      convert_rows(layer, *parts[i], places_of(layer, i));
-    } else {
-      const size_t element = size_bytes(type);
-      copy_rows(layer.weight.data(), static_cast<size_t>(layer.pitch) * element, places_of(layer, i),
-                parts[i]->weight.data, static_cast<size_t>(layer.k) * element, parts[i]->n);
-    }
+  const size_t element = wide ? 2 : size_bytes(type), pitch = static_cast<size_t>(layer.pitch) * element;
+  const int64_t rows = round_up(layer.n, 16);
+  layer.weight = DeviceBuffer(static_cast<size_t>(rows) * pitch);
+  if (!wide) {
+    upload_rows(layer, parts, &LinearWeights::weight, layer.weight.data(), static_cast<size_t>(layer.k) * element,
+                pitch, rows);
+    return;
   }
+  QG_CUDA(cudaMemset(layer.weight.data(), 0, layer.weight.bytes()));
+  for (size_t i = 0; i < parts.size(); ++i) convert_rows(layer, *parts[i], places_of(layer, i));
 }
 
 void load_channel_scales(LinearState& layer, std::span<const LinearWeights* const> parts) {
@@ -210,8 +228,7 @@ DeviceBuffer upload_joined(const LinearState& layer, std::span<const LinearWeigh
   for (const LinearWeights* part : parts) bytes += (part->*member).bytes();
   DeviceBuffer joined(bytes);
   const size_t width = bytes / static_cast<size_t>(layer.n);
-  for (size_t i = 0; i < parts.size(); ++i)
-    copy_rows(joined.data(), width, places_of(layer, i), (parts[i]->*member).data, width, parts[i]->n);
+  upload_rows(layer, parts, member, joined.data(), width, width, layer.n);
   return joined;
 }
 
@@ -253,8 +270,7 @@ std::unique_ptr<LinearState> load_linear(std::span<const LinearWeights* const> p
                 place(*parts.front()), "run it on the CPU", ExitCode::cannot_here);
   const LinearWeights& first = *parts.front();
   const ActivationScaling scaling = describe_linear(first, activations, 1).activations;
-  auto layer = std::make_unique<LinearState>();
-  layer->context = &context;
+  auto layer = std::make_unique<LinearState>(context);
   layer->alternating = order == PartOrder::alternating;
   layer->hopper = context.device.family == KernelFamily::sm90a && context.device.compute_capability == 90;
   layer->k = first.k;
@@ -278,7 +294,8 @@ std::unique_ptr<LinearState> load_linear(std::span<const LinearWeights* const> p
   }
   set_activations(*layer, first, scaling);
   if (!first.prequant_scale.empty()) layer->prequant = upload(first.prequant_scale.data, first.prequant_scale.bytes());
-  QG_CUDA(cudaStreamSynchronize(nullptr));  // other streams read the weights
+  context.upload.wait();  // other streams read the weights
+  QG_CUDA(cudaStreamSynchronize(nullptr));
   context.reserve(scratch_bytes(*layer), std::max(kWideTickets, round_up(layer->n, kSkinnyRows) / kSkinnyRows));
   return layer;
 }

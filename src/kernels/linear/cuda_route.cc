@@ -77,7 +77,10 @@ LinearRoute find_route(const LinearState& layer, int64_t m) {
   if (asked == LinearRoute::skinny) return LinearRoute::skinny;
   if (asked == LinearRoute::bulk) return few;
   if (layer.wide && asked == LinearRoute::wide) return LinearRoute::wide;
-  if (!asked && m <= skinny_rows(layer)) return few;
+  if (!asked) {
+    if (const std::optional<LinearRoute> tuned = tuned_route(layer, m)) return *tuned;
+    if (m <= skinny_rows(layer)) return few;
+  }
   if (!asked && prefers_wide(layer, m)) return LinearRoute::wide;
   if (!library_can(layer)) return few;
   const LinearRoute route = library_route(layer, m);
@@ -86,7 +89,40 @@ LinearRoute find_route(const LinearState& layer, int64_t m) {
   return layer.context->library.can_run(shape) ? route : few;
 }
 
+// Whether scratch holds the weights as halves.
+bool keeps_expanded(const LinearState& layer) {
+  const LinearContextState& context = *layer.context;
+  return !layer.wide || context.wanted || context.measures || is_tuned_to(layer, LinearRoute::expand);
+}
+
 }  // namespace
+
+std::vector<LinearRoute> possible_routes(const LinearState& layer, int64_t m) {
+  constexpr int64_t kMostFewRows = 4 * kSkinnyMaxTokens;  // beyond, a kernel for few rows is never the fastest
+  std::vector<LinearRoute> routes;
+  if (m <= kMostFewRows) routes.push_back(layer.hopper ? LinearRoute::bulk : LinearRoute::skinny);
+  if (layer.wide) routes.push_back(LinearRoute::wide);
+  if (!library_can(layer)) return routes;
+  const LinearRoute route = library_route(layer, m);
+  if (route == LinearRoute::expand && !keeps_expanded(layer)) return routes;
+  GemmShape shape = library_shape(layer, route, std::min(m, rows_a_piece(layer, route, m)), DType::f16);
+  if (route == LinearRoute::library_parts) shape.n = layer.parts.front().n;
+  if (layer.context->library.can_run(shape)) routes.push_back(route);
+  return routes;
+}
+
+WeightsAhead weights_ahead(const LinearState& layer, int64_t parts) {
+  WeightsAhead ahead;
+  if (!layer.next || !layer.hopper || parts == 0) return ahead;
+  const LinearState& next = *layer.next;
+  const auto bytes = static_cast<int64_t>(next.weight.bytes()), most = std::min(bytes, layer.context->ahead_bytes);
+  const auto scale_bytes = static_cast<int64_t>(next.group_scales.bytes());
+  ahead.weight = next.weight.data();
+  ahead.weight_bytes = static_cast<uint32_t>(most / parts / 16 * 16);
+  ahead.scales = next.group_scales.data();
+  ahead.scale_bytes = bytes == 0 ? 0 : static_cast<uint32_t>(scale_bytes * most / bytes / parts / 16 * 16);
+  return ahead;
+}
 
 BulkPlan bulk_plan(const LinearState& layer, int64_t m) {
   return plan_bulk(layer.skinny, m, layer.n, layer.k,
@@ -134,12 +170,12 @@ int64_t scratch_bytes(const LinearState& layer) {
                        skinny_partial_bytes(plan_skinny(layer.skinny, m, layer.n, layer.k, context.device), layer.n));
     if (layer.hopper) bytes = std::max(bytes, bulk_partial_bytes(bulk_plan(layer, m), layer.n));
   }
-  if (context.max_rows <= skinny_rows(layer) && !context.wanted) return bytes;
+  if (context.max_rows <= skinny_rows(layer) && !context.wanted && !context.measures) return bytes;
   if (layer.wide) bytes = std::max(bytes, wide_partial_bytes(*layer.wide, context.device));
   const bool sums = layer.path == ComputePath::w8a8_int8 ||
                     (layer.path == ComputePath::w8a8_fp8 && (layer.per_token || !layer.uniform));
   const bool expands = layer.path == ComputePath::w4a16 || layer.path == ComputePath::w8a16_fp8;
-  if (expands && (!layer.wide || context.wanted)) bytes = std::max(bytes, layer.n * layer.k * 2);
+  if (expands && keeps_expanded(layer)) bytes = std::max(bytes, layer.n * layer.k * 2);
   if (sums)
     bytes = std::max(
         bytes,

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/common/cuda.h"
+#include "kernels/linear/cuda_ahead.h"
 
 namespace qg {
 
@@ -52,6 +53,7 @@ struct SkinnyArguments {
   void* y = nullptr;                       // [m, n]
   void* partials = nullptr;                // [tiles, slices, token tiles * 8, 16], slices > 1
   int* tickets = nullptr;                  // [tiles], zero before and after
+  WeightsAhead ahead;                      // a part a warp
   float scale = 1;                         // of everything
   int64_t tile_bytes = 0, half_bytes = 0;  // of weights: from tile to tile, and from row g to row g + 8
   int m = 0, n = 0;

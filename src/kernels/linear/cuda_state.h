@@ -5,11 +5,14 @@
 #include <vector>
 
 #include "kernels/common/cuda_cublaslt.h"
+#include "kernels/common/cuda_upload.h"
 #include "kernels/linear/cuda.h"
+#include "kernels/linear/cuda_ahead.h"
 #include "kernels/linear/cuda_bulk.h"
 #include "kernels/linear/cuda_repack.h"
 #include "kernels/linear/cuda_skinny.h"
 #include "kernels/linear/cuda_wide.h"
+#include "kernels/linear/tuning.h"
 
 namespace qg {
 
@@ -25,14 +28,22 @@ enum class LinearRoute {
   expand,          // weights to halves in scratch, then cuBLASLt
 };
 
+struct LinearState;
+
 struct LinearContextState {
   DeviceCapabilities device;
   int64_t max_rows = 0;
   CublasLt library;
+  CudaUpload upload;  // of weights, while layers are made
   // Both grow while layers are made and are one after the other's: a kernel uses them only between the end of the
   // kernel before it and its own.
   DeviceBuffer scratch;               // split sums, integer or float sums, expanded weights
   DeviceBuffer tickets;               // zero between kernels
+  TuningTable tuning;                 // of this card; measured routes go before the built-in ones
+  bool measures = false;              // layers keep scratch for every route, to be measured
+  LinearState* latest = nullptr;      // the layer made last
+  int64_t ahead_bytes = kAheadBytes;  // 0: nothing is asked for ahead. Another value to measure it
+  int wanted_wide = -1;               // the kernel of the wide ones' list that is to run, to test it
   std::optional<LinearRoute> wanted;  // taken wherever it can run, instead of what should be fastest: to measure it
 
   LinearContextState(const DeviceCapabilities& capabilities, int64_t rows)
@@ -46,7 +57,19 @@ struct LinearPart {
 };
 
 struct LinearState {
-  LinearContextState* context = nullptr;
+  explicit LinearState(LinearContextState& of) : context(&of), previous(of.latest) {
+    if (previous) previous->next = this;
+    of.latest = this;
+  }
+  ~LinearState() {
+    if (previous) previous->next = next;
+    (next ? next->previous : context->latest) = previous;
+  }
+  LinearState(const LinearState&) = delete;
+  LinearState& operator=(const LinearState&) = delete;
+
+  LinearContextState* context;
+  LinearState *previous, *next = nullptr;  // in the order in which they were made, which is the one they run in
   ComputePath path = ComputePath::w16a16;
   SkinnyFormat skinny = SkinnyFormat::f16;
   std::optional<WideFormat> wide;  // where Hopper's kernel can run
@@ -79,7 +102,16 @@ inline bool runs_few_rows(LinearRoute route) {
 std::unique_ptr<LinearState> load_linear(std::span<const LinearWeights* const> parts, ActivationScaling activations,
                                          LinearContextState& context, PartOrder order);
 
+// cuda_tuning.cc. A layer in the table's words, the route that was measured for m rows, and whether any m takes a
+// route.
+std::string tuning_name(const LinearState& layer);
+std::optional<LinearRoute> tuned_route(const LinearState& layer, int64_t m);
+bool is_tuned_to(const LinearState& layer, LinearRoute route);
+
+// Of the layer after this one, for `parts` to ask for.
+WeightsAhead weights_ahead(const LinearState& layer, int64_t parts);
 BulkPlan bulk_plan(const LinearState& layer, int64_t m);
+std::vector<LinearRoute> possible_routes(const LinearState& layer, int64_t m);
 LinearRoute choose_route(const LinearState& layer, int64_t m);
 // The library call of a route for m rows (of the whole layer; parts change n).
 GemmShape library_shape(const LinearState& layer, LinearRoute route, int64_t m, DType y_type);

@@ -42,40 +42,65 @@ std::span<const WideKernel> kernels_of(WideFormat format) {
 
 // What the plan reckons with, measured on an H100 (`bench_gpu linear`): a multiprocessor's products and copies out of
 // L2 a microsecond, and the card's memory.
-constexpr double kF16ProductsPerUs = 2048.0 * 1300, kByteProductsPerUs = 4096.0 * 1300;
-constexpr double kL2BytesPerUs = 65e3, kMemoryBytesPerUs = 2.9e6, kTileUs = 1.5, kSplitUs = 4, kSharedBytesPerUs = 60e3;
-constexpr double kScatteredUs = 12;  // of a split where blocks that share weights or x are not in step
-constexpr double kStepUs = 0.12;     // a step at least
-// The same of int4, whose scales are many small copies; a split of it costs less.
-constexpr double kInt4StepUs = 0.5, kInt4WideStepUs = 0.9, kInt4SplitUs = 1.5;
+constexpr double kByteProductsPerUs = 4096.0 * 1300, kL2BytesPerUs = 65e3, kMemoryBytesPerUs = 2.9e6;
+constexpr double kTileUs = 1.5, kSharedBytesPerUs = 60e3;
+constexpr double kStepUs = 0.26;                      // a step at least
+constexpr double kSplitUs = 2.5, kInt4SplitUs = 1.5;  // where blocks share a tile
+constexpr double kScatteredUs = 13.5;                 // of a split where blocks that share weights or x are not in step
+// A block that begins inside a tile has two sums to hand over.
+constexpr double kTwiceBytesPerUs = 22e3;
+constexpr double kHidden = 0.1;  // of the multiplying: what shows even where memory takes longer
+
+// A step of each int4 tile, measured.
+struct Int4Step {
+  int features, tokens;
+  double us;
+};
+constexpr Int4Step kInt4Steps[] = {{64, 32, 0.42},   {64, 64, 0.50},   {256, 32, 0.80}, {256, 64, 0.97},
+                                   {128, 128, 0.74}, {192, 128, 1.12}, {256, 128, 1.43}};
 
 double step_us(WideFormat format, const WideTile& tile) {
+  if (is_int4(format)) {
+    for (const Int4Step& step : kInt4Steps)
+      if (step.features == tile.features() && step.tokens == tile.tokens) return step.us;
+    throw Error(fmt::format("no measured step of an int4 tile of {} x {}", tile.features(), tile.tokens));
+  }
   const double products = static_cast<double>(tile.features()) * tile.tokens * kWideStep;
-  const double weights = tile.features() * kWideStep * (is_int4(format) ? 0.53 : 1.0);
-  const double x = static_cast<double>(tile.tokens) * kWideStep * (is_int4(format) ? 2 : 1);
-  return std::max({products / (is_int4(format) ? kF16ProductsPerUs : kByteProductsPerUs), (weights + x) / kL2BytesPerUs,
-                   !is_int4(format)   ? kStepUs
-                   : tile.groups == 1 ? kInt4StepUs
-                                      : kInt4WideStepUs + 0.1 * (tile.tokens >= 64)});
+  const double bytes = static_cast<double>(tile.features() + tile.tokens) * kWideStep;
+  return std::max({products / kByteProductsPerUs, bytes / kL2BytesPerUs, kStepUs});
 }
 
-// `several`: token tiles. Expected time of `whole` tiles a block's own and `split` tiles dealt out to `blocks`.
-double expected_us(double step, double split_us, const WideTile& tile, int64_t steps, int64_t grid, int64_t whole,
-                   int64_t split, int64_t blocks, bool several) {
-  const int64_t own = ceil_div(whole, grid);
-  double us = static_cast<double>(own) * (static_cast<double>(steps) * step + kTileUs);
-  if (split == 0) return us;
-  us += static_cast<double>(ceil_div(split * steps, blocks)) * step + kTileUs;
-  if (blocks == split) return us;
-  const double tile_bytes = static_cast<double>(tile.features()) * tile.tokens * 4;
-  const double sharers = 1 + static_cast<double>(blocks) / static_cast<double>(split);
-  if (several) us += kScatteredUs;
-  return us + split_us + tile_bytes * (1 + sharers) / kSharedBytesPerUs;
-}
+// What a plan is reckoned from. whole: tiles of a block's own; split: those dealt out to `blocks`.
+struct WideCost {
+  WideFormat format;
+  const WideTile& tile;
+  int64_t steps, grid, whole, split, blocks, token_tiles;
+  double memory_us;
+
+  double us() const {
+    double multiplying = static_cast<double>(ceil_div(whole, grid) * steps) * step_us(format, tile);
+    double rest = static_cast<double>(ceil_div(whole, grid)) * kTileUs;
+    if (split > 0) {
+      multiplying += static_cast<double>(ceil_div(split * steps, blocks)) * step_us(format, tile);
+      rest += kTileUs + sharing_us();
+    }
+    return std::max(memory_us, multiplying) + kHidden * multiplying + rest;
+  }
+
+ private:
+  double sharing_us() const {
+    if (blocks == split) return 0;
+    const double tile_bytes = static_cast<double>(tile.features()) * tile.tokens * 4;
+    const double sharers = 1 + static_cast<double>(blocks) / static_cast<double>(split);
+    double us = tile_bytes * (1 + sharers) / kSharedBytesPerUs;
+    if (blocks % split != 0) us += tile_bytes / kTwiceBytesPerUs;
+    if (is_int4(format)) return us + kInt4SplitUs;
+    return us + kSplitUs + (token_tiles > 1 ? kScatteredUs : 0);
+  }
+};
 
 void consider(WidePlan& best, WideFormat format, int kernel, const WideTile& tile, int64_t m, int64_t n, int64_t k,
               int64_t multiprocessors) {
-  const double step = step_us(format, tile);
   const int64_t steps = ceil_div(k, kWideStep), token_tiles = ceil_div(m, tile.tokens);
   const int64_t tiles = ceil_div(n, tile.features()) * token_tiles, waves = tiles / multiprocessors;
   for (int64_t own = std::max<int64_t>(0, waves - 1); own <= waves; ++own) {
@@ -85,8 +110,8 @@ void consider(WidePlan& best, WideFormat format, int kernel, const WideTile& til
       if (split == 0) blocks = 0;
       if (blocks > multiprocessors || blocks > split * steps || split > kWideTickets) continue;
       const double memory = static_cast<double>(n * k) * (is_int4(format) ? 0.53 : 1.0) / kMemoryBytesPerUs;
-      const double us = std::max(memory, expected_us(step, is_int4(format) ? kInt4SplitUs : kSplitUs, tile, steps,
-                                                     multiprocessors, whole, split, blocks, token_tiles > 1));
+      const WideCost cost = {format, tile, steps, multiprocessors, whole, split, blocks, token_tiles, memory};
+      const double us = cost.us();
       if (best.us != 0 && us >= best.us) continue;
       best.tile = tile;
       best.kernel = kernel;
@@ -104,11 +129,18 @@ void consider(WidePlan& best, WideFormat format, int kernel, const WideTile& til
 
 }  // namespace
 
-WidePlan plan_wide(WideFormat format, int64_t m, int64_t n, int64_t k, const DeviceCapabilities& device) {
+int wide_kernel_count(WideFormat format) {
+  return static_cast<int>(kernels_of(format).size());
+}
+
+WidePlan plan_wide(WideFormat format, int64_t m, int64_t n, int64_t k, const DeviceCapabilities& device, int only) {
   WidePlan best;
-  int index = 0;
-  for (const WideKernel& kernel : kernels_of(format))
-    consider(best, format, index++, kernel.tile, m, n, k, device.multiprocessors);
+  const std::span<const WideKernel> kernels = kernels_of(format);
+  for (int i = 0; i < static_cast<int>(kernels.size()); ++i) {
+    const WideTile& tile = kernels[static_cast<size_t>(i)].tile;
+    const bool fits = tile.tokens < 2 * std::max<int64_t>(m, 32);  // others multiply mostly nothing
+    if (only < 0 ? fits : only == i) consider(best, format, i, tile, m, n, k, device.multiprocessors);
+  }
   return best;
 }
 

@@ -7,12 +7,16 @@
 #include <cstdint>
 
 #include "kernels/common/cuda.h"
+#include "kernels/linear/cuda_ahead.h"
 
 namespace qg {
 
 enum class WideFormat { w4, w4_zeros, int8, e4m3 };
 
 inline constexpr int kWideStep = 128;  // of k a stage
+// Token tiles that are worked on together. Blocks that run at the same time then cover about as many tokens as
+// features, and so read the least of both.
+inline constexpr int kTokenBand = 8;
 
 // A tile: tokens (32 to 256) x features (each of `groups` warpgroups multiplies `halves` times 64). A warp more copies.
 struct WideTile {
@@ -20,7 +24,10 @@ struct WideTile {
   int stages = 0;  // of the ring
   int blocks = 0;  // that fit on a multiprocessor: with 2, the next kernel's first loads overlap this one's end
 
-  constexpr int threads() const { return 128 * groups + 32; }
+  // With 128 sums a thread and two warpgroups the copying warp becomes a warpgroup that gives most of its registers
+  // away.
+  constexpr bool trades_registers() const { return groups == 2 && tokens * halves >= 256; }
+  constexpr int threads() const { return 128 * groups + (trades_registers() ? 128 : 32); }
   constexpr int features() const { return 64 * groups * halves; }
 };
 
@@ -36,10 +43,12 @@ struct WideArguments {
   void* y = nullptr;                      // [m, n]
   float* partials = nullptr;              // [2 * split_blocks][tile]
   int* tickets = nullptr;                 // [split_tiles], zero before and after
+  WeightsAhead ahead;                     // a part a block
   float scale = 1;                        // of everything
   int m = 0, n = 0;
   int steps = 0, token_tiles = 0;  // steps of k
-  // The first whole_tiles (tokens vary first) are a block's own: block, block + grid, ... The rest, split_tiles
+  // The first whole_tiles (bands of kTokenBand; in them tokens vary first) are a block's own: block, block + grid, ...
+  // The rest, split_tiles
   // (features vary first), are dealt out evenly to split_blocks, step by step. Both are multiples of token_tiles.
   int whole_tiles = 0, split_tiles = 0, split_blocks = 0;
   int group_shift = 0;                       // Int4Layout
@@ -55,13 +64,15 @@ struct WidePlan {
   double us = 0;  // expected
 };
 
-// The tile and the split that should take least time. n is a multiple of 8, k of 16.
-WidePlan plan_wide(WideFormat format, int64_t m, int64_t n, int64_t k, const DeviceCapabilities& device);
+// The tile and the split that should take least time. n is a multiple of 8, k of 16. only: the one kernel of the
+// format's list to consider; -1: all.
+WidePlan plan_wide(WideFormat format, int64_t m, int64_t n, int64_t k, const DeviceCapabilities& device, int only = -1);
+int wide_kernel_count(WideFormat format);
 // Of scratch, whatever the plan.
 int64_t wide_partial_bytes(WideFormat format, const DeviceCapabilities& device);
 inline constexpr int64_t kWideTickets = 1024;
 
-// Columns of 8 bytes of a copied box: int4 weights of two chunks, and the scales of two groups.
+// Columns of 8 bytes of a copied box: int4 weights of a step's chunks, and the scales of as many groups.
 inline constexpr int kInt4Box = 128;
 constexpr int int4_scale_box(WideFormat format) {
   return format == WideFormat::w4_zeros ? 16 : 8;

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "kernels/linear/cuda_ahead.h"
+
 namespace qg::device {
 
 // d += a b, 16 x 8 x 16 halves.
@@ -54,6 +56,21 @@ __device__ __forceinline__ uint32_t load_u32(const void* from) {
   uint32_t v;
   asm volatile("ld.global.u32 %0, [%1];" : "=r"(v) : "l"(from));
   return v;
+}
+
+// `part` of what the next layer reads first, into L2: by one lane. Nothing before sm_90.
+__device__ __forceinline__ void ask_ahead(const WeightsAhead& ahead, int part) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const auto ask = [part](const void* data, uint32_t bytes) {
+    if (bytes > 0)
+      asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(static_cast<const char*>(data) +
+                                                                      static_cast<int64_t>(part) * bytes),
+                   "r"(bytes)
+                   : "memory");
+  };
+  ask(ahead.weight, ahead.weight_bytes);
+  ask(ahead.scales, ahead.scale_bytes);
+#endif
 }
 
 // 16 bytes from global to shared memory without registers; zeros when !valid.

@@ -347,6 +347,8 @@ __global__ void __launch_bounds__(kSkinnyWarps * 32, 2) skinny(const SkinnyArgum
         }
       }
     }
+    if (tile + tile_step >= a.tiles && lane == 0)
+      ask_ahead(a.ahead, static_cast<int>(blockIdx.x) * kSkinnyWarps + warp);
     reduce_tile<F, kTokenTiles, kTeam>(a, team, tile, channel, acc, flip);
   }
 }

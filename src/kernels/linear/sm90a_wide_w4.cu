@@ -4,16 +4,14 @@ namespace qg {
 
 const WideKernel* wide_kernels_w4(int& count) {
   static const WideKernel kernels[] = {
-      device::wide_kernel<WideFormat::w4, 32, 2, 1, 5, 2>(),
-      device::wide_kernel<WideFormat::w4, 32, 4, 1, 7, 1>(),
-      device::wide_kernel<WideFormat::w4, 64, 2, 1, 4, 2>(),
-      device::wide_kernel<WideFormat::w4, 64, 4, 1, 5, 1>(),
+      device::wide_kernel<WideFormat::w4, 32, 2, 2, 7, 1>(),
+      device::wide_kernel<WideFormat::w4, 64, 2, 2, 6, 1>(),
       device::wide_kernel<WideFormat::w4, 128, 2, 1, 5, 1>(),
       device::wide_kernel<WideFormat::w4, 128, 3, 1, 4, 1>(),
+      device::wide_kernel<WideFormat::w4, 128, 2, 2, 4, 1>(),
       // Of 64 features: more tiles than a layer of few features has otherwise, each with half the weights to read.
       device::wide_kernel<WideFormat::w4, 32, 1, 1, 6, 2>(),
       device::wide_kernel<WideFormat::w4, 64, 1, 1, 4, 2>(),
-      device::wide_kernel<WideFormat::w4, 128, 1, 1, 2, 2>(),
   };
   count = sizeof kernels / sizeof kernels[0];
   return kernels;

@@ -24,6 +24,11 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
 __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
+// A store to address 0: the launch ends with an error. Not a trap: in a kernel that has one, ptxas 13.0 takes no notice
+// of setmaxnreg.
+__device__ __forceinline__ void fail() {
+  asm volatile("st.global.u32 [%0], %1;" ::"l"(uint64_t{0}), "r"(0) : "memory");
+}
 // Until the phase of this parity has ended. A wait that never ends would hang the card: it becomes an error instead.
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
   uint32_t done = 0;
@@ -32,7 +37,7 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
                  : "=r"(done)
                  : "r"(barrier), "r"(parity)
                  : "memory");
-    if (tries > (1u << 28)) __trap();
+    if (tries > (1u << 28)) fail();
   }
 }
 // Makes initialized barriers visible to the copy engine.
@@ -80,6 +85,16 @@ __device__ __forceinline__ void wgmma_commit() {
 template <int kPending>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// A warpgroup's registers a thread, from here on: fewer, or more once others have given theirs.
+template <int kCount>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
 // Keeps the compiler from moving what it does with sums across products that still run.

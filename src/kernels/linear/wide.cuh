@@ -7,13 +7,13 @@
 namespace qg::device {
 
 inline constexpr int kStoreTokens = 32, kStorePitch = 144;  // a warpgroup's 64 features of 32 tokens, without conflicts
+inline constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;  // of 168 each: WideTile::trades_registers
 
 // Per format: Acc, bytes of x and of weights a stage of one tile.
 template <WideFormat kFormat>
 struct WideTraits {
   static constexpr bool kInt4 = kFormat == WideFormat::w4 || kFormat == WideFormat::w4_zeros;
   static constexpr int kScaleWords = kFormat == WideFormat::w4_zeros ? 2 : 1;
-  static constexpr int kXBoxes = kInt4 ? 2 : 1;  // of 128 bytes of k
 };
 template <WideFormat kFormat>
 struct WideSum {
@@ -32,9 +32,13 @@ struct WideShape {
   static constexpr int kFeatures = 64 * kGroups * kHalves;
   static constexpr int kRowTiles = kFeatures / 16;
   static constexpr int kXBox = kTokens * 128;
-  static constexpr int kXBytes = kXBox * Traits::kXBoxes;
-  static constexpr int kScaleBytes = Traits::kInt4 ? Traits::kScaleWords * 64 : 0;  // a row tile: two groups
-  static constexpr int kWeightBytes = Traits::kInt4 ? kRowTiles * (1024 + kScaleBytes) : kFeatures * 128;
+  static constexpr int kChunks = kWideStep / 64;               // of int4
+  static constexpr int kXBoxes = Traits::kInt4 ? kChunks : 1;  // of 128 bytes of k
+  static constexpr int kXBytes = kXBox * kXBoxes;
+  static constexpr int kTileBytes = kChunks * 512;  // int4: of a row tile
+  static constexpr int kUnits = kChunks * kHalves;  // int4: of 64 x 64, which become fragments at a time
+  static constexpr int kScaleBytes = Traits::kInt4 ? Traits::kScaleWords * 32 * kChunks : 0;  // and its groups
+  static constexpr int kWeightBytes = Traits::kInt4 ? kRowTiles * (kTileBytes + kScaleBytes) : kFeatures * kWideStep;
   static constexpr int kStageBytes = (kXBytes + kWeightBytes + 1023) / 1024 * 1024;
   static constexpr int kStoreBytes = kStoreTokens * kStorePitch;  // a warpgroup
   static constexpr int kTail = kGroups * (kStoreBytes + kTokens * 4) + 2 * kStages * 8 + 16;
@@ -64,8 +68,10 @@ struct WideWalk {
   }
   __device__ bool next(const WideArguments& a) {
     if (next_whole < a.whole_tiles) {
-      feature = next_whole / a.token_tiles;
-      token = next_whole % a.token_tiles;
+      const int features = a.whole_tiles / a.token_tiles, band = next_whole / (kTokenBand * features) * kTokenBand;
+      const int width = min(kTokenBand, a.token_tiles - band), at = next_whole - band * features;
+      feature = at / width;
+      token = band + at % width;
       begin = 0;
       end = a.steps;
       next_whole += static_cast<int>(gridDim.x);
@@ -137,6 +143,7 @@ struct WideProducer {
       weights();
       x();
     }
+    if (threadIdx.x % 32 == 0) ask_ahead(a.ahead, static_cast<int>(blockIdx.x));
   }
 
  private:
@@ -146,10 +153,10 @@ struct WideProducer {
     const uint32_t barrier = ring.full_barrier();
     barrier_expect(barrier, S::kXBytes + S::kWeightBytes);
     if constexpr (Traits::kInt4) {
-      const int chunk = step * 2, row_tile = walk.feature * S::kRowTiles;
-      copy_box(ring.weights(), &a.weight, chunk * kInt4Box / 2, row_tile, barrier, hint);
-      copy_box(ring.weights() + S::kRowTiles * 1024, &a.scales, (chunk >> a.group_shift) * Traits::kScaleWords * 4,
-               row_tile, barrier, hint);
+      const int chunk = step * S::kChunks, row_tile = walk.feature * S::kRowTiles;
+      copy_box(ring.weights(), &a.weight, chunk * 64, row_tile, barrier, hint);
+      copy_box(ring.weights() + S::kRowTiles * S::kTileBytes, &a.scales,
+               (chunk >> a.group_shift) * Traits::kScaleWords * 4, row_tile, barrier, hint);
     } else {
       copy_box(ring.weights(), &a.weight, step * kWideStep, walk.feature * S::kFeatures, barrier, hint);
     }
@@ -158,9 +165,9 @@ struct WideProducer {
     if (threadIdx.x % 32 != 0) return;
     const int row = walk.token * S::kTile.tokens;
 #pragma unroll
-    for (int i = 0; i < Traits::kXBoxes; ++i)
-      copy_box(ring.x() + i * S::kXBox, &a.x, step * kWideStep + i * (kWideStep / Traits::kXBoxes), row,
-               ring.full_barrier(), kEvictNormal);
+    for (int i = 0; i < S::kXBoxes; ++i)
+      copy_box(ring.x() + i * S::kXBox, &a.x, step * kWideStep + i * (kWideStep / S::kXBoxes), row, ring.full_barrier(),
+               kEvictNormal);
   }
 };
 
@@ -213,22 +220,23 @@ __device__ __forceinline__ void multiply_run(const WideArguments& a, WideRing<S>
   for (int step = walk.begin; step < walk.end; ++step, ring.advance()) {
     barrier_wait(ring.full_barrier(), ring.phase);
     if constexpr (Traits::kInt4) {
-      const uint32_t nibbles = ring.weights() + (group * kHalves * 4 + warp % 4) * 1024 + lane * 16;
-      const uint32_t scales = ring.weights() + S::kRowTiles * 1024 + (group * kHalves * 4 + warp % 4) * S::kScaleBytes +
-                              lane / 4 * (Traits::kScaleWords * 4);
+      const uint32_t nibbles = ring.weights() + (group * kHalves * 4 + warp % 4) * S::kTileBytes + lane * 16;
+      const uint32_t scales = ring.weights() + S::kRowTiles * S::kTileBytes +
+                              (group * kHalves * 4 + warp % 4) * S::kScaleBytes + lane / 4 * (Traits::kScaleWords * 4);
       const uint32_t second = a.group_shift == 0 ? Traits::kScaleWords * 32 : 0;  // groups of 64: the next one's scales
-      uint4 codes[2 * kHalves];  // all of the stage's at once: their latency shows once
-      uint32_t scale[2 * kHalves][Traits::kScaleWords];
+      constexpr int kUnits = S::kUnits;
+      uint4 codes[kUnits];  // all of the stage's at once: their latency shows once
+      uint32_t scale[kUnits][Traits::kScaleWords];
 #pragma unroll
-      for (int u = 0; u < 2 * kHalves; ++u) {
+      for (int u = 0; u < kUnits; ++u) {
         const int c = u / kHalves, h = u % kHalves;
-        codes[u] = load_shared_16(nibbles + h * 4096 + c * 512);
+        codes[u] = load_shared_16(nibbles + h * 4 * S::kTileBytes + c * 512);
 #pragma unroll
         for (int i = 0; i < Traits::kScaleWords; ++i)
           scale[u][i] = load_shared_4(scales + h * 4 * S::kScaleBytes + (c == 1 ? second : 0) + i * 4);
       }
 #pragma unroll
-      for (int u = 0; u < 2 * kHalves; ++u) {
+      for (int u = 0; u < kUnits; ++u) {
         const int c = u / kHalves, h = u % kHalves;
         uint32_t(&mine)[16] = fragments[u % 2];
         expand_chunk<kFormat>(codes[u], scale[u], mine);
@@ -386,7 +394,7 @@ __device__ __forceinline__ void store_tile(const WideArguments& a, const WideWal
 }
 
 template <WideFormat kFormat, class S>
-__global__ void __launch_bounds__(S::kConsumers + 32, S::kTile.blocks) wide(const __grid_constant__ WideArguments a) {
+__global__ void __launch_bounds__(S::kTile.threads(), S::kTile.blocks) wide(const __grid_constant__ WideArguments a) {
 #ifdef QG_SM90A
   extern __shared__ char raw[];
   char* ring_base = raw + (1024 - shared_address(raw) % 1024) % 1024;
@@ -409,9 +417,11 @@ __global__ void __launch_bounds__(S::kConsumers + 32, S::kTile.blocks) wide(cons
   }
   __syncthreads();
   if (threadIdx.x >= S::kConsumers) {
-    WideProducer<kFormat, S>(a, ring).run();
+    if constexpr (S::kTile.trades_registers()) give_registers<kProducerRegisters>();
+    if (threadIdx.x < S::kConsumers + 32) WideProducer<kFormat, S>(a, ring).run();
     return;
   }
+  if constexpr (S::kTile.trades_registers()) take_registers<kConsumerRegisters>();
   wait_for_previous();
   const int group = threadIdx.x / 128;
   WideWalk walk(a);

@@ -20,6 +20,7 @@ struct AddRmsNormParams {
   float* residual = nullptr;             // [rows or more, width]
   const __half* delta = nullptr;         // [rows or more, width]; null: nothing is added
   const int32_t* tokens = nullptr;       // [rows]: residual starts as embedding[token]; needs embedding
+  const int32_t* sampled = nullptr;      // a token of -1 - i in `tokens` stands for sampled[i]
   const __half* embedding = nullptr;     // [vocab, width]
   const int32_t* source_rows = nullptr;  // [rows]: output row i comes from this row; the residual is not written then
   const float* weight = nullptr;         // [width]
@@ -37,10 +38,17 @@ void silu_mul(const CudaQueue& queue, int64_t rows, int64_t width, const __half*
 void quantize_rows(const CudaQueue& queue, int64_t rows, int64_t width, const __half* x,
                    const ActivationRequest& request, const ActivationBuffer& out);
 
-// tokens[i] = index of the largest of logits[i], the lowest among equals; -2 when a logit is not finite.
+// Where sampled tokens go: that of row i to device[*first + i] and host[*first + i].
+struct TokenTarget {
+  int32_t* device = nullptr;
+  int32_t* host = nullptr;         // page-locked; written once, in one piece, so that the host can wait for it. Or null
+  const int32_t* first = nullptr;  // on the device; null: 0
+};
+
+// to[i] = index of the largest of logits[i], the lowest among equals; -2 when a logit is not finite.
 // logits [rows, vocab]; scratch of argmax_scratch_bytes(rows), zeroed once (each run leaves it zeroed).
 int64_t argmax_scratch_bytes(int64_t rows);
-void argmax_rows(const CudaQueue& queue, int64_t rows, int64_t vocab, const float* logits, int32_t* tokens,
+void argmax_rows(const CudaQueue& queue, int64_t rows, int64_t vocab, const float* logits, const TokenTarget& to,
                  void* scratch);
 
 // How one row is sampled; sample_token defines it.
@@ -52,8 +60,8 @@ struct SampleRow {
   double draw = 0;  // uniform in [0, 1)
 };
 
-// tokens [rows] hold argmax_rows' result and get the sampled ones. asked [rows] on the device.
+// to.device holds argmax_rows' result and gets the sampled tokens; so does to.host. asked [rows] on the device.
 void sample_rows(const CudaQueue& queue, int64_t rows, int64_t vocab, const float* logits, const SampleRow* asked,
-                 int32_t* tokens);
+                 const TokenTarget& to);
 
 }  // namespace qg

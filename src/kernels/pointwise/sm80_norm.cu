@@ -6,12 +6,15 @@
 namespace qg {
 namespace {
 
+constexpr int64_t kFewRows = 8;
+
 struct NormArguments {
   int width;
   float epsilon;
   float* residual;
   const __half* delta;
   const int32_t* tokens;
+  const int32_t* sampled;
   const __half* embedding;
   const int32_t* source_rows;
   const float* weight;
@@ -21,11 +24,16 @@ struct NormArguments {
   float* row_scales;
 };
 
-__device__ __forceinline__ void add_half4(float (&x)[4], const __half* from) {
-  const uint2 bits = *reinterpret_cast<const uint2*>(from);
+__device__ __forceinline__ void add_half4(float (&x)[4], uint2 bits) {
   const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
   const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
   x[0] += low.x, x[1] += low.y, x[2] += high.x, x[3] += high.y;
+}
+
+// A sampled token below 0 is that of logits that are not finite: any row of the embedding will do.
+__device__ __forceinline__ int token_of(const NormArguments& a, int row) {
+  const int token = a.tokens[row];
+  return token >= 0 ? token : max(a.sampled[-1 - token], 0);
 }
 
 // kChunks * kThreads * 4 >= width.
@@ -33,57 +41,64 @@ template <int kThreads, int kChunks, ActivationForm kForm, bool kPerToken>
 __global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(NormArguments a) {
   let_next_start();
   const int row = static_cast<int>(blockIdx.x);
-  float weight[kChunks][4];  // does not depend on the kernel before
+  float weight[kChunks][4] = {};  // does not depend on the kernel before
 #pragma unroll
   for (int c = 0; c < kChunks; ++c) {
     const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
     if (column < a.width) {
       const float4 w = *reinterpret_cast<const float4*>(a.weight + column);
       weight[c][0] = w.x, weight[c][1] = w.y, weight[c][2] = w.z, weight[c][3] = w.w;
+#pragma unroll
+      for (int i = 0; i < 4 && a.prequant; ++i) weight[c][i] *= a.prequant[column + i];
     }
   }
   wait_for_previous();
 
   const int64_t source = a.source_rows ? a.source_rows[row] : row;
   float* residual = a.residual + source * a.width;
-  const __half* delta = a.delta ? a.delta + source * a.width : nullptr;
-  const __half* embedding = a.tokens ? a.embedding + static_cast<int64_t>(a.tokens[row]) * a.width : nullptr;
+  // Halves that are added: the embedding, to nothing, or delta.
+  const __half* halves = a.tokens  ? a.embedding + static_cast<int64_t>(token_of(a, row)) * a.width
+                         : a.delta ? a.delta + source * a.width
+                                   : nullptr;
+  // All loads first: the row is short, and what takes time is the way to memory.
   float x[kChunks][4];
+  uint2 added[kChunks];
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
+    float4 r = make_float4(0, 0, 0, 0);
+    added[c] = make_uint2(0, 0);
+    if (column < a.width && !a.tokens) r = *reinterpret_cast<const float4*>(residual + column);
+    if (column < a.width && halves) added[c] = *reinterpret_cast<const uint2*>(halves + column);
+    x[c][0] = r.x, x[c][1] = r.y, x[c][2] = r.z, x[c][3] = r.w;
+  }
   float squares = 0;
 #pragma unroll
   for (int c = 0; c < kChunks; ++c) {
     const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
-    x[c][0] = x[c][1] = x[c][2] = x[c][3] = 0;
-    if (column >= a.width) continue;
-    if (embedding) {
-      add_half4(x[c], embedding + column);
-    } else {
-      const float4 r = *reinterpret_cast<const float4*>(residual + column);
-      x[c][0] = r.x, x[c][1] = r.y, x[c][2] = r.z, x[c][3] = r.w;
-    }
-    if (delta) add_half4(x[c], delta + column);
-    if ((delta || embedding) && !a.source_rows)
+    add_half4(x[c], added[c]);
+    if (column < a.width && halves && !a.source_rows)
       *reinterpret_cast<float4*>(residual + column) = make_float4(x[c][0], x[c][1], x[c][2], x[c][3]);
 #pragma unroll
     for (int i = 0; i < 4; ++i) squares += x[c][i] * x[c][i];
   }
-  const float inverse_norm = rsqrtf(block_sum<kThreads>(squares) / static_cast<float>(a.width) + a.epsilon);
-
+  // The norm is one factor for the whole row, so the largest magnitude can be found before it is known.
   float largest = 0;
 #pragma unroll
-  for (int c = 0; c < kChunks; ++c) {
-    const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
-    if (column >= a.width) continue;
+  for (int c = 0; c < kChunks; ++c)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      x[c][i] *= inverse_norm * weight[c][i];
-      if (a.prequant) x[c][i] *= a.prequant[column + i];
-      largest = fmaxf(largest, fabsf(x[c][i]));
+      x[c][i] *= weight[c][i];
+      if constexpr (kPerToken) largest = fmaxf(largest, fabsf(x[c][i]));
     }
-  }
+  if constexpr (kPerToken)
+    block_sum_and_max<kThreads>(squares, largest);
+  else
+    squares = block_sum<kThreads>(squares);
+  const float inverse_norm = rsqrtf(squares / static_cast<float>(a.width) + a.epsilon);
   float scale = a.static_scale;
   if constexpr (kPerToken) {
-    scale = row_scale<kForm>(block_max<kThreads>(largest));
+    scale = row_scale<kForm>(inverse_norm * largest);
     if (threadIdx.x == 0) a.row_scales[row] = scale;
   }
   const float inverse = __fdiv_rn(1.0f, scale);
@@ -92,7 +107,10 @@ __global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(NormArguments a)
 #pragma unroll
   for (int c = 0; c < kChunks; ++c) {
     const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
-    if (column < a.width) store<kForm>(out, column, x[c], inverse);
+    if (column >= a.width) continue;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[c][i] *= inverse_norm;
+    store<kForm>(out, column, x[c], inverse);
   }
 }
 
@@ -121,6 +139,7 @@ void add_rms_norm(const CudaQueue& queue, const AddRmsNormParams& p) {
                         p.residual,
                         p.delta,
                         p.tokens,
+                        p.sampled,
                         p.embedding,
                         p.source_rows,
                         p.weight,
@@ -128,8 +147,12 @@ void add_rms_norm(const CudaQueue& queue, const AddRmsNormParams& p) {
                         p.request.static_scale,
                         p.out.values,
                         p.out.row_scales};
+  // Few rows: fewer warps are sooner started and sooner agreed. More rows share multiprocessors, and there many threads
+  // with little to hold are faster.
   if (p.width <= 1024)
     launch_form<256, 1>(queue, p.rows, p.request, a);
+  else if (p.width <= 4096 && p.rows <= kFewRows)
+    launch_form<256, 4>(queue, p.rows, p.request, a);
   else if (p.width <= 4096)
     launch_form<1024, 1>(queue, p.rows, p.request, a);
   else if (p.width <= 8192)

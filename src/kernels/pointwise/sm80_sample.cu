@@ -2,6 +2,7 @@
 // Probabilities are integers, exp(...) * 2^40, so that sums do not depend on the order of additions. What is k-th, or
 // where a share of the mass ends, is found digit by digit of the logits' bits (radix selection), without sorting.
 #include "kernels/pointwise/cuda.h"
+#include "kernels/pointwise/tokens.cuh"
 
 namespace qg {
 namespace {
@@ -144,14 +145,17 @@ __device__ __forceinline__ float logit_of(uint32_t key) {
 }
 
 __global__ void __launch_bounds__(kThreads)
-    sample_kernel(int vocab, const float* logits, const SampleRow* rows, int32_t* tokens) {
+    sample_kernel(int vocab, const float* logits, const SampleRow* rows, TokenTarget to) {
   extern __shared__ __align__(16) char shared[];
   Shared& s = *reinterpret_cast<Shared*>(shared);
   let_next_start();
   wait_for_previous();
   const SampleRow ask = rows[blockIdx.x];
-  const int best = tokens[blockIdx.x];
-  if (ask.inverse_temperature <= 0 || best < 0) return;  // greedy, or logits that are not finite
+  const int row_number = static_cast<int>(blockIdx.x), best = to.device[token_place(to, row_number)];
+  if (ask.inverse_temperature <= 0 || best < 0) {  // greedy, or logits that are not finite
+    if (threadIdx.x == 0) store_token(to, row_number, best);
+    return;
+  }
   const float* mine = logits + static_cast<int64_t>(blockIdx.x) * vocab;
   const Row row = {mine, vocab, mine[best], ask.inverse_temperature};
 
@@ -180,13 +184,13 @@ __global__ void __launch_bounds__(kThreads)
   } else {
     token = element_at(row, s, position, [&](float logit) -> Mass { return row.mass(logit); });
   }
-  if (threadIdx.x == 0) tokens[blockIdx.x] = token < 0 ? best : token;
+  if (threadIdx.x == 0) store_token(to, row_number, token < 0 ? best : token);
 }
 
 }  // namespace
 
 void sample_rows(const CudaQueue& queue, int64_t rows, int64_t vocab, const float* logits, const SampleRow* asked,
-                 int32_t* tokens) {
+                 const TokenTarget& to) {
   if (rows == 0) return;
   static const bool raised = [] {
     QG_CUDA(cudaFuncSetAttribute(sample_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)));
@@ -194,7 +198,7 @@ void sample_rows(const CudaQueue& queue, int64_t rows, int64_t vocab, const floa
   }();
   static_cast<void>(raised);
   launch(queue, sample_kernel, dim3(static_cast<unsigned>(rows)), dim3(kThreads), sizeof(Shared),
-         static_cast<int>(vocab), logits, asked, tokens);
+         static_cast<int>(vocab), logits, asked, to);
 }
 
 }  // namespace qg

@@ -18,8 +18,6 @@ case ${gpu#NVIDIA } in
   *) echo "this script is for a10, here is $gpu" >&2; exit 4 ;;
 esac
 command -v trtllm-bench > /dev/null || { echo "trtllm-bench is not on the PATH; install: pip install tensorrt-llm==1.1.0 (Python 3.12, CUDA 12.9)" >&2; exit 4; }
-trtllm-bench --model any latency --help | grep -e --extra_llm_api_options > /dev/null ||
-  { echo 'this trtllm-bench latency takes no options file; the KV format cannot be chosen' >&2; exit 4; }
 version=$(python3 -c 'from importlib.metadata import version; print(version("tensorrt_llm"))')
 case $version in
   1.1.0*) ;;
@@ -182,13 +180,13 @@ END_OF_FILE
   #   gives FP8 weights an FP8 cache (tensorrt_llm/bench/benchmark/utils/general.py). There is no
   #   value that forces 16 bits: the folder is checked before, the cache type of the report after the
   #   run. CHECK in total.kv that the log agrees with the report.
-  # CHECK: `trtllm-bench latency` must know --extra_llm_api_options (older ones do not; the
-  #   script looks first): without the options file the KV format cannot be chosen.
+  # throughput, not latency: `trtllm-bench latency` of 1.0 and 1.1 takes no options file, so
+  #   that the KV format could not be chosen. One request at a time, streaming: the same thing.
   measure out/results/llama-3.2-3b/a10/int4_awq/kv_fp16/decode/b1/total fp16 \
     trtllm-bench \
       --model meta-llama/Llama-3.2-3B-Instruct \
       --model_path models/modelopt/llama-3.2-3b-instruct-trtllm-ckpt-wq_int4_awq-kv_fp16 \
-      latency \
+      throughput \
       --backend pytorch \
       --extra_llm_api_options out/results/llama-3.2-3b/a10/int4_awq/kv_fp16/decode/b1/options.yaml \
       --dataset out/results/tokens/llama-3.2-3b-128-256-5.jsonl \
@@ -196,6 +194,9 @@ END_OF_FILE
       --kv_cache_free_gpu_mem_fraction 0.9 \
       --concurrency 1 \
       --warmup 2 \
+      --max_batch_size 1 \
+      --max_num_tokens 2048 \
+      --streaming \
       --report_json out/results/llama-3.2-3b/a10/int4_awq/kv_fp16/decode/b1/total.json || bad=1
 
   # --- decode/b8
@@ -358,7 +359,7 @@ END_OF_FILE
     trtllm-bench \
       --model meta-llama/Llama-3.2-3B-Instruct \
       --model_path models/modelopt/llama-3.2-3b-instruct-trtllm-ckpt-wq_int4_awq-kv_fp16 \
-      latency \
+      throughput \
       --backend pytorch \
       --extra_llm_api_options out/results/llama-3.2-3b/a10/int4_awq/kv_fp8/decode/b1/options.yaml \
       --dataset out/results/tokens/llama-3.2-3b-128-256-5.jsonl \
@@ -366,6 +367,9 @@ END_OF_FILE
       --kv_cache_free_gpu_mem_fraction 0.9 \
       --concurrency 1 \
       --warmup 2 \
+      --max_batch_size 1 \
+      --max_num_tokens 2048 \
+      --streaming \
       --report_json out/results/llama-3.2-3b/a10/int4_awq/kv_fp8/decode/b1/total.json || bad=1
 
   # --- decode/b8

@@ -1,0 +1,130 @@
+#include "runtime/cuda_launcher.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "runtime/cuda_tap.h"
+
+namespace qg {
+namespace {
+
+DeviceBuffer upload_numbers(int64_t count) {
+  std::vector<int32_t> numbers(static_cast<size_t>(count));
+  std::iota(numbers.begin(), numbers.end(), 0);
+  DeviceBuffer buffer(numbers.size() * sizeof(int32_t));
+  QG_CUDA(cudaMemcpy(buffer.data(), numbers.data(), buffer.bytes(), cudaMemcpyHostToDevice));
+  return buffer;
+}
+
+// Whatever happens in between, a capture is ended, so that the stream can be used again.
+class Capture {
+ public:
+  explicit Capture(cudaStream_t stream) : stream_(stream) {
+    QG_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  }
+  ~Capture() {
+    cudaGraph_t graph = nullptr;
+    if (stream_) cudaStreamEndCapture(stream_, &graph);
+    if (graph) cudaGraphDestroy(graph);
+  }
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+  cudaGraphExec_t end() {
+    cudaGraph_t graph = nullptr;
+    QG_CUDA(cudaStreamEndCapture(std::exchange(stream_, nullptr), &graph));
+    cudaGraphExec_t executable = nullptr;
+    const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+    cudaGraphDestroy(graph);
+    check_cuda(status, "cudaGraphInstantiate");
+    return executable;
+  }
+
+ private:
+  cudaStream_t stream_;
+};
+
+}  // namespace
+
+CudaLauncher::CudaLauncher(const CudaForward& forward, const CudaQueue& queue, SampledTokens& sampled, int64_t max_rows)
+    : forward_(forward), queue_(queue), sampled_(sampled), row_numbers_(upload_numbers(max_rows)) {}
+
+CudaLauncher::~CudaLauncher() {
+  for (auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+}
+
+void CudaLauncher::run(const StepLaunch& step, std::vector<float>& logits) {
+  const StepShape& shape = step.planned.shape;
+  // Decoding is a chain of short kernels, which only overlap where they agree on the memory of a multiprocessor.
+  queue_.shared_percent =
+      queue_.chained && step.planned.graph ? forward_.model.layers.front().gate_up->shared_percent(shape.rows) : -1;
+  if (!step.planned.graph) return launch_directly(step, logits);
+  launch_graph(step);
+  if (step.logits == LogitsWanted::sampled)
+    append_logits(std::count_if(step.pieces.begin(), step.pieces.end(), [](auto* piece) { return piece->sample; }),
+                  logits);
+}
+
+void CudaLauncher::launch_directly(const StepLaunch& step, std::vector<float>& logits) {
+  const StepShape& shape = step.planned.shape;
+  CudaForward f = forward_;
+  if (step.tap) f.observe = make_cuda_observer(f, step.tap, queue_.stream);
+  if (shape.prefill) {
+    std::vector<CudaPrefillPiece> prefill;
+    int64_t row = shape.decode_pieces;
+    for (const SequencePiece* piece : step.pieces.subspan(static_cast<size_t>(shape.decode_pieces))) {
+      prefill.push_back({static_cast<int32_t>(row), static_cast<int32_t>(piece->num_tokens),
+                         static_cast<int32_t>(piece->context_tokens + piece->num_tokens)});
+      row += piece->num_tokens;
+    }
+    f.attention.plan_prefill(queue_, step.batch.view(), shape.decode_pieces, prefill);
+  }
+  run_cuda_layers(f, queue_, step.batch, shape);
+  ran_.merge(cuda_kernel_names(f, shape));
+  if (step.logits == LogitsWanted::all) {
+    const size_t before = logits.size();
+    for (int64_t first = 0; first < shape.rows; first += kLogitRows) {
+      const int64_t count = std::min(kLogitRows, shape.rows - first);
+      run_cuda_head(f, queue_, row_numbers_.as<int32_t>() + first, count);
+      append_logits(count, logits);
+    }
+    if (step.tap) step.tap("logits", std::span(logits).subspan(before), shape.rows, f.shape.vocab);
+    f.observe = {};  // final_norm has been told, of all rows
+  }
+  run_cuda_sampling(f, queue_, step.batch, sampled_.target(step.slot), [&](int64_t count) {
+    if (step.logits == LogitsWanted::sampled) append_logits(count, logits);
+  });
+}
+
+void CudaLauncher::layers_and_sampling(const StepLaunch& step) {
+  run_cuda_layers(forward_, queue_, step.batch, step.planned.shape);
+  run_cuda_sampling(forward_, queue_, step.batch, sampled_.target(step.slot), {});
+}
+
+// The first step of a kind runs directly, because kernels that are loaded lazily cannot be loaded during a capture; the
+// graph is captured while it runs.
+void CudaLauncher::launch_graph(const StepLaunch& step) {
+  const StepShape& shape = step.planned.shape;
+  const auto key = std::make_tuple(shape.rows, shape.max_context, step.batch.draws(), step.slot);
+  const auto found = graphs_.find(key);
+  if (found != graphs_.end()) {
+    QG_CUDA(cudaGraphLaunch(found->second, queue_.stream));
+    return;
+  }
+  layers_and_sampling(step);
+  Capture capture(queue_.stream);
+  layers_and_sampling(step);
+  graphs_.emplace(key, capture.end());
+  ran_.merge(cuda_kernel_names(forward_, shape));
+}
+
+void CudaLauncher::append_logits(int64_t count, std::vector<float>& logits) {
+  const size_t values = static_cast<size_t>(count * forward_.shape.vocab), bytes = values * sizeof(float);
+  if (logits_.bytes() < bytes) logits_ = PinnedBuffer(bytes);
+  QG_CUDA(cudaMemcpyAsync(logits_.as<float>(), forward_.buffers.logits.data(), bytes, cudaMemcpyDeviceToHost,
+                          queue_.stream));
+  QG_CUDA(cudaStreamSynchronize(queue_.stream));
+  logits.insert(logits.end(), logits_.as<float>(), logits_.as<float>() + values);
+}
+
+}  // namespace qg

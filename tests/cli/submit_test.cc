@@ -1,0 +1,78 @@
+// quantgrid submit without a cluster: the scripts, and a stand-in for sbatch.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "core/json.h"
+#include "tests/cli/program.h"
+
+namespace qg {
+namespace {
+
+namespace fs = std::filesystem;
+const std::string kGrid = "'" QG_SOURCE_DIR "/grids/trt-llm-45.toml'";
+
+class Submit : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fresh_folder("submit");
+    path_ = std::getenv("PATH");
+  }
+  void TearDown() override {
+    setenv("PATH", path_.c_str(), 1);
+    fs::remove_all(folder_);
+  }
+  void stand_in(const std::string& text) {
+    write_text(folder_ / "bin/sbatch", "#!/bin/sh\n" + text);
+    fs::permissions(folder_ / "bin/sbatch", fs::perms::owner_all);
+    setenv("PATH", ((folder_ / "bin").string() + ":" + path_).c_str(), 1);
+  }
+  fs::path folder_;
+  std::string path_;
+};
+
+TEST_F(Submit, DryRunWritesTheScripts) {
+  const Outcome outcome =
+      run_program("submit " + kGrid + " --slurm --dry-run --out fleet --filter 'gpu=h100,l4' --profile full", folder_);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_TRUE(fs::exists(folder_ / "fleet/h100.sbatch"));
+  EXPECT_TRUE(fs::exists(folder_ / "fleet/l4.sbatch"));
+  EXPECT_TRUE(fs::exists(folder_ / "fleet/merge.sbatch"));
+  EXPECT_FALSE(fs::exists(folder_ / "fleet/a10.sbatch"));
+  const std::string text = read_text(folder_ / "fleet/h100.sbatch");
+  EXPECT_NE(text.find("#SBATCH --gres=gpu:h100:1"), std::string::npos);
+  EXPECT_NE(text.find(QG_BINARY), std::string::npos);
+  EXPECT_NE(text.find("--profile 'full'"), std::string::npos);
+}
+
+TEST_F(Submit, JobsAndTheirMerge) {
+  stand_in("echo \"$@\" >> '" + (folder_ / "asked").string() + "'\nn=$(wc -l < '" + (folder_ / "asked").string() +
+           "')\necho $((100 + n))\n");
+  const Outcome outcome = run_program("submit " + kGrid + " --slurm --out fleet --filter gpu=h100,l4 --json", folder_);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(Json::parse(outcome.out)["jobs"].dump(), R"({"h100":"101","l4":"102","merge":"103"})");
+  EXPECT_NE(read_text(folder_ / "asked").find("--parsable --dependency=afterany:101:102 "), std::string::npos)
+      << read_text(folder_ / "asked");
+}
+
+TEST_F(Submit, WhatIsWrongIsSaid) {
+  Outcome outcome = run_program("submit " + kGrid + " --out fleet", folder_);
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_NE(outcome.err.find("add --slurm"), std::string::npos) << outcome.err;
+  outcome = run_program("submit " + kGrid + " --slurm --out 'my fleet'", folder_);
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_FALSE(fs::exists(folder_ / "my fleet"));
+  EXPECT_EQ(run_program("submit " + kGrid + " --slurm --out f --gres h200x=gpu:1", folder_).exit_code, 1);
+  EXPECT_EQ(run_program("submit " + kGrid + " --slurm --out f --filter gpu=cpu", folder_).exit_code, 1);
+  stand_in("echo 'sbatch: error: invalid partition specified: nope' >&2\nexit 1\n");
+  outcome = run_program("submit " + kGrid + " --slurm --out fleet --partition nope", folder_);
+  EXPECT_EQ(outcome.exit_code, 4);
+  EXPECT_NE(outcome.err.find("invalid partition specified: nope"), std::string::npos) << outcome.err;
+  stand_in("exit 127\n");
+  outcome = run_program("submit " + kGrid + " --slurm --out fleet", folder_);
+  EXPECT_EQ(outcome.exit_code, 4);
+  EXPECT_NE(outcome.err.find("sbatch is not installed here"), std::string::npos) << outcome.err;
+}
+
+}  // namespace
+}  // namespace qg

@@ -1,0 +1,106 @@
+// A few shapes of every kernel family, small enough for tools that slow a program down a hundredfold
+// (scripts/gpu_sanitize.sh runs these under compute-sanitizer). The full lists are in the other files here.
+#include <gtest/gtest.h>
+
+#include "model/architecture.h"
+#include "quantize/recipe.h"
+#include "quantize/synthetic_checkpoint.h"
+#include "runtime/engine.h"
+#include "runtime/make_executor.h"
+#include "tests/gpu/attention_step.h"
+#include "tests/gpu/linear_case.h"
+
+namespace qg::testing {
+namespace {
+
+constexpr KernelFamily kFamilies[] = {KernelFamily::sm80, KernelFamily::sm89, KernelFamily::sm90a};
+
+class ShortLinear : public ::testing::TestWithParam<test::Kind> {};
+
+TEST_P(ShortLinear, EveryFamilyAndRoute) {
+  const test::Kind kind = GetParam();
+  const auto check = [&](KernelFamily family, std::optional<LinearRoute> route, std::initializer_list<int64_t> rows) {
+    CudaLinearContext context(test::capabilities(family), 160);
+    context.state().wanted = route;
+    test::Case c(kind, {144, 384, 128}, 160, context);
+    c.expect_all();
+    for (const int64_t m : rows) c.check(m);
+  };
+  check(KernelFamily::sm90a, {}, {1, 160});  // what runs
+  check(KernelFamily::sm90a, LinearRoute::bulk, {3, 17});
+  check(KernelFamily::sm90a, LinearRoute::wide, {33, 130});
+  for (const KernelFamily family : kFamilies) check(family, LinearRoute::skinny, {5, 32});
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ShortLinear, ::testing::ValuesIn(test::kKinds));
+
+TEST(Short, Attention) {
+  for (const KvFormat format : kKvFormats)
+    for (const int64_t head_dim : {64, 128}) {
+      const Step step(describe(format, 2, head_dim == 64 ? 3 : 4, head_dim, 64), {1, 65, 300}, {{20, 20}, {70, 150}});
+      for (const KernelFamily family : kFamilies) expect_right(step, family, 512);
+    }
+}
+
+// A tiny model through the engine: prefill in chunks, decoding with the append inside attention, graphs, sampling.
+// Twice, for what must not change from run to run.
+std::vector<int32_t> generate(WeightFormat weights, KvFormat kv, KernelFamily family) {
+  ModelShape s;
+  s.family = "llama";
+  s.layers = 1, s.hidden = 256, s.heads = 4, s.kv_heads = 1, s.head_dim = 64, s.ffn = 512, s.vocab = 512;
+  s.max_position = 512;
+  const ModelTable table = make_model_table(s);
+  QuantSpec quant;
+  if (weights != WeightFormat::fp16) {
+    quant = default_recipe(weights).spec({256, 512});
+    quant.prequant_scales = false;
+  }
+  ExecutorOptions options;
+  options.kv = kv;
+  options.num_pages = 24;
+  options.max_rows = 16;  // the library's algorithms are timed from 16 rows on: nothing of that here
+  options.max_pieces = 4;
+  CudaExecutorOptions cuda;
+  cuda.family = family;
+  EngineOptions engine_options;
+  engine_options.max_batch = 4;
+  engine_options.max_rows = 16;
+  engine_options.prefill_chunk = 12;
+  Engine engine(make_executor("cuda", make_synthetic_checkpoint(table, quant, {}), options, cuda), engine_options);
+  for (int i = 0; i < 5; ++i) {
+    Request request;
+    for (int32_t t = 0; t < 10 + 13 * i; ++t) request.prompt.push_back((t * 37 + i) % 512);
+    request.max_tokens = 4;
+    request.ignore_stop = true;
+    if (i % 2 == 1) {
+      request.sampling.temperature = 0.8f;
+      request.sampling.top_k = 20;
+    }
+    engine.add(request);
+  }
+  std::vector<int32_t> tokens;
+  while (!engine.idle())
+    engine.step([&](const TokenEvent& event) {
+      if (event.token >= 0) tokens.push_back(event.token);
+    });
+  return tokens;
+}
+
+TEST(Short, EndToEnd) {
+  const struct {
+    WeightFormat weights;
+    KvFormat kv;
+    KernelFamily family;
+  } runs[] = {{WeightFormat::fp16, KvFormat::fp16, KernelFamily::sm90a},
+              {WeightFormat::fp8, KvFormat::fp8, KernelFamily::sm90a},
+              {WeightFormat::int4_awq, KvFormat::fp8, KernelFamily::sm80},
+              {WeightFormat::int8_sq, KvFormat::int8, KernelFamily::sm80}};
+  for (const auto& run : runs) {
+    const std::vector<int32_t> first = generate(run.weights, run.kv, run.family);
+    EXPECT_EQ(first.size(), 20u);
+    EXPECT_EQ(first, generate(run.weights, run.kv, run.family)) << to_string(run.weights) << ": two runs differ";
+  }
+}
+
+}  // namespace
+}  // namespace qg::testing
