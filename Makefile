@@ -1,7 +1,7 @@
 # The front door. Each target says its steps; the work is in scripts/ and CMakePresets.json.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build model texts rotated checkpoints demo test test-long test-peers test-fleet check format tidy gpu \
+.PHONY: help setup build model texts rotated checkpoints demo test test-long test-peers test-layouts test-fleet check format tidy gpu \
         gpu-test gpu-cases gpu-sanitize gpu-bench gpu-speed results release clean
 # Steps of one command come one after the other, also under make -j.
 .NOTPARALLEL:
@@ -52,6 +52,10 @@ test-long: setup model texts  ## test, all of it under sanitizers too, longer fu
 test-peers: build model  ## llama.cpp's server (built here, for minutes) and ours, the same load, one report
 	@scripts/setup.sh --peers
 	@.venv-peers/bin/python tests/peers/peer_run.py --binary bin/quantgrid --python .venv-peers/bin/python --out build/peers
+
+test-layouts: build model texts  ## SmolLM2 in every compressed-tensors form, loaded and scored by transformers (3 GB to fetch)
+	@scripts/setup.sh --layouts
+	@.venv-layouts/bin/python tests/quantize/transformers_layouts.py --program bin/quantgrid $(ARGS)
 
 test-fleet: build  ## submit --slurm on a Slurm of one node, where Debian's slurm packages are installed
 	@python3 tests/fleet/slurm_run.py --binary bin/quantgrid

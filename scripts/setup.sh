@@ -4,6 +4,7 @@
 #   scripts/setup.sh          all of it; packages need root or sudo
 #   scripts/setup.sh --data   the Python environment and the wheels only
 #   scripts/setup.sh --peers  only .venv-peers: llama.cpp's server for make test-peers, built for this processor
+#   scripts/setup.sh --layouts  only .venv-layouts: torch and transformers for make test-layouts (3 GB to fetch)
 #   scripts/setup.sh --tests  what asks the server in its tests: .venv-tests, curl, a browser; packages need root or sudo
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -87,6 +88,10 @@ make_environment() {
 if [[ "${1:-}" == --tests ]]; then
   install_clients
   make_environment .venv-tests scripts/requirements-tests.txt
+  exit 0
+fi
+if [[ "${1:-}" == --layouts ]]; then
+  make_environment .venv-layouts scripts/requirements-layouts.txt
   exit 0
 fi
 if [[ "${1:-}" == --peers ]]; then

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <map>
@@ -95,6 +96,7 @@ const std::vector<Verb>& registered_verbs() {
 }  // namespace qg
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error like a full disk
   try {
     return qg::run(argc, argv);
   } catch (const qg::Error& e) {

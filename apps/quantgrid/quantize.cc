@@ -30,7 +30,7 @@ struct QuantizeFlags {
 Recipe recipe_of(const QuantizeFlags& flags) {
   Recipe recipe = default_recipe(*parse_weight_format(flags.weights));
   recipe.group_size = flags.group_size;
-  recipe.zero_points = flags.zero_points;
+  recipe.zero_points = flags.zero_points || flags.layout == "autoawq";  // that layout always stores them
   recipe.clip_search = !flags.no_clip;
   recipe.error_feedback = !flags.no_feedback;
   recipe.scale_search = !flags.no_search;
@@ -39,7 +39,9 @@ Recipe recipe_of(const QuantizeFlags& flags) {
     recipe.alpha_steps = 0;
     recipe.fixed_alpha = flags.alpha;
   }
-  if (flags.activations == "static") recipe.activations = ActivationScaling::static_tensor;
+  const bool needs_static = flags.layout == "modelopt" && recipe.weights == WeightFormat::int8_sq;
+  if (flags.activations == "static" || (flags.activations.empty() && needs_static))
+    recipe.activations = ActivationScaling::static_tensor;
   if (flags.activations == "dynamic") recipe.activations = ActivationScaling::dynamic_token;
   if (flags.weight_scales == "tensor") recipe.weight_scaling = WeightScaling::tensor;
   if (flags.weight_scales == "channel") recipe.weight_scaling = WeightScaling::channel;
@@ -54,6 +56,7 @@ QuantizeOutput output_of(const QuantizeFlags& flags) {
   output.recipe = recipe_of(flags);
   output.out = flags.out;
   output.layout = *parse_layout(flags.layout);
+  output.ranks = flags.tp;
   if (!flags.kv.empty()) output.fixed_kv = *parse_kv_format(flags.kv);
   return output;
 }
@@ -98,9 +101,8 @@ void print_json(const QuantizeFlags& flags, const std::vector<QuantizeReport>& r
 }
 
 ExitCode run(const QuantizeFlags& flags) {
-  if (flags.tp != 1)
-    throw Error("checkpoints for several ranks are not made yet", "--tp " + std::to_string(flags.tp), "use --tp 1",
-                ExitCode::cannot_here);
+  if (!flags.kv.empty() && flags.layout == "trtllm")
+    info("the trtllm layout has one KV scale a layer: the greater of K's and V's");
   if (flags.weights.empty() != flags.out.empty() || (flags.out.empty() && flags.kv_scales.empty()))
     throw Error("nothing says what to make", "quantize",
                 "give --weights and --out for a checkpoint, or --kv-scales FILE for the KV cache's calibration alone");
@@ -163,13 +165,19 @@ void declare(CLI::App& command, QuantizeFlags& f) {
                      "16-bit model that is run as it is (`--kv-scales` of the verbs that run models takes it)");
   command.add_option("--layout", f.layout, "layout of the folder")
       ->check(CLI::IsMember({"trtllm", "modelopt", "compressed-tensors", "autoawq"}));
-  command.add_option("--kv", f.kv, "fix the KV format inside the checkpoint, for TensorRT-LLM's TensorRT backend")
+  command
+      .add_option(
+          "--kv", f.kv,
+          "fix the KV format inside the checkpoint: for TensorRT-LLM's TensorRT back end, or to store the scales in "
+          "a modelopt or compressed-tensors folder (fp8)")
       ->check(CLI::IsMember({"fp8", "int8"}));
   command
       .add_option("--group-size", f.group_size,
                   "int4_awq: inputs that share a scale (default: the greatest of 128, 64, 32 that fits)")
       ->check(CLI::IsMember({32, 64, 128}));
-  command.add_option("--activations", f.activations, "fp8: static scales (default) or dynamic ones per token")
+  command
+      .add_option("--activations", f.activations,
+                  "how inputs are scaled: static, or dynamic per token (default: static for fp8, dynamic for int8_sq)")
       ->check(CLI::IsMember({"static", "dynamic"}));
   command.add_option("--weight-scales", f.weight_scales, "fp8: one scale a tensor or one a channel")
       ->check(CLI::IsMember({"tensor", "channel"}));
@@ -178,7 +186,8 @@ void declare(CLI::App& command, QuantizeFlags& f) {
   command.add_flag("--no-clip", f.no_clip, "int4_awq: do not search group ranges");
   command.add_flag("--no-error-feedback", f.no_feedback, "round to nearest");
   command.add_flag("--no-search", f.no_search, "take scales from the maxima, without any search");
-  command.add_flag("--zero-points", f.zero_points, "int4_awq: asymmetric codes (layouts that hold them)");
+  command.add_flag("--zero-points", f.zero_points,
+                   "int4_awq: asymmetric codes (compressed-tensors; autoawq always has them)");
   command.add_option("--calib-sequences", f.calibration.sequences, "calibration sequences")
       ->check(CLI::Range(1, 100000));
   command.add_option("--calib-tokens", f.calibration.tokens, "tokens of each")->check(CLI::Range(2, 100000));
@@ -191,7 +200,7 @@ void declare(CLI::App& command, QuantizeFlags& f) {
       .add_option("--gpu-memory", f.gpu_memory_gb,
                   "--executor cuda: use no more of the card than so many GB (default: what is free)")
       ->check(CLI::PositiveNumber);
-  command.add_option("--tp", f.tp, "tensor-parallel ranks")->check(CLI::Range(1, 64));
+  command.add_option("--tp", f.tp, "trtllm: GPUs that share the checkpoint")->check(CLI::Range(1, 64));
   command.add_flag("--json", f.json, "print JSON");
 }
 

@@ -33,7 +33,7 @@ def save(path, tensors):
     entries, alive = {}, []
     for name, value in tensors.items():
         array, dtype = value if isinstance(value, tuple) else (value, DTYPES[value.dtype.str[1:]])
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")  # keeps a scalar a scalar
         alive.append(array)  # serialize() reads through the pointer
         entries[name] = TensorSpec(dtype=dtype, shape=list(array.shape), data_ptr=array.ctypes.data,
                                    data_len=array.nbytes)

@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "checkpoint/hf_quantized.h"
 #include "checkpoint/huggingface.h"
 #include "checkpoint/trtllm.h"
 #include "core/error.h"
@@ -30,16 +31,12 @@ std::optional<Layout> parse_layout(std::string_view name) {
 }
 
 std::unique_ptr<CheckpointWriter> create_checkpoint(const WriterOptions& options) {
-  switch (options.layout) {
-    case Layout::huggingface:
-      return create_huggingface(options);
-    case Layout::trtllm:
-      return create_trtllm(options);
-    default:
-      break;
-  }
-  throw Error("layout " + std::string(to_string(options.layout)) + " is not written yet", options.out.string(),
-              "use --layout trtllm", ExitCode::cannot_here);
+  if (options.layout == Layout::trtllm) return create_trtllm(options);
+  if (options.ranks != 1)
+    throw Error("only the trtllm layout has a file per GPU; others are split by the engine that loads them", "--tp",
+                "leave --tp out");
+  if (options.layout == Layout::huggingface) return create_huggingface(options);
+  return create_hf_quantized(options);
 }
 
 }  // namespace qg

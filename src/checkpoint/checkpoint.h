@@ -64,7 +64,8 @@ struct WriterOptions {
   QuantSpec quant;
   DType dtype = DType::f16;
   std::string architecture;         // "LlamaForCausalLM"
-  std::optional<HfRules> hf_rules;  // the family's row; needed for Layout::huggingface
+  std::optional<HfRules> hf_rules;  // the family's row; needed for all layouts but trtllm
+  int64_t ranks = 1;                // GPUs that share a Layout::trtllm checkpoint (tensor parallel)
 };
 // Throws Error when the layout cannot hold what `quant` says, before anything is written.
 std::unique_ptr<CheckpointWriter> create_checkpoint(const WriterOptions& options);

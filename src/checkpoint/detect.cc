@@ -69,12 +69,15 @@ void check_is_folder(const fs::path& path) {
               "a model folder holds model.safetensors, or shards with model.safetensors.index.json");
 }
 
-void refuse_quantized(const Json& config, const fs::path& folder) {
+Layout quantized_layout(const Json& config, const fs::path& folder) {
   std::optional<std::string> method = hf_quant_method(config);
   if (!method && has_file(folder, "hf_quant_config.json")) method = "modelopt";
-  if (!method) return;
-  throw Error("is quantized already (quantization method \"" + *method + "\"), and this layout is not read yet",
-              folder.string(), "give the unquantized model, or a TensorRT-LLM layout checkpoint");
+  if (!method) return Layout::huggingface;
+  if (*method == "modelopt") return Layout::modelopt;
+  if (*method == "compressed-tensors") return Layout::compressed_tensors;
+  if (*method == "awq") return Layout::autoawq;
+  throw Error("is quantized by a method that is not read (\"" + method->substr(0, 50) + "\")", folder.string(),
+              "read are modelopt, compressed-tensors and awq; or give the unquantized model");
 }
 
 }  // namespace
@@ -95,10 +98,10 @@ Layout detect_layout(const fs::path& folder) {
   if (!config.contains("architectures"))
     throw Error("has neither \"architectures\" (a Hugging Face model) nor \"architecture\" (a TensorRT-LLM checkpoint)",
                 where, "give the folder of a language model");
-  refuse_quantized(config, folder);
+  const Layout layout = quantized_layout(config, folder);
   if (!has_file(folder, "model.safetensors") && !has_file(folder, "model.safetensors.index.json"))
     refuse_by_files(folder);
-  return Layout::huggingface;
+  return layout;
 }
 
 }  // namespace qg

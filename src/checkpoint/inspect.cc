@@ -13,7 +13,7 @@ enum class Kind { embedding, lm_head, norm, linear, scale };
 
 // Which kind each stored tensor is; what the table does not name is a scale.
 std::map<std::string, Kind> kinds_of(const Checkpoint& checkpoint) {
-  const bool hf = checkpoint.layout() == Layout::huggingface;
+  const bool hf = checkpoint.layout() != Layout::trtllm;
   std::map<std::string, Kind> kinds;
   for (const TensorSpec& spec : checkpoint.table().tensors) {
     const Kind kind = spec.role == TensorRole::embedding ? Kind::embedding
@@ -24,9 +24,15 @@ std::map<std::string, Kind> kinds_of(const Checkpoint& checkpoint) {
   kinds["lm_head.weight"] = Kind::lm_head;  // a second copy of a tied embedding
   for (const LinearSpec& spec : checkpoint.table().linears) {
     kinds[spec.trtllm_name + ".weight"] = Kind::linear;
-    for (const LinearSpec::Part& part : spec.parts) kinds[part.hf_name + ".weight"] = Kind::linear;
+    for (const LinearSpec::Part& part : spec.parts)
+      for (const char* suffix : {".weight", ".weight_packed", ".qweight"}) kinds[part.hf_name + suffix] = Kind::linear;
   }
   return kinds;
+}
+
+// "rank1/lm_head.weight" → "lm_head.weight"
+std::string without_rank(const std::string& name) {
+  return name.starts_with("rank") ? name.substr(name.find('/') + 1) : name;
 }
 
 bool is_float(DType dtype) {
@@ -142,7 +148,7 @@ Inspection inspect_checkpoint(const Checkpoint& checkpoint) {
   const std::map<std::string, Kind> kinds = kinds_of(checkpoint);
   for (const std::string& name : stored->names()) {
     const Tensor tensor = stored->get(name);
-    const auto found = kinds.find(name);
+    const auto found = kinds.find(without_rank(name));
     const Kind kind = found == kinds.end() ? Kind::scale : found->second;
     add_bytes(inspection, kind, static_cast<int64_t>(tensor.bytes()));
     ++inspection.tensors;

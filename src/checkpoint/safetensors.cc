@@ -213,6 +213,7 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vec
   total_bytes_ = offset;
   check_disk_space(path_, total_bytes_);
   file_.emplace(path_);
+  file_->reserve(total_bytes_);  // a disk that others fill meanwhile is noticed now, not hours later
   unsigned char field[8];
   for (int i = 0; i < 8; ++i) field[i] = static_cast<unsigned char>(length >> (8 * i));
   file_->write_at(0, field, 8);

@@ -83,9 +83,14 @@ TensorSet TensorSet::open_folder(const fs::path& folder) {
   return set;
 }
 
-void TensorSet::add(SafetensorsFile file) {
+void TensorSet::add_file(const fs::path& path, const std::string& prefix) {
+  add(SafetensorsFile(path), prefix);
+  sort_names();
+}
+
+void TensorSet::add(SafetensorsFile file, const std::string& prefix) {
   for (size_t i = 0; i < file.tensors().size(); ++i) {
-    const std::string& name = file.tensors()[i].name;
+    const std::string name = prefix + file.tensors()[i].name;
     if (!places_.emplace(name, Place{files_.size(), i}).second)
       throw Error("tensor " + name + " lies in two shards", file.path().string(),
                   "the folder mixes files of two models: fetch it again");

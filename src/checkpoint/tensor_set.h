@@ -17,6 +17,9 @@ class TensorSet {
   // neither, when a shard's name is not a plain file name, or when index and shards disagree.
   static TensorSet open_folder(const std::filesystem::path& folder);
 
+  // Adds a file; its tensors are found under `prefix` + their names.
+  void add_file(const std::filesystem::path& path, const std::string& prefix);
+
   const StoredTensor* find(const std::string& name) const;          // null when absent
   Tensor get(const std::string& name) const;                        // a view on the map; throws Error when absent
   const std::vector<std::string>& names() const { return names_; }  // sorted
@@ -26,7 +29,7 @@ class TensorSet {
   void release_pages() const;                        // memory of what was read; views stay valid (MappedFile)
 
  private:
-  void add(SafetensorsFile file);
+  void add(SafetensorsFile file, const std::string& prefix = {});
   void sort_names();
 
   struct Place {

@@ -31,7 +31,7 @@ void must_be(const JsonReader& reader, const char* key, const std::string& wante
     throw Error("\"" + std::string(key) + "\" is \"" + value + "\", supported is \"" + wanted + "\"", reader.where());
 }
 
-void check_fixed_keys(const Json& config, const JsonReader& reader) {
+void check_fixed_keys(const JsonReader& reader) {
   must_be(reader, "hidden_act", "silu");
   // The default of this field is learned_absolute, so a RoPE model must name it.
   const std::string position = reader.get_string("position_embedding_type", "learned_absolute");
@@ -42,13 +42,24 @@ void check_fixed_keys(const Json& config, const JsonReader& reader) {
       throw Error("\"" + std::string(key) + "\" is true, which is not supported", reader.where());
   if (reader.get_double("rotary_pct", 1.0) != 1.0)
     throw Error("\"rotary_pct\" is not 1, which is not supported", reader.where());
+}
+
+// Tensor parallel only: every rank has a part of every layer.
+void parse_ranks(const Json& config, const JsonReader& reader, TrtllmConfig& parsed) {
+  parsed.parallel_embedding = reader.get_bool("use_parallel_embedding", false);
+  parsed.embedding_axis = static_cast<int>(reader.get_int("embedding_sharding_dim", 0, 0, 1));
   if (!reader.has("mapping")) return;
   const JsonReader mapping(config.at("mapping"), reader.where() + ", \"mapping\"");
-  for (const char* key : {"world_size", "tp_size", "pp_size", "cp_size"})
+  for (const char* key : {"pp_size", "cp_size"})
     if (mapping.get_int(key, 1) != 1)
       throw Error("\"" + std::string(key) + "\" is " + std::to_string(mapping.get_int(key)) +
-                      "; only checkpoints for one GPU are read",
-                  mapping.where(), "make the checkpoint again with tp_size 1 and pp_size 1");
+                      "; only tensor-parallel checkpoints are read",
+                  mapping.where(), "make the checkpoint again with pp_size 1");
+  parsed.ranks = mapping.get_int("tp_size", 1, 1, kMaxTrtllmRanks);
+  const int64_t world = mapping.get_int("world_size", parsed.ranks);
+  if (world != parsed.ranks)
+    throw Error("\"world_size\" is " + std::to_string(world) + ", but \"tp_size\" is " + std::to_string(parsed.ranks),
+                mapping.where());
 }
 
 ModelShape parse_shape(const Json& config, const JsonReader& reader) {
@@ -131,7 +142,8 @@ TrtllmConfig parse_trtllm_config(const Json& config, const std::string& where) {
   TrtllmConfig parsed;
   parsed.architecture = reader.get_string("architecture");
   parsed.dtype = parse_type(reader);
-  check_fixed_keys(config, reader);
+  check_fixed_keys(reader);
+  parse_ranks(config, reader, parsed);
   parsed.shape = parse_shape(config, reader);
   parsed.quant = parse_quant(config, where);
   return parsed;
@@ -156,8 +168,8 @@ Json make_trtllm_config(const TrtllmConfig& config) {
             {"hidden_act", "silu"},
             {"rotary_base", s.rope_theta},
             {"rotary_scaling", make_rope_scaling(s.rope_scaling)},
-            {"use_parallel_embedding", false},
-            {"embedding_sharding_dim", 0},
+            {"use_parallel_embedding", config.parallel_embedding},
+            {"embedding_sharding_dim", config.embedding_axis},
             {"share_embedding_table", s.tied_embeddings},
             {"attn_bias", false},
             {"mlp_bias", false},
@@ -165,7 +177,7 @@ Json make_trtllm_config(const TrtllmConfig& config) {
             {"residual_mlp", false},
             {"disable_weight_only_quant_plugin", false},
             {"remove_duplicated_kv_heads", false},
-            {"mapping", {{"world_size", 1}, {"tp_size", 1}, {"pp_size", 1}}},
+            {"mapping", {{"world_size", config.ranks}, {"tp_size", config.ranks}, {"pp_size", 1}}},
             {"quantization", make_quant(config.quant)}};
   // No field of the layout: TensorRT-LLM takes the window at run time. Other readers ignore it.
   if (s.sliding_window) json["sliding_window"] = *s.sliding_window;

@@ -20,6 +20,7 @@ namespace fs = std::filesystem;
   const int code = errno;
   std::string fix;
   if (code == ENOSPC || code == EDQUOT) fix = "free disk space, or write to another disk";
+  if (code == EFBIG) fix = "raise the limit on the size of files (ulimit -f), or write to another disk";
   if (code == EACCES || code == EPERM || code == EROFS) fix = "check the permissions";
   throw Error(what + ": " + std::strerror(code), path.string(), fix);
 }
@@ -111,6 +112,12 @@ void AtomicFile::write_at(int64_t offset, const void* data, size_t bytes) {
     bytes -= static_cast<size_t>(put);
     written_ += put;
   }
+}
+
+void AtomicFile::reserve(int64_t bytes) {
+  if (bytes <= 0 || ::fallocate(fd_, 0, 0, bytes) == 0) return;
+  if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)
+    fail("needs " + std::to_string(bytes) + " bytes, which cannot be had", path_);
 }
 
 void AtomicFile::commit(bool durable) {

@@ -24,6 +24,9 @@ class AtomicFile {
 
   void write(const void* data, size_t bytes);  // appends; throws Error (disk full names the path and the fix)
   void write_at(int64_t offset, const void* data, size_t bytes);  // anywhere; gaps read as zero
+  // Takes the disk space now, where the file system can; throws Error when it is not there. The file's size is `bytes`
+  // afterwards: all of it must be written.
+  void reserve(int64_t bytes);
   int64_t written_bytes() const { return written_; }
   // fsync, rename, fsync of the folder. Not durable: the rename alone, for files that are checked before they are used
   // again.

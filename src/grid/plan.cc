@@ -114,6 +114,7 @@ std::vector<PlanRow> make_plan(const Grid& grid, const std::vector<Case>& cases,
     row.support = support(grid, c, options.engine);
     row.checkpoint = case_checkpoint(engine, model.stem, c.weights, c.kv);
     row.origin = origin_of(engine, c.weights);
+    row.layout = row.origin == CheckpointOrigin::original ? "huggingface" : std::string(engine.layout);
     row.path = expected_path(grid.card(c.gpu), c.weights);
     if (model.shape) fill_sizes(row, grid, *model.shape, options);
     row.here = here(grid, row, options);
@@ -130,6 +131,7 @@ std::vector<PlanCheckpoint> plan_checkpoints(const Grid& grid, const std::vector
     if (it == found.end()) {
       const GridModel& model = grid.model(row.c.model);
       found.push_back({row.checkpoint,
+                       row.layout,
                        row.c.model,
                        model.stem,
                        row.c.weights,
@@ -174,6 +176,7 @@ Json to_json(const std::vector<PlanRow>& rows) {
     j["kv"] = to_string(row.c.kv);
     j["checkpoint"] = row.checkpoint;
     j["checkpoint_origin"] = to_string(row.origin);
+    j["checkpoint_layout"] = row.layout;
     j["support"] = {
         {"status", to_string(row.support.status)}, {"reason", row.support.reason}, {"source", row.support.source}};
     j["compute_path"] = to_string(row.path);
@@ -197,6 +200,7 @@ Json to_json(const std::vector<PlanCheckpoint>& checkpoints) {
   for (const PlanCheckpoint& f : checkpoints)
     list.push_back({{"checkpoint", f.name},
                     {"origin", to_string(f.origin)},
+                    {"layout", f.layout},
                     {"model", f.model},
                     {"stem", f.stem},
                     {"weights", to_string(f.weights)},

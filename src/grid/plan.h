@@ -49,6 +49,7 @@ struct PlanRow {
   std::string model_label, card_label;
   Support support;
   std::string checkpoint;  // folder name
+  std::string layout;      // of that folder, as the engine loads it: "trtllm", "compressed-tensors"; may be empty
   CheckpointOrigin origin = CheckpointOrigin::quantized;
   ComputePath path = ComputePath::w16a16;  // expected, on the native engine
   // Empty when the model's shape or the card's figures are not known.
@@ -62,7 +63,7 @@ std::vector<PlanRow> make_plan(const Grid& grid, const std::vector<Case>& cases,
 
 // A folder to produce (or to have), and the cases that it serves.
 struct PlanCheckpoint {
-  std::string name, model, stem;
+  std::string name, layout, model, stem;
   WeightFormat weights;
   KvFormat kv;
   CheckpointOrigin origin;

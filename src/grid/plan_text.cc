@@ -247,10 +247,11 @@ std::string checkpoint_table(const std::vector<PlanCheckpoint>& checkpoints) {
   if (checkpoints.empty()) return "No case is left.\n";
   std::vector<std::vector<std::string>> cells;
   for (const PlanCheckpoint& f : checkpoints)
-    cells.push_back({folder_text(f), f.is_needed ? origin_text(f.origin) : "not needed: unsupported",
+    cells.push_back({folder_text(f), f.layout, f.is_needed ? origin_text(f.origin) : "not needed: unsupported",
                      gigabytes(f.disk_bytes), f.is_needed ? seconds_or_mark(f.quantize_seconds) : "-",
                      ranges_text(f.cases)});
-  return table_text({{"folder"}, {"made by"}, {"GB on disk", true}, {"make", true}, {"serves cases"}}, cells);
+  return table_text({{"folder"}, {"layout"}, {"made by"}, {"GB on disk", true}, {"make", true}, {"serves cases"}},
+                    cells);
 }
 
 std::string index_table(const std::vector<PlanIndexRow>& index) {

@@ -1,6 +1,7 @@
 #include "model/open_model.h"
 
 #include "checkpoint/detect.h"
+#include "checkpoint/hf_quantized.h"
 #include "checkpoint/huggingface.h"
 #include "checkpoint/strict_json.h"
 #include "checkpoint/trtllm.h"
@@ -35,14 +36,16 @@ ModelShape read_hf_shape(const fs::path& path) {
 
 std::unique_ptr<Checkpoint> open_model(const fs::path& folder) {
   const fs::path config = folder / "config.json";
-  if (detect_layout(folder) == Layout::huggingface)
-    return open_huggingface(folder, make_model_table(read_hf_shape(config)));
-  return open_trtllm(folder, read_trtllm_config(config), make_model_table);
+  const Layout layout = detect_layout(folder);
+  if (layout == Layout::trtllm) return open_trtllm(folder, read_trtllm_config(config), make_model_table);
+  ModelTable table = make_model_table(read_hf_shape(config));
+  if (layout == Layout::huggingface) return open_huggingface(folder, std::move(table));
+  return open_hf_quantized(folder, hf_quant_layout(layout), read_strict_json(config), std::move(table));
 }
 
 ModelShape read_model_shape(const fs::path& folder) {
   const fs::path config = folder / "config.json";
-  return detect_layout(folder) == Layout::huggingface ? read_hf_shape(config) : read_trtllm_config(config).shape;
+  return detect_layout(folder) == Layout::trtllm ? read_trtllm_config(config).shape : read_hf_shape(config);
 }
 
 }  // namespace qg

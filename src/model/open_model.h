@@ -7,7 +7,7 @@
 namespace qg {
 
 // Opens a model folder of any layout that we read; throws Error naming what it is when it is one that we do not
-// (PyTorch .bin, GGUF, an already quantized folder of another tool).
+// (PyTorch .bin, GGUF, a quantization method that we do not run).
 std::unique_ptr<Checkpoint> open_model(const std::filesystem::path& folder);
 
 // The same for --model: a folder, or the name of a model in the local Hugging Face cache ("org/name").

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -19,6 +20,8 @@ int64_t CalibrationText::num_tokens() const {
   for (const auto& s : sequences) count += static_cast<int64_t>(s.size());
   return count;
 }
+
+constexpr int64_t kFewestDifferentTokens = 8;
 
 CalibrationText read_calibration(const Tokenizer& tokenizer, const std::filesystem::path& path,
                                  const CalibrationOptions& options) {
@@ -35,6 +38,12 @@ CalibrationText read_calibration(const Tokenizer& tokenizer, const std::filesyst
         fmt::format("use --calib-sequences {} or a longer text", static_cast<int64_t>(ids.size()) / options.tokens));
   for (int64_t s = 0; s < options.sequences; ++s)
     result.sequences.emplace_back(ids.begin() + s * options.tokens, ids.begin() + (s + 1) * options.tokens);
+  const std::set<int32_t> different(ids.begin(), ids.begin() + needed);
+  if (static_cast<int64_t>(different.size()) < kFewestDifferentTokens)
+    throw Error(
+        fmt::format("has only {} different token{} in the {} that calibration reads: nothing can be learnt from it",
+                    different.size(), different.size() == 1 ? "" : "s", needed),
+        path.string(), "give a natural text, such as one that the model will see in use");
   return result;
 }
 

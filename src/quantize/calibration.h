@@ -24,7 +24,7 @@ struct CalibrationText {
 };
 
 // Sequences that follow each other from the start of the text, as other tools cut it. Throws Error when the text is too
-// short, with the number of sequences that it would give.
+// short, with the number of sequences that it would give, or says one thing over and over.
 CalibrationText read_calibration(const Tokenizer& tokenizer, const std::filesystem::path& text,
                                  const CalibrationOptions& options);
 

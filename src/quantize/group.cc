@@ -106,6 +106,20 @@ std::vector<float> smoothing(const std::vector<double>& activation, const std::v
   return result;
 }
 
+void share_values(std::vector<double>& values, const std::vector<int32_t>& shared, bool maximum) {
+  if (shared.empty()) return;
+  std::vector<double> of_class(values.size(), 0.0), members(values.size(), 0.0);
+  for (size_t j = 0; j < values.size(); ++j) {
+    const auto c = static_cast<size_t>(shared[j]);
+    of_class[c] = maximum ? std::max(of_class[c], values[j]) : of_class[c] + values[j];
+    members[c] += 1;
+  }
+  for (size_t j = 0; j < values.size(); ++j) {
+    const auto c = static_cast<size_t>(shared[j]);
+    values[j] = maximum ? of_class[c] : of_class[c] / members[c];
+  }
+}
+
 std::vector<double> column_absmax(const std::vector<float>& w, int64_t n, int64_t k) {
   return column_fold(w, n, k, true);
 }

@@ -17,6 +17,9 @@ struct GroupProblem {
   ActivationStatistics input;  // of the 16-bit model
   // The input comes straight from a norm, which can absorb a scale of it; otherwise a scale has to be stored.
   bool foldable = false;
+  // Where the layout folds a scale of the input into layers whose out features several inputs share (v, of a group of
+  // query heads): for each input the number of its scale. Empty: each input has its own.
+  std::vector<int32_t> shared_scales;
 };
 
 struct GroupResult {
@@ -54,6 +57,8 @@ void scale_gram(std::vector<float>& gram, int64_t k, const std::vector<float>& f
 // s[j] = activation[j]^alpha / weight[j]^(1-alpha), zero channels 1, clamped to [1e-4, 1e4] around a geometric mean
 // of 1.
 std::vector<float> smoothing(const std::vector<double>& activation, const std::vector<double>& weight, double alpha);
+// Gives inputs that share a scale the same value: the greatest, or the mean.
+void share_values(std::vector<double>& values, const std::vector<int32_t>& shared, bool maximum);
 std::vector<double> column_absmax(const std::vector<float>& w, int64_t n, int64_t k);
 std::vector<double> column_absmean(const std::vector<float>& w, int64_t n, int64_t k);
 // Rounds to what the layouts store for a prequant scale (F16) and keeps it away from zero and infinity.

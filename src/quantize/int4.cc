@@ -119,6 +119,7 @@ struct Scales {
 Scales scales_at(const GroupProblem& p, const std::vector<double>& weight_mean, double alpha) {
   std::vector<double> act(static_cast<size_t>(p.k));
   for (int64_t j = 0; j < p.k; ++j) act[static_cast<size_t>(j)] = p.input.mean_abs(j);
+  share_values(act, p.shared_scales, false);
   const std::vector<float> s = alpha == 0 ? std::vector<float>(act.size(), 1.0f) : smoothing(act, weight_mean, alpha);
   Scales result{std::vector<float>(s.size()), std::vector<float>(s.size())};
   for (size_t j = 0; j < s.size(); ++j) {

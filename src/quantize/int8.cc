@@ -61,9 +61,45 @@ struct Smoothing {
   std::vector<float> up;    // [k]: the weights are, = 1 / down
 };
 
+// x [rows, k] * factor[k], quantized with one scale and back, in place.
+void round_static(std::vector<float>& x, const std::vector<float>& factor, float scale) {
+  const size_t k = factor.size();
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(round_code(x[i] * factor[i % k], scale)) * scale;
+}
+
+// The static scale that just holds everything seen.
+float covering_scale(const GroupProblem& p, const Smoothing& s) {
+  float amax = 0;
+  for (size_t j = 0; j < s.down.size(); ++j) amax = std::max(amax, p.input.absmax[j] * s.down[j]);
+  return amax > 0 ? amax / 127.0f : 1.0f;
+}
+
+// The static scale with the least output error through the given weights: outliers may be clipped.
+float search_input_scale(const GroupProblem& p, const Smoothing& s, const OutputError& error,
+                         const std::vector<float>& weight, bool search) {
+  const float base = covering_scale(p, s);
+  if (!search) return base;
+  constexpr int kSteps = 14;
+  float best_scale = base;
+  double best = 1e300;
+  for (int i = 0; i <= kSteps; ++i) {
+    const float scale = base * (1.0f - 0.05f * static_cast<float>(i));
+    std::vector<float> x = p.input.sample;
+    round_static(x, s.down, scale);
+    const double e = error.of(x, weight);
+    if (e < best) {
+      best = e;
+      best_scale = scale;
+    }
+  }
+  return best_scale;
+}
+
 Smoothing smoothing_at(const GroupProblem& p, const std::vector<double>& weight_max, double alpha) {
-  const std::vector<double> act(p.input.absmax.begin(), p.input.absmax.end());
-  const std::vector<float> s = smoothing(act, weight_max, alpha);
+  std::vector<double> act(p.input.absmax.begin(), p.input.absmax.end()), weight = weight_max;
+  share_values(act, p.shared_scales, true);
+  share_values(weight, p.shared_scales, true);
+  const std::vector<float> s = smoothing(act, weight, alpha);
   Smoothing result{std::vector<float>(s.size()), std::vector<float>(s.size())};
   for (size_t j = 0; j < s.size(); ++j) {
     result.down[j] = storable_prequant(1.0 / static_cast<double>(s[j]));
@@ -72,24 +108,26 @@ Smoothing smoothing_at(const GroupProblem& p, const std::vector<double>& weight_
   return result;
 }
 
-double trial_error(const GroupProblem& p, const OutputError& error, const Smoothing& s) {
+double trial_error(const GroupProblem& p, const OutputError& error, const Smoothing& s, bool is_static) {
   std::vector<float> w = p.weight, x = p.input.sample;
   scale_columns(w, p.n, p.k, s.up);
-  round_tokens(x, p.input.sampled, p.k, s.down);
+  if (is_static)
+    round_static(x, s.down, covering_scale(p, s));
+  else
+    round_tokens(x, p.input.sampled, p.k, s.down);
   return error.of(x, rounded_weight(w, p.n, p.k));
 }
 
 }  // namespace
 
 GroupResult quantize_group_int8(GroupProblem p, const Recipe& recipe, const QuantSpec& spec) {
-  if (spec.activations != ActivationScaling::dynamic_token)
-    throw Error("int8_sq is made with per-token activation scales", "recipe", "static ones lose a factor of ten in KL");
+  const bool is_static = spec.activations == ActivationScaling::static_tensor;
   const OutputError error(p.input.sample, p.input.sampled, p.weight, p.n, p.k);
   const std::vector<double> weight_max = column_absmax(p.weight, p.n, p.k);
   double best_alpha = recipe.fixed_alpha, best = 1e300;
   for (int i = 0; i <= recipe.alpha_steps && recipe.alpha_steps > 0; ++i) {
     const double alpha = static_cast<double>(i) / recipe.alpha_steps;
-    const double e = trial_error(p, error, smoothing_at(p, weight_max, alpha));
+    const double e = trial_error(p, error, smoothing_at(p, weight_max, alpha), is_static);
     if (e < best) {
       best = e;
       best_alpha = alpha;
@@ -122,7 +160,13 @@ GroupResult quantize_group_int8(GroupProblem p, const Recipe& recipe, const Quan
     for (int64_t c = 0; c < p.k; ++c)
       kept[static_cast<size_t>(r * p.k + c)] = static_cast<float>(q[r * p.k + c]) * scales[static_cast<size_t>(r)];
   std::vector<float> x = p.input.sample;
-  round_tokens(x, p.input.sampled, p.k, s.down);
+  float input_scale = 0;
+  if (is_static) {
+    input_scale = search_input_scale(p, s, error, kept, recipe.scale_search);
+    round_static(x, s.down, input_scale);
+  } else {
+    round_tokens(x, p.input.sampled, p.k, s.down);
+  }
   result.relative_error = error.of(x, kept);
 
   int64_t first = 0;
@@ -134,6 +178,7 @@ GroupResult quantize_group_int8(GroupProblem p, const Recipe& recipe, const Quan
     w.weight = {DType::i8, {rows, p.k}, reinterpret_cast<const std::byte*>(q + first * p.k), codes.tensor.owner};
     w.weight_scale =
         tensor_from_f32(std::span(scales).subspan(static_cast<size_t>(first), static_cast<size_t>(rows)), {rows});
+    if (is_static) w.input_scale = tensor_from_f32(std::span(&input_scale, 1), {1});
     if (!p.foldable) w.prequant_scale = tensor_from_f32(s.down, {p.k});
     result.linears.push_back(std::move(w));
     first += rows;

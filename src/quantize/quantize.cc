@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <chrono>
 
+#include "checkpoint/fold.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/log.h"
 #include "kernels/blas.h"
 #include "quantize/calibration_pass.h"
 #include "quantize/group.h"
+#include "quantize/input_check.h"
 #include "quantize/kv_scales.h"
 #include "quantize/kv_shaping.h"
 #include "quantize/quantize_run.h"
@@ -51,6 +53,7 @@ class Calibration {
 
   void run_layer(int index, const std::function<void(const std::string&)>& on_step) {
     const ModelShape& shape = job_.base->table().shape;
+    check_finite_layer(*job_.base, index);
     const CpuLayer layer = load_cpu_layer(*job_.base, index);
     results_.assign(run_.outputs(), begin_result(layer));
     CalibrationPass pass(shape, layer, lengths_, hidden_);
@@ -117,6 +120,7 @@ class Calibration {
     ActivationCollector collector(first.k, rows_, job_.options, run_.wants_gram());
     visit([&](std::span<const float> values, int64_t count) { collector.add(values, count); });
     ActivationStatistics statistics = collector.finish();
+    check_finite_activations(statistics.absmax, "input of " + first.calibration_group);
     for (size_t i = 0; i < run_.outputs(); ++i) {
       if (run_.recipe(i).weights == WeightFormat::fp16) continue;
       const auto start = Clock::now();
@@ -124,6 +128,8 @@ class Calibration {
       problem.k = first.k;
       problem.input = i + 1 == run_.outputs() ? std::move(statistics) : statistics;
       problem.foldable = norm != nullptr && first.producer_norm.has_value();
+      if (run_.folds_everything(i) && first.role == LinearRole::attention_output)
+        problem.shared_scales = shared_output_scales(table.shape);
       for (const LinearRole role : roles) {
         const std::vector<float> w = layer.linear(role).dequantized();
         problem.weight.insert(problem.weight.end(), w.begin(), w.end());
@@ -172,6 +178,7 @@ void require_sixteen_bits(const QuantizeJob& job) {
 std::vector<QuantizeReport> quantize(const QuantizeJob& job, const std::function<void(const std::string&)>& on_step) {
   require_sound_blas();
   require_sixteen_bits(job);
+  check_finite_layer(*job.base, -1);
   QuantizeRun run(job, "cpu");
   const int layers = job.base->table().shape.layers, finished = run.finished_layers();
   if (finished > 0) info("going on after layer {} of {}", finished, layers);

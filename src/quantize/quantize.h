@@ -17,6 +17,7 @@ struct QuantizeOutput {
   std::filesystem::path out;
   Layout layout = Layout::trtllm;
   std::optional<KvFormat> fixed_kv;  // for layouts whose KV format is fixed when the checkpoint is made
+  int64_t ranks = 1;                 // trtllm: GPUs that share the checkpoint
 };
 
 struct QuantizeJob {

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <chrono>
 
+#include "checkpoint/fold.h"
 #include "checkpoint/kv_scales.h"
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/log.h"
 #include "core/utc.h"
 #include "core/version.h"
+#include "model/architecture.h"
 
 namespace qg {
 namespace {
@@ -47,20 +49,29 @@ class QuantizeRun::Output {
     options_.table = job.base->table();
     options_.quant = output.recipe.spec(input_widths(job.base->table()));
     options_.quant.fixed_kv = output.fixed_kv;
-    options_.dtype = job.base->dtype() == DType::f32 ? DType::f16 : job.base->dtype();
+    place_ = prequant_place(output.layout, options_.quant);
+    if (place_ == PrequantPlace::nowhere) options_.quant.prequant_scales = false;
+    const bool always_f16 = job.base->dtype() == DType::f32 || output.layout == Layout::autoawq;
+    options_.dtype = always_f16 ? DType::f16 : job.base->dtype();
     options_.architecture = job.architecture;
+    options_.hf_rules = hf_rules_of_family(job.base->table().shape.family);
+    options_.ranks = output.ranks;
+    refuse_on_a_gpu();
     writer_ = create_checkpoint(options_);
     report_.out = output.out;
   }
 
   const Recipe& recipe() const { return output_.recipe; }
   const QuantSpec& spec() const { return options_.quant; }
+  bool folds_everything() const { return place_ == PrequantPlace::nowhere && scales_inputs(); }
 
   void write(int layer, const LayerResult& result) {
+    LayerWeights weights{result.attention_norm, result.mlp_norm, result.linears};
+    if (scales_inputs()) fold_prequant(weights, options_.table, layer, place_);
     for (const LinearSpec* spec : options_.table.layer_linears(layer))
-      writer_->write(*spec, result.linears.at(spec->role));
-    write_norm(TensorRole::attention_norm, layer, result.attention_norm);
-    write_norm(TensorRole::mlp_norm, layer, result.mlp_norm);
+      writer_->write(*spec, weights.linears.at(spec->role));
+    write_norm(TensorRole::attention_norm, layer, weights.attention_norm);
+    write_norm(TensorRole::mlp_norm, layer, weights.mlp_norm);
     groups_ += result.groups;
     report_.mean_relative_error += result.error_sum;
     report_.seconds += result.seconds;
@@ -85,6 +96,23 @@ class QuantizeRun::Output {
   }
 
  private:
+  bool scales_inputs() const {
+    return options_.quant.weights == WeightFormat::int4_awq || options_.quant.weights == WeightFormat::int8_sq;
+  }
+
+  // What the GPU quantizer does not do yet; said before it starts.
+  void refuse_on_a_gpu() const {
+    if (executor_ == "cpu") return;
+    if (folds_everything())
+      throw Error("int4_awq and int8_sq for the " + std::string(to_string(options_.layout)) +
+                      " layout are not made on a GPU yet",
+                  "--executor " + executor_, "use --executor cpu, or another layout", ExitCode::cannot_here);
+    if (options_.quant.weights == WeightFormat::int8_sq &&
+        options_.quant.activations == ActivationScaling::static_tensor)
+      throw Error("int8_sq with static activations is not made on a GPU yet", "--executor " + executor_,
+                  "use --executor cpu", ExitCode::cannot_here);
+  }
+
   void write_norm(TensorRole role, int layer, const std::vector<float>& values) {
     const TensorSpec* spec = options_.table.find(role, layer);
     if (!spec) throw Error("the model table has no " + std::string(to_string(role)), "layer " + std::to_string(layer));
@@ -104,6 +132,8 @@ class QuantizeRun::Output {
     if (options_.quant.group_size > 0) l.recipe["group_size"] = options_.quant.group_size;
     l.recipe["calibration"] = calibration_json(job_);
     l.recipe["kv_keys"] = "shaped";
+    if (output_.layout != Layout::trtllm) l.recipe["layout"] = std::string(to_string(output_.layout));
+    if (output_.ranks != 1) l.recipe["ranks"] = output_.ranks;
     if (executor_ != "cpu") l.recipe["executor"] = executor_;
     l.calibration_hash = job_.calibration.hash;
     l.seed = job_.options.seed;
@@ -117,6 +147,7 @@ class QuantizeRun::Output {
   const QuantizeOutput& output_;
   std::string executor_;
   WriterOptions options_;
+  PrequantPlace place_ = PrequantPlace::anywhere;
   std::unique_ptr<CheckpointWriter> writer_;
   QuantizeReport report_;
   int64_t groups_ = 0;
@@ -135,7 +166,9 @@ QuantizeRun::QuantizeRun(const QuantizeJob& job, const std::string& executor)
            {"seed", static_cast<int64_t>(job.options.seed)},
            {"outputs", Json::array()}};
   for (const QuantizeOutput& output : job.outputs)
-    key["outputs"].push_back({{"out", output.out.filename().string()}, {"recipe", output.recipe.to_json()}});
+    key["outputs"].push_back({{"out", output.out.filename().string()},
+                              {"recipe", output.recipe.to_json()},
+                              {"layout", to_string(output.layout)}});
   journal_ =
       std::make_unique<LayerJournal>(journal_folder(job), sha256_hex(key.dump()), [this] { return base_hash_.get(); });
 }
@@ -154,6 +187,9 @@ const Recipe& QuantizeRun::recipe(size_t output) const {
 }
 const QuantSpec& QuantizeRun::spec(size_t output) const {
   return outputs_[output]->spec();
+}
+bool QuantizeRun::folds_everything(size_t output) const {
+  return outputs_[output]->folds_everything();
 }
 bool QuantizeRun::quantizes() const {
   return std::any_of(outputs_.begin(), outputs_.end(),

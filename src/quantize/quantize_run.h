@@ -22,6 +22,9 @@ class QuantizeRun {
   size_t outputs() const { return outputs_.size(); }
   const Recipe& recipe(size_t output) const;
   const QuantSpec& spec(size_t output) const;
+  // The output's layout has no place for a scale of a layer's input: all are folded when a layer is written, and that
+  // of the attention output must be shared by the query heads of a KV head (GroupProblem::shared_scales).
+  bool folds_everything(size_t output) const;
   bool quantizes() const;   // some output is not 16-bit
   bool wants_gram() const;  // some output rounds with error feedback
 

@@ -20,7 +20,7 @@ struct Recipe {
   bool clip_search = true;     // int4_awq: shrink group ranges where that lowers the error
   bool error_feedback = true;  // round with error feedback instead of to nearest
   double damp = 0.01;          // of the error feedback's Gram matrix, as a share of its mean diagonal
-  bool scale_search = true;    // fp8: search static scales for the least error instead of taking the maximum
+  bool scale_search = true;  // fp8, static int8: search static scales for the least error instead of taking the maximum
 
   Json to_json() const;
   // The layout-independent description of what this recipe makes. Throws Error when the parts do not go together.

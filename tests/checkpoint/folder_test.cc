@@ -144,7 +144,7 @@ TEST(Writers, LeaveNothingUnfinished) {
     EXPECT_TRUE(fs::is_empty(out.path()));
   }
   for (const Layout layout : {Layout::modelopt, Layout::compressed_tensors, Layout::autoawq})
-    expect_contains(error_of([&] { create_checkpoint(writer_options(out / "m", layout)); }), "not written yet");
+    expect_contains(error_of([&] { create_checkpoint(writer_options(out / "m", layout)); }), "layout cannot hold fp16");
   WriterOptions fp8 = writer_options(out / "m", Layout::huggingface);
   fp8.quant.weights = WeightFormat::fp8;
   expect_contains(error_of([&] { create_checkpoint(fp8); }), "holds fp16 weights only");
@@ -283,7 +283,7 @@ TEST(FixedKv, CopiesEverythingAndAddsTheScale) {
   KvScales scales;
   scales.fp8 = {{0.5f, 0.25f}};
   write_kv_scales(out / "open", scales, open_model(out / "open")->table().shape);
-  write_fixed_kv(*open_model(out / "open"), KvFormat::fp8, out / "fixed");
+  rewrite_trtllm(*open_model(out / "open"), KvFormat::fp8, 0, out / "fixed");
   const auto before = open_model(out / "open"), after = open_model(out / "fixed");
   EXPECT_EQ(after->quant().fixed_kv, KvFormat::fp8);
   EXPECT_EQ(after->kv_scales().fp8.at(0).v, 0.5f);
@@ -291,10 +291,10 @@ TEST(FixedKv, CopiesEverythingAndAddsTheScale) {
   EXPECT_EQ(after->stored()->names().size(), before->stored()->names().size() + 1);
   for (const std::string& name : before->stored()->names())
     EXPECT_TRUE(bytes_of(before->stored()->get(name)) == bytes_of(after->stored()->get(name))) << name;
-  expect_contains(error_of([&] { write_fixed_kv(*before, KvFormat::int8, out / "x"); }),
+  expect_contains(error_of([&] { rewrite_trtllm(*before, KvFormat::int8, 0, out / "x"); }),
                   "no calibrated int8 KV scales");
-  expect_contains(error_of([&] { write_fixed_kv(*before, KvFormat::fp16, out / "x"); }), "needs no fixed format");
-  expect_contains(error_of([&] { write_fixed_kv(*after, KvFormat::fp8, out / "x"); }), "fixed already");
+  expect_contains(error_of([&] { rewrite_trtllm(*before, KvFormat::fp16, 0, out / "x"); }), "needs no fixed format");
+  expect_contains(error_of([&] { rewrite_trtllm(*after, KvFormat::fp8, 0, out / "x"); }), "fixed already");
   EXPECT_FALSE(fs::exists(out / "x"));
   EXPECT_FALSE(fs::exists(out / "x.partial"));
 }

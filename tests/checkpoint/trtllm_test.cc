@@ -224,7 +224,25 @@ void expect_refused(const char* name, const std::function<void(Json&)>& change, 
 
 TEST(Trtllm, RefusesConfigs) {
   expect_refused(
-      "fp8", [](Json& c) { c["mapping"]["tp_size"] = 2; }, "\"tp_size\" is 2");
+      "fp8", [](Json& c) { c["mapping"]["tp_size"] = 2; }, "\"world_size\" is 1, but \"tp_size\" is 2");
+  expect_refused(
+      "fp8",
+      [](Json& c) {
+        c["mapping"] = {{"world_size", 2}, {"pp_size", 2}};
+      },
+      "\"pp_size\" is 2");
+  expect_refused(
+      "fp8",
+      [](Json& c) {
+        c["mapping"] = {{"world_size", 2}, {"tp_size", 2}};
+      },
+      "rank1.safetensors");
+  expect_refused(
+      "fp8",
+      [](Json& c) {
+        c["mapping"] = {{"world_size", 3}, {"tp_size", 3}};
+      },
+      "3 GPUs cannot share 2 query heads");
   expect_refused(
       "fp8", [](Json& c) { c["quantization"]["quant_algo"] = "W4A8_AWQ"; }, "\"W4A8_AWQ\", which is not read");
   expect_refused(

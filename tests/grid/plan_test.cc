@@ -68,6 +68,8 @@ TEST(Plan, CheckpointsOfTheNativeEngine) {
   }
   EXPECT_EQ(made, 9);
   EXPECT_EQ(original, 3);
+  EXPECT_EQ(folders[0].layout, "trtllm");
+  EXPECT_EQ(to_json(folders)[0]["layout"], "trtllm");
   EXPECT_EQ(folders[0].cases, (std::vector<int>{1, 2, 3, 4}));
   EXPECT_EQ(folders[1].cases, (std::vector<int>{5, 6, 7, 8, 9, 10}));
 }
@@ -86,6 +88,14 @@ TEST(Plan, CheckpointsOfTheTensorRtBackEnd) {
   EXPECT_EQ(converted, 3);
   ASSERT_EQ(not_needed.size(), 6u);
   EXPECT_EQ(not_needed[0], "llama-3.2-3b-instruct-trtllm-ckpt-wq_int4_awq-kv_fp8");
+}
+
+// The layout is what the engine loads; the original model's folder stays as it is.
+TEST(Plan, CheckpointsHaveTheEnginesLayout) {
+  for (const auto& [engine, layout] :
+       {std::pair{EngineId::trtllm_pytorch, "modelopt"}, {EngineId::vllm, "compressed-tensors"}})
+    for (const PlanCheckpoint& f : plan_checkpoints(grid(), plan(engine)))
+      EXPECT_EQ(f.layout, f.origin == CheckpointOrigin::original ? "huggingface" : layout) << f.name;
 }
 
 TEST(Plan, WhatThisMachineCanDo) {

@@ -71,13 +71,16 @@ TEST(OpenModel, NamesWhatItDoesNotRead) {
   expect_contains(refusal({{"config.json", R"({"pretrained_config":{},"build_config":{}})"}}), "built TensorRT engine");
   expect_contains(refusal({{"config.json", R"({"architectures":["GPT2LMHeadModel"]})"}, {"model.safetensors", "x"}}),
                   "architecture \"GPT2LMHeadModel\" is not supported");
-  for (const char* method : {"awq", "gptq", "modelopt", "compressed-tensors", "bitsandbytes"})
-    expect_contains(
-        refusal({{"config.json", (R"({"architectures":["LlamaForCausalLM"],"quantization_config":{"quant_method":")" +
-                                  std::string(method) + "\"}}")
-                                     .c_str()}}),
-        std::string("quantization method \"") + method + "\"");
-  expect_contains(refusal({{"config.json", kLlama}, {"hf_quant_config.json", "{}"}}), "\"modelopt\"");
+  const auto quantized = [](const char* method) {
+    return refusal(
+        {{"config.json", (R"({"architectures":["LlamaForCausalLM"],"quantization_config":{"quant_method":")" +
+                          std::string(method) + "\"}}")
+                             .c_str()}});
+  };
+  for (const char* method : {"gptq", "bitsandbytes", "fp8"})
+    expect_contains(quantized(method), std::string("method that is not read (\"") + method + "\")");
+  for (const char* method : {"awq", "modelopt", "compressed-tensors"})
+    expect_contains(quantized(method), "holds no safetensors weights");
   const TestFolder folder;
   write_file(folder / "m.gguf", "GGUF");
   expect_contains(error_of([&] { open_model(folder / "m.gguf"); }), "is a GGUF file");

@@ -1,0 +1,18 @@
+#pragma once
+// What a quantizer must not swallow: one value that is not a number spoils every scale that it meets, and a checkpoint
+// would be made all the same. Both the CPU and the GPU quantizer ask here.
+#include <span>
+#include <string>
+
+#include "checkpoint/checkpoint.h"
+
+namespace qg {
+
+// Throws Error naming the first tensor of the layer (-1: those outside the layers) that holds an infinite value or one
+// that is not a number.
+void check_finite_layer(const Checkpoint& base, int layer);
+
+// Throws Error when an activation's statistics are not finite: the 16-bit model itself computes no numbers.
+void check_finite_activations(std::span<const float> absmax, const std::string& where);
+
+}  // namespace qg

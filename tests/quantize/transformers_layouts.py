@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""compressed-tensors folders that Quantgrid made, loaded and run by transformers: other people's code is the judge.
+
+    transformers_layouts.py --program bin/quantgrid [--tiny|--quick] [--work FOLDER] [--only fp8,int4,…]
+
+For SmolLM2, every form of the layout: the perplexity that transformers computes on windows of the evaluation text is
+within 0.5 % of Quantgrid's, and differs from the 16-bit model's (so that a folder which was silently run unquantized
+does not pass). --tiny: the same on a golden model of 3 layers, by its logits, in seconds. Needs scripts/requirements-layouts.txt
+(scripts/setup.sh --layouts). The last line counts.
+"""
+import argparse
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FORMS = {
+    "fp8": ["--weights", "fp8"],
+    "fp8_kv": ["--weights", "fp8", "--kv", "fp8"],
+    "fp8_dynamic": ["--weights", "fp8", "--activations", "dynamic"],
+    "int8": ["--weights", "int8_sq"],
+    "int8_static": ["--weights", "int8_sq", "--activations", "static"],
+    "int4": ["--weights", "int4_awq", "--group-size", "32"],
+    "int4_zeros": ["--weights", "int4_awq", "--group-size", "32", "--zero-points"],
+}
+
+
+def run(program, *arguments):
+    done = subprocess.run([program, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(f"quantgrid {' '.join(map(str, arguments))} failed")
+    return done.stdout
+
+
+def load(folder):
+    import torch
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+    # compressed-tensors 0.20 makes room for unpacked zero points and then finds packed ones; dequantizing it reads them.
+    group = json.loads((folder / "config.json").read_text())["quantization_config"]["config_groups"]["group_0"]
+    more = {} if group["weights"]["symmetric"] else {"quantization_config": CompressedTensorsConfig(dequantize=True)}
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", **more).eval()
+
+
+def logits_of(model, ids):
+    import torch
+    with torch.no_grad():
+        return model(torch.tensor([ids]), use_cache=False).logits[0].float()
+
+
+def perplexity(model, windows):
+    nll, tokens = 0.0, 0
+    for ids in windows:
+        scores = logits_of(model, ids)[:-1].double().log_softmax(-1)
+        nll -= sum(scores[i, token].item() for i, token in enumerate(ids[1:]))
+        tokens += len(ids) - 1
+    return math.exp(nll / tokens)
+
+
+def check_smollm2(options, form, folder):
+    from tokenizers import Tokenizer  # transformers 5 makes another one of this tokenizer.json, which keeps digits together
+    base = ROOT / "models/smollm2-135m-instruct"
+    text = ROOT / "models/texts/evaluation.txt"
+    ours = json.loads(run(options.program, "eval", "--model", folder, "--base", base, "--text", text, "--windows",
+                          options.windows, "--window", options.window, "--json"))
+    count = options.windows * options.window
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(
+        text.read_text(encoding="utf-8", errors="replace")[:16 * count], add_special_tokens=False).ids
+    windows = [ids[i:i + options.window] for i in range(0, count, options.window)]
+    theirs = perplexity(load(folder), windows)
+    off = theirs / ours["ppl"] - 1
+    print(f"{form:12} quantgrid {ours['ppl']:.3f}, transformers {theirs:.3f} ({100 * off:+.2f} %); 16-bit "
+          f"{ours['base_ppl']:.3f}", flush=True)
+    return abs(off) <= 0.005 and abs(theirs / ours["base_ppl"] - 1) > 1e-4
+
+
+def check_tiny(options, form, folder, work):
+    from safetensors.torch import load_file
+    ids = [(i * 37 + 11) % 290 for i in range(48)]
+    (work / "ids.json").write_text(json.dumps(ids))
+    ours = {}
+    for name, model in (("folder", folder), ("base", options.tiny_model)):
+        run(options.program, "logits", "--model", model, "--tokens", work / "ids.json", "--out", work / f"{name}.safetensors")
+        ours[name] = load_file(work / f"{name}.safetensors")["logits"].float()
+    theirs = logits_of(load(folder), ids)
+    size = ours["base"].square().mean()
+    error = ((theirs - ours["folder"]).square().mean() / size).sqrt().item()
+    cost = ((ours["base"] - ours["folder"]).square().mean() / size).sqrt().item()
+    print(f"{form:12} against transformers {error:.2e}, what the format costs {cost:.2e}", flush=True)
+    # INT8's steps are 1/127 of the largest value here and 1/127.5 there, and static ones are clipped at -127 and -128.
+    return error < {"int8": 0.9, "int8_static": 0.3}.get(form, 0.01) * cost
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", default=str(ROOT / "bin/quantgrid"))
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--tiny-model", default=ROOT / "tests/golden/models/llama-gqa8-llama3rope-tied-fp16")
+    parser.add_argument("--work", type=pathlib.Path)
+    parser.add_argument("--only")
+    parser.add_argument("--quick", action="store_true", help="a little calibration: what is judged is the layout")
+    parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--window", type=int, default=1024)
+    options = parser.parse_args()
+    try:
+        import compressed_tensors  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        sys.exit(f"transformers_layouts: {error}; scripts/setup.sh --layouts installs what this test needs")
+    kept = tempfile.TemporaryDirectory() if not options.work else None
+    work = options.work or pathlib.Path(kept.name)
+    work.mkdir(parents=True, exist_ok=True)
+    base = options.tiny_model if options.tiny else ROOT / "models/smollm2-135m-instruct"
+    calibration = ["--calib-sequences", 8, "--calib-tokens", 64] if options.tiny else []
+    if options.quick:
+        calibration = ["--calib-sequences", 8, "--calib-tokens", 128, "--search-tokens", 64]
+    passed, failed = 0, []
+    for form, flags in FORMS.items():
+        if options.only and form not in options.only.split(","):
+            continue
+        folder = work / f"{'tiny-' if options.tiny else ''}{form}"
+        if not (folder / "config.json").exists():
+            run(options.program, "quantize", "--model", base, "--layout", "compressed-tensors", "--calib",
+                ROOT / "models/texts/calibration.txt", "--out", folder, *calibration, *flags)
+        if check_tiny(options, form, folder, work) if options.tiny else check_smollm2(options, form, folder):
+            passed += 1
+        else:
+            failed.append(form)
+    if failed:
+        print(f"transformers_layouts: failed: {', '.join(failed)}")
+    print(f"{passed} passed, {len(failed)} failed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
