@@ -74,6 +74,7 @@ class GpuQuantization {
 
   void pass_layer(int index) {
     pass_.run_layer(weights_.take(index), nullptr, phases_);
+    if (const TensorSet* files = job_.base->stored()) files->release_pages();  // finish_layer does so for others
     look_at_memory();
   }
 
