@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 program=${QUANTGRID:-bin/quantgrid}
 [[ -x "$program" ]] || { echo "results: $program is not there; run 'make build'" >&2; exit 4; }
-mapfile -t journals < <(find results -name '*.jsonl' ! -name 'gpu-test*' 2>/dev/null | sort)
+mapfile -t journals < <(find results -name '*.jsonl' ! -name 'gpu-*' 2>/dev/null | sort)
 if ((${#journals[@]} == 0)); then
   echo "results: there is no journal in results/ yet"
   exit 0
