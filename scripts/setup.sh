@@ -102,7 +102,8 @@ if [[ "${1:-}" == --peers ]]; then
     # Without the part for pictures, which nothing here needs, and for any processor with AVX2: a virtual machine may name
     # instructions (AMX) that it then refuses.
     peer_options="-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
-    CMAKE_ARGS="$peer_options" .venv-peers/bin/pip install --quiet --disable-pip-version-check --no-input \
+    # Not out of pip's cache, which does not ask with which options a wheel was built.
+    CMAKE_ARGS="$peer_options" .venv-peers/bin/pip install --quiet --disable-pip-version-check --no-input --no-cache-dir \
       --require-hashes --no-deps --no-binary=:all: --no-build-isolation -r "$built"
     sha256sum "$built" >.venv-peers/built.sha256
   fi
