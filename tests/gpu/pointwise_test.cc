@@ -176,9 +176,9 @@ CudaQueue queue_of(bool chained) {
 
 TEST(SiluMul, MatchesTheReference) {
   for (const int64_t width : {8, 24, 1536, 8192, 14336, 20000})
-    for (const int64_t m : {1, 5, 300})
+    for (const int64_t m : {1, 2, 5, 300})
       for (const Form& form : kForms) {
-        if (m == 300 && (width != 1536 || !form.per_token)) continue;  // more rows than clusters are for
+        if (m == 300 && (width != 1536 || !form.per_token)) continue;  // more rows than multiprocessors
         const std::vector<uint16_t> gate_up = to_half(normal_values(static_cast<size_t>(2 * m * width), 4, 2));
         DeviceVector<uint16_t> device(gate_up);
         const std::vector<float> values = from_half(gate_up);

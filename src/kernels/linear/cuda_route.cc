@@ -113,7 +113,7 @@ std::vector<LinearRoute> possible_routes(const LinearState& layer, int64_t m) {
 
 WeightsAhead weights_ahead(const LinearState& layer, int64_t parts) {
   WeightsAhead ahead;
-  if (!layer.next || !layer.hopper || parts == 0) return ahead;
+  if (!layer.next || !layer.hopper || layer.path != ComputePath::w4a16 || parts == 0) return ahead;
   const LinearState& next = *layer.next;
   const auto bytes = static_cast<int64_t>(next.weight.bytes()), most = std::min(bytes, layer.context->ahead_bytes);
   const auto scale_bytes = static_cast<int64_t>(next.group_scales.bytes());

@@ -6,8 +6,6 @@
 namespace qg {
 namespace {
 
-constexpr int64_t kFewRows = 8;
-
 struct NormArguments {
   int width;
   float epsilon;
@@ -147,12 +145,10 @@ void add_rms_norm(const CudaQueue& queue, const AddRmsNormParams& p) {
                         p.request.static_scale,
                         p.out.values,
                         p.out.row_scales};
-  // Few rows: fewer warps are sooner started and sooner agreed. More rows share multiprocessors, and there many threads
-  // with little to hold are faster.
+  // Alone, a few rows are faster with 256 threads that hold more each; within a step, where the kernel before and the one
+  // after are on the multiprocessor too, they are not (docs/performance-log.md).
   if (p.width <= 1024)
     launch_form<256, 1>(queue, p.rows, p.request, a);
-  else if (p.width <= 4096 && p.rows <= kFewRows)
-    launch_form<256, 4>(queue, p.rows, p.request, a);
   else if (p.width <= 4096)
     launch_form<1024, 1>(queue, p.rows, p.request, a);
   else if (p.width <= 8192)

@@ -15,7 +15,9 @@ namespace qg {
 namespace {
 
 constexpr int kBlocks = 8, kThreads = 256;
-constexpr int64_t kMostRows = 256;  // more fill the card without it
+// More rows fill the card without it, and all blocks of a cluster must find room at once: within a step of 8 rows that
+// costs more than it saves.
+constexpr int64_t kMostRows = 2;
 
 template <ActivationForm kForm>
 __global__ void QG_CLUSTER(kBlocks) __launch_bounds__(kThreads) gate_cluster_kernel(GateArguments a) {
