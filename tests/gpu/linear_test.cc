@@ -259,69 +259,6 @@ TEST(Linear, SmallSharedMemory) {
   }
 }
 
-// A graph of launches in a chain gives what single launches give, also when it runs again.
-TEST(Linear, GraphOfChainedLaunches) {
-  CudaLinearContext context(capabilities(), 64);
-  cudaStream_t stream = nullptr;
-  QG_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  for (const Kind kind : {Kind::fp8_static, Kind::w4, Kind::int8_dynamic}) {
-    const LinearWeights weights = test::make_part(kind, 4096, 14336, 128, 1);
-    const LinearWeights* one = &weights;
-    const CudaLinear layer({&one, 1}, test::activations_of(kind), context);
-    const test::Input x(layer.input().form, layer.input().per_token, 16, 14336, 2);
-    const DeviceBuffer values = to_device(x.values.tensor.data, x.values.tensor.bytes());
-    const DeviceBuffer scales = to_device(x.row_scales.data(), x.row_scales.size() * 4);
-    const size_t bytes = 16 * 4096 * 2;
-    for (const int64_t m : {1, 8, 16}) {
-      const DeviceBuffer single(bytes), chained(bytes * 8);
-      const ActivationBuffer input = {values.data(), scales.as<float>()};
-      layer.run(CudaQueue{stream, false}, m, input, single.data(), DType::f16);
-      cudaGraph_t graph = nullptr;
-      cudaGraphExec_t exec = nullptr;
-      QG_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-      for (size_t i = 0; i < 8; ++i)
-        layer.run(CudaQueue{stream, true}, m, input, chained.data() + i * bytes, DType::f16);
-      QG_CUDA(cudaStreamEndCapture(stream, &graph));
-      QG_CUDA(cudaGraphInstantiate(&exec, graph, 0));
-      for (int i = 0; i < 20; ++i) QG_CUDA(cudaGraphLaunch(exec, stream));
-      QG_CUDA(cudaStreamSynchronize(stream));
-      std::vector<uint8_t> want(static_cast<size_t>(m * 4096 * 2)), got(want.size());
-      QG_CUDA(cudaMemcpy(want.data(), single.data(), want.size(), cudaMemcpyDeviceToHost));
-      for (size_t i = 0; i < 8; ++i) {
-        QG_CUDA(cudaMemcpy(got.data(), chained.data() + i * bytes, got.size(), cudaMemcpyDeviceToHost));
-        EXPECT_EQ(got, want) << test::to_string(kind) << " m=" << m << " launch " << i;
-      }
-      QG_CUDA(cudaGraphExecDestroy(exec));
-      QG_CUDA(cudaGraphDestroy(graph));
-    }
-  }
-  QG_CUDA(cudaStreamDestroy(stream));
-}
-
-// A kernel asks for the weights of the layer made after its own: links follow the layers that are there.
-TEST(Linear, LayersKnowTheOneAfterThem) {
-  CudaLinearContext context(capabilities(), 64);
-  const LinearWeights weights = test::make_part(Kind::w4, 256, 256, 128, 1);
-  const LinearWeights* one = &weights;
-  const auto make = [&] { return load_linear({&one, 1}, ActivationScaling::none, context.state(), PartOrder::joined); };
-  auto a = make(), b = make(), c = make();
-  EXPECT_EQ(a->next, b.get());
-  const WeightsAhead ahead = weights_ahead(*a, 4);
-  EXPECT_EQ(ahead.weight, b->weight.data());
-  EXPECT_EQ(ahead.scales, b->group_scales.data());
-  EXPECT_EQ(4 * ahead.weight_bytes, b->weight.bytes());
-  EXPECT_EQ(4 * ahead.scale_bytes, b->group_scales.bytes());
-  EXPECT_EQ(weights_ahead(*a, 3).weight_bytes, b->weight.bytes() / 3 / 16 * 16);  // never past the end
-  b.reset();
-  EXPECT_EQ(a->next, c.get());
-  c.reset();
-  EXPECT_EQ(weights_ahead(*a, 4).weight_bytes, 0u);
-  const auto d = make();
-  EXPECT_EQ(a->next, d.get());
-  context.state().ahead_bytes = 0;
-  EXPECT_EQ(weights_ahead(*a, 4).weight_bytes, 0u);
-}
-
 TEST(Linear, RefusesWhatItCannotDo) {
   CudaLinearContext context(capabilities(), 64);
   const auto make = [&](const LinearWeights& a, const LinearWeights& b, ActivationScaling activations) {

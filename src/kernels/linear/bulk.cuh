@@ -95,9 +95,21 @@ struct BulkFeed {
   }
 };
 
-// The warp's part of x as B fragments. Past the first-level cache, which may hold what lay there before. Of row-major
-// formats a lane's 16-byte units 2 t and 2 t + 1 of a chunk are its first and second step, so that reading them out of
-// swizzled rows meets no bank twice.
+// 16 bytes of x, through the first-level cache: the two blocks of a multiprocessor read the same x at the same time, so
+// half of what they ask for need not come from L2. What lay there before is not met: the wait for the kernel before
+// makes its writes visible to plain loads (PTX ISA, griddepcontrol.wait). volatile, since a plain load could become one
+// of the read-only kind, which the compiler may move before that wait.
+__device__ __forceinline__ uint4 load_cached(const char* from) {
+  uint4 to;
+  asm volatile("ld.global.ca.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to.x), "=r"(to.y), "=r"(to.z), "=r"(to.w)
+               : "l"(from)
+               : "memory");
+  return to;
+}
+
+// The warp's part of x as B fragments. Of row-major formats a lane's 16-byte units 2 t and 2 t + 1 of a chunk are its
+// first and second step, so that reading them out of swizzled rows meets no bank twice.
 template <class S>
 __device__ __forceinline__ void load_x(const SkinnyArguments& a, const BulkShare& share, typename S::X& x) {
   using F = typename S::F;
@@ -114,7 +126,7 @@ __device__ __forceinline__ void load_x(const SkinnyArguments& a, const BulkShare
             (share.first + c) * (S::kVectors * 64) + (S::kInt4 ? v * 64 + t * 16 : (t * S::kVectors + v) * 16);
         uint4& to = x[i][c][v / F::kXVectors][v % F::kXVectors];
         to = make_uint4(0, 0, 0, 0);
-        if (c < share.count && token < a.m && at < a.x_row_bytes) to = __ldcg(reinterpret_cast<const uint4*>(row + at));
+        if (c < share.count && token < a.m && at < a.x_row_bytes) to = load_cached(row + at);
       }
   }
   if constexpr (S::kInt4) {  // nibbles lie with k = 8 i + 2 t for word i

@@ -1,6 +1,6 @@
 #pragma once
-// The beginning of the weights that the chain will read after a layer of 4-bit weights: its kernel asks L2 for them once
-// it has asked for all of its own, so that memory works on while sums end, activations travel and the next kernel
+// The beginning of the weights that the chain will read after a layer of 4-bit weights: its kernel asks L2 for them
+// once it has asked for all of its own, so that memory works on while sums end, activations travel and the next kernel
 // starts. Wider weights keep memory busy enough: there it costs a step 1 to 4 % (docs/performance-log.md).
 #include <cstdint>
 

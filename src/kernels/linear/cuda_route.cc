@@ -17,7 +17,7 @@ struct Crossover {
 constexpr std::array kCrossovers{
     Crossover{ComputePath::w16a16, 8, 8, 8},       Crossover{ComputePath::w8a8_fp8, 16, 16, 16},
     Crossover{ComputePath::w8a8_int8, 16, 16, 16}, Crossover{ComputePath::w8a16_fp8, 64, 64, 64},
-    Crossover{ComputePath::w4a16, 64, 64, 12},
+    Crossover{ComputePath::w4a16, 64, 64, 8},
 };
 constexpr int64_t kPartsFromRows = 256;   // a library call per part rather than sums and a scaling pass
 constexpr int64_t kScaledFromRows = 512;  // the library's own row and column scales rather than that

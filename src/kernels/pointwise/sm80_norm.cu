@@ -145,8 +145,8 @@ void add_rms_norm(const CudaQueue& queue, const AddRmsNormParams& p) {
                         p.request.static_scale,
                         p.out.values,
                         p.out.row_scales};
-  // Alone, a few rows are faster with 256 threads that hold more each; within a step, where the kernel before and the one
-  // after are on the multiprocessor too, they are not (docs/performance-log.md).
+  // Alone, a few rows are faster with 256 threads that hold more each; within a step, where the kernel before and the
+  // one after are on the multiprocessor too, they are not (docs/performance-log.md).
   if (p.width <= 1024)
     launch_form<256, 1>(queue, p.rows, p.request, a);
   else if (p.width <= 4096)
