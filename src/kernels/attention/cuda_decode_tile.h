@@ -2,6 +2,7 @@
 // What a decode block does with a share of a sequence's tokens, on mma.sync: copies of them into a ring in shared
 // memory, scores, softmax, sums, and how the results of warps are merged. Device code only.
 #include "kernels/attention/cuda_tile.h"
+#include "kernels/common/arrive.cuh"
 
 namespace qg::attention {
 
@@ -266,14 +267,6 @@ __device__ __forceinline__ Combined combine(int parts, const Weight& weight, con
     }
   }
   return out;
-}
-
-// Counts one more block in; how many were there before. What the block wrote before its last barrier is then visible to
-// whom a later count tells so, behind a barrier of theirs.
-__device__ __forceinline__ int arrive(int32_t* count) {
-  int before;
-  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(count) : "memory");
-  return before;
 }
 
 __device__ __forceinline__ void store_final(const DecodeArguments& args, int piece, int head, int column,

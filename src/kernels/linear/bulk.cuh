@@ -260,11 +260,7 @@ __device__ __forceinline__ void finish_bulk_slices(const BulkArguments& args, co
   const SkinnyArguments& a = args.layer;
   const int group = static_cast<int>(blockIdx.x) / a.slices, step = static_cast<int>(gridDim.x) / a.slices;
   __syncthreads();
-  if (threadIdx.x == 0) {  // its fences hold for what the barriers order before and after them
-    __threadfence();
-    *last = atomicAdd(&a.tickets[group], 1) == a.slices - 1;
-    __threadfence();
-  }
+  if (threadIdx.x == 0) *last = arrive(&a.tickets[group]) == a.slices - 1;
   __syncthreads();
   if (!*last) return;
   if (threadIdx.x == 0) a.tickets[group] = 0;

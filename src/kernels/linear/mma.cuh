@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "kernels/common/arrive.cuh"
 #include "kernels/linear/cuda_ahead.h"
 
 namespace qg::device {

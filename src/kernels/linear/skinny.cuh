@@ -222,12 +222,10 @@ struct Team {
 // The last team to finish a tile adds up all slices' sums, in the order of the slices.
 template <class F, int kTokenTiles, int kTeam>
 __device__ __forceinline__ void finish_slices(const SkinnyArguments& a, const Team& team, int tile, float channel) {
-  __threadfence();
   team_barrier<kTeam>(team.id);
-  if (team.thread == 0) *team.last = atomicAdd(&a.tickets[tile], 1) == a.slices - 1;
+  if (team.thread == 0) *team.last = arrive(&a.tickets[tile]) == a.slices - 1;
   team_barrier<kTeam>(team.id);
   if (!*team.last) return;
-  __threadfence();
   using Acc = typename F::Acc;
   constexpr int kSums = kTokenTiles * 8 * 16;
   const Acc* sums = static_cast<const Acc*>(a.partials) + static_cast<int64_t>(tile) * a.slices * kSums;

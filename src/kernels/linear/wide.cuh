@@ -303,11 +303,7 @@ __device__ __forceinline__ bool share_tile(const WideArguments& a, const WideWal
       mine[(h * kVectors + i) * S::kConsumers] = {acc[h][4 * i], acc[h][4 * i + 1], acc[h][4 * i + 2],
                                                   acc[h][4 * i + 3]};
   barrier(1, S::kConsumers);
-  if (threadIdx.x == 0) {  // its fences hold for what the barriers order before and after them
-    __threadfence();
-    *last = atomicAdd(&a.tickets[walk.split_tile], 1) == end - first - 1;
-    __threadfence();
-  }
+  if (threadIdx.x == 0) *last = arrive(&a.tickets[walk.split_tile]) == end - first - 1;
   barrier(1, S::kConsumers);
   const bool is_last = *last != 0;
   if (!is_last) return false;

@@ -1,4 +1,5 @@
 // Greedy sampling: several blocks a row, the last of them to finish combines.
+#include "kernels/common/arrive.cuh"
 #include "kernels/pointwise/cuda.h"
 #include "kernels/pointwise/tokens.cuh"
 
@@ -19,8 +20,8 @@ __device__ __forceinline__ uint64_t key_of(float logit, int index) {
 
 struct RowScratch {
   uint64_t best[kMostSplits];
-  uint32_t done;
-  uint32_t unused;
+  int32_t done;
+  int32_t unused;
 };
 
 __global__ void __launch_bounds__(kThreads)
@@ -49,9 +50,7 @@ __global__ void __launch_bounds__(kThreads)
   bool last = false;
   if (thread == 0) {
     mine.best[split] = best;
-    __threadfence();
-    last = atomicAdd(&mine.done, 1u) == static_cast<uint32_t>(splits - 1);
-    __threadfence();
+    last = arrive(&mine.done) == splits - 1;
   }
   if (!__shfl_sync(~0u, last, 0)) return;
   __syncwarp();
