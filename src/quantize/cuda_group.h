@@ -4,6 +4,7 @@
 // difference on, later codes of that row may differ while the layer's error stays the same.
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels/common/cuda_cublaslt.h"
@@ -30,6 +31,8 @@ struct CudaGroupProblem {
   int64_t n = 0, k = 0;
   CudaActivation input;
   bool foldable = false;
+  std::vector<int32_t> shared_scales;  // as in GroupProblem
+  std::string name;                    // of the input, for errors: "input of layers.3.mlp_act"
 };
 
 class CudaGroupQuantizer {
