@@ -175,6 +175,10 @@ double CudaGroupQuantizer::rounding_seconds() const {
   return state_->rounding_seconds;
 }
 
+CudaGroupQuantizer::Feedback CudaGroupQuantizer::last_feedback() const {
+  return {state_->order.as<int32_t>(), state_->factor.as<float>()};
+}
+
 GroupResult CudaGroupQuantizer::quantize(const CudaGroupProblem& problem, const Recipe& recipe, const QuantSpec& spec) {
   state_->begin(problem);
   GroupResult result = recipe.weights == WeightFormat::fp8       ? state_->fp8(recipe, spec)

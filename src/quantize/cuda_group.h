@@ -49,6 +49,13 @@ class CudaGroupQuantizer {
   GroupResult quantize(const CudaGroupProblem& problem, const Recipe& recipe, const QuantSpec& spec);
   double rounding_seconds() const;  // of quantize calls so far: factorizing and rounding; the rest is searching
 
+  // By what the last call rounded, if it did so with error feedback; on the device until the next call. For tests.
+  struct Feedback {
+    const int32_t* order = nullptr;  // [k]: column rounded i-th
+    const float* factor = nullptr;   // [k, k] in that order: L_tt on the diagonal, L_tj / L_tt below it
+  };
+  Feedback last_feedback() const;
+
  private:
   struct State;
   std::unique_ptr<State> state_;
