@@ -52,7 +52,8 @@ class CudaGroupQuantizer {
   // By what the last call rounded, if it did so with error feedback; on the device until the next call. For tests.
   struct Feedback {
     const int32_t* order = nullptr;  // [k]: column rounded i-th
-    const float* factor = nullptr;   // [k, k] in that order: L_tt on the diagonal, L_tj / L_tt below it
+    // [k, k] in that order: L_tj / L_tt below the diagonal, and on it L_tt, which factorize leaves there.
+    const float* factor = nullptr;
   };
   Feedback last_feedback() const;
 

@@ -211,6 +211,7 @@ GpuQuantizeReport quantize_on_gpu(const QuantizeJob& job, const GpuQuantizeOptio
                                   const std::function<void(const std::string&)>& on_step) {
   require_sixteen_bits(job);
   check_finite_layer(*job.base, -1);
+  if (const TensorSet* files = job.base->stored()) files->release_pages();
   GpuQuantizeReport report;
   report.budget = budget_of(job, options);
   info("quantize on GPU {}: {}", options.device, report.budget.text());

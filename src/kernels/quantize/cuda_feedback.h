@@ -26,7 +26,7 @@ void arrange_gram(const CudaQueue& queue, const float* gram, const int32_t* orde
 inline constexpr int64_t kFactorBlock = 128;
 int64_t factor_scratch_bytes(int64_t k);
 // a [k, k], lower triangle: becomes L_tj / L_tt below the diagonal, in place. *failed (on the device) becomes 1 when a
-// is not positive definite. The diagonal keeps L_tt; what is above it is left undefined.
+// is not positive definite. The diagonal and what is above it are left undefined.
 void factorize(const CudaQueue& queue, CublasLt& blas, int64_t k, float* a, void* scratch, int32_t* failed);
 
 // Rounds w * up [n, k] (up null: ones) with error feedback. order [k]: column rounded i-th. factor: of factorize.
