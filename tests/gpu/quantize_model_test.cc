@@ -126,6 +126,8 @@ std::string error_of(const std::function<void()>& act) {
 // scales go to the wrong places.
 const double kKlMargin = 6 * std::sqrt(2.0) * 0.038;
 constexpr double kErrorMargin = 0.02;  // of the mean error on the sample, the same tokens for both
+// The same where an exponent of the search may fall the other way: the spread of those nine was .003 to .019.
+const double kSearchMargin = 6 * std::sqrt(2.0) * 0.019;
 
 // Two logarithms that differ by at most `margin`; 0 is as good as 0.
 void expect_same(double ours, double theirs, double margin, const std::string& what) {
@@ -204,7 +206,7 @@ TEST_F(QuantizeModel, MakesTheOtherLayoutsAsTheCpuDoes) {
   const GpuQuantizeReport gpu = quantize_on_gpu(on_gpu, {}, ignore);
   for (size_t i = 0; i < cpu.size(); ++i) {
     const fs::path ours = on_gpu.outputs[i].out, theirs = on_cpu.outputs[i].out;
-    expect_same(gpu.outputs[i].mean_relative_error, cpu[i].mean_relative_error, kErrorMargin, ours.string());
+    expect_same(gpu.outputs[i].mean_relative_error, cpu[i].mean_relative_error, kSearchMargin, ours.string());
     expect_same(kl_of(ours, KvFormat::fp16), kl_of(theirs, KvFormat::fp16), kKlMargin, ours.string());
     EXPECT_EQ(open_model(ours)->stored()->names(), open_model(theirs)->stored()->names()) << ours;
   }
