@@ -210,7 +210,9 @@ GpuBudget budget_of(const QuantizeJob& job, const GpuQuantizeOptions& options) {
 GpuQuantizeReport quantize_on_gpu(const QuantizeJob& job, const GpuQuantizeOptions& options,
                                   const std::function<void(const std::string&)>& on_step) {
   require_sixteen_bits(job);
+  const auto start = Clock::now();
   check_finite_layer(*job.base, -1);
+  const double check_seconds = seconds_since(start);
   if (const TensorSet* files = job.base->stored()) files->release_pages();
   GpuQuantizeReport report;
   report.budget = budget_of(job, options);
@@ -233,6 +235,7 @@ GpuQuantizeReport quantize_on_gpu(const QuantizeJob& job, const GpuQuantizeOptio
     work.report(report);
   }
   report.outputs = run.finish();
+  report.phases.emplace_back("check", check_seconds);
   report.phases.emplace_back("write", run.write_seconds());
   report.phases.emplace_back("wait_for_writes", run.write_wait_seconds());
   return report;

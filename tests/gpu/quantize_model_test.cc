@@ -219,9 +219,14 @@ TEST_F(QuantizeModel, RefusesBrokenWeightsAsTheCpuDoes) {
                                "model.layers.0.input_layernorm.weight", "model.embed_tokens.weight"}) {
         make_base(dtype);
         spoil(name, static_cast<uint16_t>((dtype == DType::f16 ? 0x7c00 : 0x7f80) + (infinite ? 0 : 0x20)));
-        const std::string theirs = error_of([&] { quantize(job("-cpu"), ignore); });
+        const auto few = [&](const char* suffix) {
+          QuantizeJob j = job(suffix);
+          j.outputs.resize(2);
+          return j;
+        };
+        const std::string theirs = error_of([&] { quantize(few("-cpu"), ignore); });
         EXPECT_NE(theirs.find(name), std::string::npos) << theirs;
-        EXPECT_EQ(error_of([&] { quantize_on_gpu(job("-gpu"), {}, ignore); }), theirs);
+        EXPECT_EQ(error_of([&] { quantize_on_gpu(few("-gpu"), {}, ignore); }), theirs);
         EXPECT_FALSE(fs::exists(folder_ / "fp8-gpu"));
       }
 }
