@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "quantize/cuda_group_state.h"
+#include "quantize/input_check.h"
 
 namespace qg {
 namespace {
@@ -53,10 +54,7 @@ void CudaGroupQuantizer::State::begin(const CudaGroupProblem& problem) {
   widen(queue, problem.weight, problem.weight_type, problem.n * problem.k, wide.as<float>());
   abs_sum = read(problem.input.abs_sum, problem.k);
   absmax = read(problem.input.absmax, problem.k);
-  if (!std::all_of(abs_sum.begin(), abs_sum.end(), [](double v) { return std::isfinite(v); }))
-    throw Error("the calibration activations hold NaN or infinity", "",
-                "check the model with `quantgrid inspect` and the calibration text; activations beyond 65504 need "
-                "--executor cpu");
+  check_finite_sums(abs_sum, problem.name, "; activations beyond 65504 need --executor cpu");
   multiply(problem.input.sample, problem.half_weight, outputs.as<float>());
   square_error(queue, nullptr, outputs.as<float>(), nullptr, nullptr, 1, problem.input.sampled, problem.n,
                sums.as<double>() + kMostTrials, error_scratch.data());
@@ -175,6 +173,10 @@ CudaGroupQuantizer::~CudaGroupQuantizer() = default;
 
 double CudaGroupQuantizer::rounding_seconds() const {
   return state_->rounding_seconds;
+}
+
+CudaGroupQuantizer::Feedback CudaGroupQuantizer::last_feedback() const {
+  return {state_->order.as<int32_t>(), state_->factor.as<float>()};
 }
 
 GroupResult CudaGroupQuantizer::quantize(const CudaGroupProblem& problem, const Recipe& recipe, const QuantSpec& spec) {

@@ -4,6 +4,7 @@
 // difference on, later codes of that row may differ while the layer's error stays the same.
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels/common/cuda_cublaslt.h"
@@ -30,6 +31,8 @@ struct CudaGroupProblem {
   int64_t n = 0, k = 0;
   CudaActivation input;
   bool foldable = false;
+  std::vector<int32_t> shared_scales;  // as in GroupProblem
+  std::string name;                    // of the input, for errors: "input of layers.3.mlp_act"
 };
 
 class CudaGroupQuantizer {
@@ -45,6 +48,14 @@ class CudaGroupQuantizer {
   // Waits for the device. Throws what quantize_group throws.
   GroupResult quantize(const CudaGroupProblem& problem, const Recipe& recipe, const QuantSpec& spec);
   double rounding_seconds() const;  // of quantize calls so far: factorizing and rounding; the rest is searching
+
+  // By what the last call rounded, if it did so with error feedback; on the device until the next call. For tests.
+  struct Feedback {
+    const int32_t* order = nullptr;  // [k]: column rounded i-th
+    // [k, k] in that order: L_tj / L_tt below the diagonal, and on it L_tt, which factorize leaves there.
+    const float* factor = nullptr;
+  };
+  Feedback last_feedback() const;
 
  private:
   struct State;

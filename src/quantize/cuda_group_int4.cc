@@ -16,6 +16,7 @@ constexpr int kClipSteps = 18, kTrialClipSteps = 6;  // as in int4.cc
 GroupResult CudaGroupQuantizer::State::int4(const Recipe& recipe, const QuantSpec& spec) {
   std::vector<double> mean(abs_sum);
   for (double& m : mean) m /= static_cast<double>(p->input.rows);
+  share_values(mean, p->shared_scales, false);
   std::vector<double> alphas;
   for (int i = 0; i < recipe.alpha_steps; ++i) alphas.push_back(static_cast<double>(i) / recipe.alpha_steps);
   if (alphas.empty()) alphas.push_back(recipe.fixed_alpha);

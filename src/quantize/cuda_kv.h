@@ -33,6 +33,7 @@ class CudaKvCollector {
   // may be added in between.
   void start_shaping();
   LayerKv finish();
+  const std::vector<KeyStatistics>& statistics() const { return heads_; }  // of each KV head, since start_shaping()
 
  private:
   void read_sums();

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "quantize/input_check.h"
 
 namespace qg {
 namespace {
@@ -35,13 +36,16 @@ struct CudaLayerStream::Reader {
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
 
-  void copy(const Piece& piece) {
+  void copy(const Piece& piece, DType type) {
     const int slot = turn++ % 2;
     const auto start = Clock::now();
     QG_CUDA(cudaEventSynchronize(sent[slot]));
     upload_seconds += seconds_since(start);
     const auto reading = Clock::now();
     std::memcpy(memory[slot].as<std::byte>(), piece.from, piece.bytes);
+    // While the piece is in the processor's cache.
+    finite =
+        all_finite(type, memory[slot].as<std::byte>(), static_cast<int64_t>(piece.bytes / size_bytes(type))) && finite;
     read_seconds += seconds_since(reading);
     QG_CUDA(cudaMemcpyAsync(piece.to, memory[slot].as<std::byte>(), piece.bytes, cudaMemcpyHostToDevice, stream));
     QG_CUDA(cudaEventRecord(sent[slot], stream));
@@ -56,6 +60,7 @@ struct CudaLayerStream::Reader {
   cudaStream_t stream = nullptr;
   cudaEvent_t sent[2] = {};
   int turn = 0;
+  bool finite = true;  // all that was copied
   double read_seconds = 0, upload_seconds = 0;
 };
 
@@ -81,7 +86,7 @@ void CudaLayerStream::copy(const std::vector<Piece>& pieces) {
   for (size_t i = 0; i < readers_.size(); ++i)
     work.push_back(std::async(std::launch::async, [this, &pieces, i] {
       QG_CUDA(cudaSetDevice(device_));
-      for (size_t at = i; at < pieces.size(); at += readers_.size()) readers_[i]->copy(pieces[at]);
+      for (size_t at = i; at < pieces.size(); at += readers_.size()) readers_[i]->copy(pieces[at], type_);
       readers_[i]->finish();
     }));
   for (std::future<void>& each : work) each.wait();
@@ -123,8 +128,12 @@ void CudaLayerStream::load(int index) {
     tensors.push_back(weight);  // keeps it until it is copied
   }
   copy(pieces);
+  if (!std::all_of(readers_.begin(), readers_.end(), [](const auto& reader) { return reader->finite; }))
+    check_finite_layer(base_, index);  // which tensor it is
   layer.host_attention_norm = to_f32(base_.tensor(*table.find(TensorRole::attention_norm, index)));
   layer.host_mlp_norm = to_f32(base_.tensor(*table.find(TensorRole::mlp_norm, index)));
+  for (const std::vector<float>* norm : {&layer.host_attention_norm, &layer.host_mlp_norm})
+    if (!all_finite(DType::f32, norm->data(), static_cast<int64_t>(norm->size()))) check_finite_layer(base_, index);
   float* norms = norms_[index % 2].as<float>();
   layer.attention_norm = norms;
   layer.mlp_norm = norms + table.shape.hidden;
@@ -157,8 +166,8 @@ const CudaStoredLayer& CudaLayerStream::take(int index) {
     QG_CUDA(cudaMemcpyAsync(&overflow, overflow_.data(), sizeof overflow, cudaMemcpyDeviceToHost, queue_.stream));
     QG_CUDA(cudaStreamSynchronize(queue_.stream));
     if (overflow)
-      throw Error("a weight is not finite or beyond the range of fp16 (65504), in which the GPU computes",
-                  "layer " + std::to_string(index), "check the model with `quantgrid inspect`, or use --executor cpu");
+      throw Error("a weight is beyond the range of fp16 (65504), in which the GPU computes",
+                  "layer " + std::to_string(index), "use --executor cpu");
   }
   return layers_[index % 2];
 }

@@ -36,7 +36,8 @@ class CudaLayerStream {
 
   DType stored_type() const { return type_; }
   // Layer `index` on the card, until the next call; layers are taken in order, and the queue has ended what it did with
-  // the one before. Starts on the one after. Throws Error when a weight is beyond half's range.
+  // the one before. Starts on the one after. Throws Error when a weight is beyond half's range, and what
+  // check_finite_layer throws.
   const CudaStoredLayer& take(int index);
 
   double read_seconds() const { return read_seconds_; }      // of a reader: from the files into page-locked memory

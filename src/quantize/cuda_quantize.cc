@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "checkpoint/fold.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/log.h"
@@ -9,6 +10,7 @@
 #include "quantize/cuda_pass.h"
 #include "quantize/cuda_pinned_pool.h"
 #include "quantize/gpu_quantize.h"
+#include "quantize/input_check.h"
 #include "quantize/quantize_run.h"
 
 namespace qg {
@@ -149,6 +151,9 @@ class GpuQuantization {
     problem.k = linear.k;
     problem.input = pass_.activation(group.input);
     problem.foldable = group.norm != nullptr && spec.producer_norm.has_value();
+    problem.name = "input of " + spec.calibration_group;
+    if (run_.folds_everything(output) && spec.role == LinearRole::attention_output)
+      problem.shared_scales = shared_output_scales(job_.base->table().shape);
     result.take(group.roles, quantizer_->quantize(problem, run_.recipe(output), run_.spec(output)),
                 group.norm ? &(result.*group.norm) : nullptr, spec.calibration_group);
     const double seconds = seconds_since(start);
@@ -205,6 +210,10 @@ GpuBudget budget_of(const QuantizeJob& job, const GpuQuantizeOptions& options) {
 GpuQuantizeReport quantize_on_gpu(const QuantizeJob& job, const GpuQuantizeOptions& options,
                                   const std::function<void(const std::string&)>& on_step) {
   require_sixteen_bits(job);
+  const auto start = Clock::now();
+  check_finite_layer(*job.base, -1);
+  const double check_seconds = seconds_since(start);
+  if (const TensorSet* files = job.base->stored()) files->release_pages();
   GpuQuantizeReport report;
   report.budget = budget_of(job, options);
   info("quantize on GPU {}: {}", options.device, report.budget.text());
@@ -226,6 +235,7 @@ GpuQuantizeReport quantize_on_gpu(const QuantizeJob& job, const GpuQuantizeOptio
     work.report(report);
   }
   report.outputs = run.finish();
+  report.phases.emplace_back("check", check_seconds);
   report.phases.emplace_back("write", run.write_seconds());
   report.phases.emplace_back("wait_for_writes", run.write_wait_seconds());
   return report;

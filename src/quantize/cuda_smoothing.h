@@ -13,7 +13,8 @@ struct SmoothingTrial {
   std::vector<float> up;    // [k]: the weights are, = 1 / down
 };
 
-// One trial an exponent. ones_at_zero: exponent 0 means no scaling at all (int4).
+// One trial an exponent, by the magnitudes of inputs and weights [k]. ones_at_zero: exponent 0 means no scaling at all
+// (int4).
 inline std::vector<SmoothingTrial> smoothing_trials(const std::vector<double>& alphas,
                                                     const std::vector<double>& activation,
                                                     const std::vector<double>& weight, bool ones_at_zero) {

@@ -19,9 +19,9 @@ struct GpuQuantizeReport {
   int64_t peak_gpu_bytes = 0;             // in use on the card at most, CUDA's own included
   int64_t peak_host_anonymous_bytes = 0;  // of this process, mapped files apart, as seen at the end of each layer
   int64_t restored_layers = 0;            // of an earlier run
-  // Seconds of each phase, some of which go on at the same time: "read" and "upload" of the base, "wait_for_layers"
-  // that were not there yet; "forward", "statistics", "kv" on the card; "search", "rounding"; "write",
-  // "wait_for_writes".
+  // Seconds of each phase, some of which go on at the same time: "check" of what belongs to no layer; "read" (and
+  // check) and "upload" of the base, "wait_for_layers" that were not there yet; "forward", "statistics", "kv" on the
+  // card; "search", "rounding"; "write", "wait_for_writes".
   std::vector<std::pair<std::string, double>> phases;
   // What the phases may be held against: bytes read, floating-point operations of the forward pass and of the Gram
   // matrices (half precision), of factors and error feedback (single).

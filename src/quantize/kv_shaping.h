@@ -46,6 +46,7 @@ class KvShapingCollector {
   void add(const float* qkv, int64_t rows);
   // Throws Error when sums of the activations overflowed.
   KvShaping finish() const;
+  const std::vector<KeyStatistics>& statistics() const { return heads_; }  // of each KV head, so far
 
  private:
   // Adds to the statistics of one KV head what query head `head` tells; column_weights [rows] collects how much each

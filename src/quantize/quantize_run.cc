@@ -56,7 +56,6 @@ class QuantizeRun::Output {
     options_.architecture = job.architecture;
     options_.hf_rules = hf_rules_of_family(job.base->table().shape.family);
     options_.ranks = output.ranks;
-    refuse_on_a_gpu();
     writer_ = create_checkpoint(options_);
     report_.out = output.out;
   }
@@ -98,19 +97,6 @@ class QuantizeRun::Output {
  private:
   bool scales_inputs() const {
     return options_.quant.weights == WeightFormat::int4_awq || options_.quant.weights == WeightFormat::int8_sq;
-  }
-
-  // What the GPU quantizer does not do yet; said before it starts.
-  void refuse_on_a_gpu() const {
-    if (executor_ == "cpu") return;
-    if (folds_everything())
-      throw Error("int4_awq and int8_sq for the " + std::string(to_string(options_.layout)) +
-                      " layout are not made on a GPU yet",
-                  "--executor " + executor_, "use --executor cpu, or another layout", ExitCode::cannot_here);
-    if (options_.quant.weights == WeightFormat::int8_sq &&
-        options_.quant.activations == ActivationScaling::static_tensor)
-      throw Error("int8_sq with static activations is not made on a GPU yet", "--executor " + executor_,
-                  "use --executor cpu", ExitCode::cannot_here);
   }
 
   void write_norm(TensorRole role, int layer, const std::vector<float>& values) {

@@ -16,6 +16,7 @@ struct GroupCase {
   int64_t k = 320, tokens = 1500, sampled = 256;
   bool foldable = true;
   bool gram = true;
+  bool shared = false;  // inputs 64 apart share a scale, as those of two query heads of a KV head do
 };
 
 // Values that half holds, so that both sides see the same.
@@ -45,6 +46,7 @@ inline GroupProblem host_problem(const GroupCase& c) {
   p.k = c.k;
   p.weight = half_values(normal_values(static_cast<size_t>(p.n * p.k), 22, 0.03f));
   p.foldable = c.foldable;
+  for (int64_t j = 0; j < c.k && c.shared; ++j) p.shared_scales.push_back(static_cast<int32_t>(j / 128 * 64 + j % 64));
   CalibrationOptions options;
   options.sample_rows = c.sampled;
   ActivationCollector collector(c.k, c.tokens, options, c.gram);
@@ -80,6 +82,8 @@ class DeviceProblem {
     problem_.n = host.n;
     problem_.k = host.k;
     problem_.foldable = host.foldable;
+    problem_.shared_scales = host.shared_scales;
+    problem_.name = "input of a test";
     problem_.input = {
         c.k, c.tokens, c.sampled, absmax_.data(), abs_sum_.data(), sample, c.gram ? gram_.data() : nullptr};
   }

@@ -3,9 +3,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
+#include <fstream>
 #include <numeric>
 
+#include "checkpoint/safetensors.h"
 #include "checkpoint/synthetic.h"
 #include "core/error.h"
 #include "core/rng.h"
@@ -67,6 +70,24 @@ class QuantizeModel : public ::testing::Test {
     return j;
   }
 
+  // The last element of a 16-bit tensor of the base becomes these bits.
+  void spoil(const std::string& name, uint16_t bits) {
+    const fs::path path = folder_ / "base/model.safetensors";
+    uint64_t end = 0;
+    {
+      const SafetensorsFile file(path);
+      const StoredTensor* stored = file.find(name);
+      ASSERT_NE(stored, nullptr) << name;
+      end = static_cast<uint64_t>(stored->offset) + static_cast<uint64_t>(stored->bytes);
+    }
+    base_.reset();
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(end - sizeof bits));
+    file.write(reinterpret_cast<const char*>(&bits), sizeof bits);
+    file.close();
+    base_ = open_model(folder_ / "base");
+  }
+
   double kl_of(const fs::path& model, KvFormat kv) const {
     ExecutorOptions options;
     options.num_pages = 20;
@@ -88,23 +109,47 @@ class QuantizeModel : public ::testing::Test {
 
 void ignore(const std::string&) {}
 
+std::string error_of(const std::function<void()>& act) {
+  try {
+    act();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "nothing was refused";
+}
+
+// How far the KL divergence of two right quantizations of this model may lie apart. Searches and feedback carry last
+// bits of the calibration's sums on, so the definition alone spreads it: the CPU's job with its calibration sequences
+// in nine orders (the same sums in other last bits, other tokens in the sample) gave log KL with standard deviations of
+// .003 to .038 (2 dtypes, 3 formats, 2 KV formats; the largest is FP8's). Two draws of the largest, six deviations:
+// .32. Whether codes are right is not for this test to say, but for QuantizeGroup; this one sees weights, folds and
+// scales go to the wrong places.
+const double kKlMargin = 6 * std::sqrt(2.0) * 0.038;
+constexpr double kErrorMargin = 0.02;  // of the mean error on the sample, the same tokens for both
+// The same where an exponent of the search may fall the other way: the spread of those nine was .003 to .019.
+const double kSearchMargin = 6 * std::sqrt(2.0) * 0.019;
+
+// Two logarithms that differ by at most `margin`; 0 is as good as 0.
+void expect_same(double ours, double theirs, double margin, const std::string& what) {
+  if (ours == 0 && theirs == 0) return;
+  EXPECT_LT(std::fabs(std::log(ours / theirs)), margin) << what << ": " << ours << " against " << theirs;
+}
+
 TEST_F(QuantizeModel, IsAsGoodAsTheCpus) {
   for (const DType dtype : {DType::f16, DType::bf16, DType::f32}) {
     make_base(dtype);
     const std::vector<QuantizeReport> cpu = quantize(job("-cpu"), ignore);
     const GpuQuantizeReport gpu = quantize_on_gpu(job("-gpu"), {}, ignore);
     for (size_t i = 0; i < cpu.size(); ++i)
-      EXPECT_NEAR(gpu.outputs[i].mean_relative_error, cpu[i].mean_relative_error,
-                  0.02 * cpu[i].mean_relative_error + 1e-9);
+      expect_same(gpu.outputs[i].mean_relative_error, cpu[i].mean_relative_error, kErrorMargin, "error");
+    EXPECT_EQ(hash_of("fp16-gpu"), hash_of("fp16-cpu"));  // nothing is rounded in another order there
     for (const char* format : {"fp16", "fp8", "int4_awq", "int8_sq"})
       for (const KvFormat kv : {KvFormat::fp16, KvFormat::fp8}) {
         const std::string name = format;
         const double ours = kl_of(folder_ / (name + "-gpu"), kv), theirs = kl_of(folder_ / (name + "-cpu"), kv);
         std::printf("%s %s, KV %s: KL %.6f against %.6f\n", std::string(to_string(dtype)).c_str(), format,
                     std::string(to_string(kv)).c_str(), ours, theirs);
-        // Of two roundings of so small a model neither is the better one: feedback carries a last bit far.
-        EXPECT_LT(ours, 1.3 * theirs + 2e-6) << format;
-        EXPECT_GT(ours, theirs / 1.3 - 2e-6) << format;
+        expect_same(ours, theirs, kKlMargin, format);
       }
     EXPECT_GT(gpu.peak_gpu_bytes, 0);
   }
@@ -133,8 +178,57 @@ TEST_F(QuantizeModel, ChunksDoNotChangeWhatIsLearned) {
   const GpuQuantizeReport cut = quantize_on_gpu(job("-cut"), tight, ignore);
   EXPECT_LT(cut.budget.chunk_tokens, whole.budget.chunk_tokens);
   for (size_t i = 0; i < whole.outputs.size(); ++i)
-    EXPECT_NEAR(cut.outputs[i].mean_relative_error, whole.outputs[i].mean_relative_error,
-                0.02 * whole.outputs[i].mean_relative_error + 1e-9);
+    expect_same(cut.outputs[i].mean_relative_error, whole.outputs[i].mean_relative_error, kErrorMargin, "error");
+}
+
+// Where a layout has no place for a scale of a layer's input, and static int8.
+TEST_F(QuantizeModel, MakesTheOtherLayoutsAsTheCpuDoes) {
+  make_base(DType::bf16);
+  Recipe zeros = default_recipe(WeightFormat::int4_awq), still = default_recipe(WeightFormat::int8_sq);
+  zeros.zero_points = true;
+  still.activations = ActivationScaling::static_tensor;
+  const std::pair<Recipe, Layout> made[] = {{default_recipe(WeightFormat::int4_awq), Layout::modelopt},
+                                            {default_recipe(WeightFormat::int4_awq), Layout::compressed_tensors},
+                                            {zeros, Layout::compressed_tensors},
+                                            {zeros, Layout::autoawq},
+                                            {default_recipe(WeightFormat::int8_sq), Layout::compressed_tensors},
+                                            {still, Layout::modelopt},
+                                            {still, Layout::trtllm}};
+  QuantizeJob on_cpu = job("-cpu"), on_gpu = on_cpu;
+  on_cpu.outputs.clear();
+  on_gpu.outputs.clear();
+  for (const auto& [recipe, layout] : made) {
+    const std::string name = std::to_string(on_cpu.outputs.size()) + "-" + std::string(to_string(layout));
+    on_cpu.outputs.push_back({recipe, folder_ / (name + "-cpu"), layout, {}});
+    on_gpu.outputs.push_back({recipe, folder_ / (name + "-gpu"), layout, {}});
+  }
+  const std::vector<QuantizeReport> cpu = quantize(on_cpu, ignore);
+  const GpuQuantizeReport gpu = quantize_on_gpu(on_gpu, {}, ignore);
+  for (size_t i = 0; i < cpu.size(); ++i) {
+    const fs::path ours = on_gpu.outputs[i].out, theirs = on_cpu.outputs[i].out;
+    expect_same(gpu.outputs[i].mean_relative_error, cpu[i].mean_relative_error, kSearchMargin, ours.string());
+    expect_same(kl_of(ours, KvFormat::fp16), kl_of(theirs, KvFormat::fp16), kKlMargin, ours.string());
+    EXPECT_EQ(open_model(ours)->stored()->names(), open_model(theirs)->stored()->names()) << ours;
+  }
+}
+
+TEST_F(QuantizeModel, RefusesBrokenWeightsAsTheCpuDoes) {
+  for (const DType dtype : {DType::f16, DType::bf16})
+    for (const bool infinite : {false, true})
+      for (const char* name : {"model.layers.1.self_attn.k_proj.weight", "model.layers.2.mlp.down_proj.weight",
+                               "model.layers.0.input_layernorm.weight", "model.embed_tokens.weight"}) {
+        make_base(dtype);
+        spoil(name, static_cast<uint16_t>((dtype == DType::f16 ? 0x7c00 : 0x7f80) + (infinite ? 0 : 0x20)));
+        const auto few = [&](const char* suffix) {
+          QuantizeJob j = job(suffix);
+          j.outputs.resize(2);
+          return j;
+        };
+        const std::string theirs = error_of([&] { quantize(few("-cpu"), ignore); });
+        EXPECT_NE(theirs.find(name), std::string::npos) << theirs;
+        EXPECT_EQ(error_of([&] { quantize_on_gpu(few("-gpu"), {}, ignore); }), theirs);
+        EXPECT_FALSE(fs::exists(folder_ / "fp8-gpu"));
+      }
 }
 
 TEST_F(QuantizeModel, RefusesACardWithoutTheMemory) {
