@@ -1,6 +1,6 @@
 #pragma once
-// Sums over keys or queries after RoPE, as they would be had the text stood elsewhere in the context. Why the shaping of
-// keys needs it: docs/kv-cache-notes.md.
+// Sums over keys or queries after RoPE, as they would be had the text stood elsewhere in the context. Why the shaping
+// of keys needs it: docs/kv-cache-notes.md.
 #include <complex>
 #include <cstdint>
 #include <vector>
@@ -9,9 +9,9 @@
 
 namespace qg {
 
-// RoPE turns elements i and i + n/2 of a head by frequency[i] a position; moving a text by some positions turns its keys
-// and queries alike, and leaves scores as they are. The mean here is over moves by 0 to span - 1 positions, and over the
-// spans 1, 2, 4, ... up to the context: each octave of positions counts the same.
+// RoPE turns elements i and i + n/2 of a head by frequency[i] a position; moving a text by some positions turns its
+// keys and queries alike, and leaves scores as they are. The mean here is over moves by 0 to span - 1 positions, and
+// over the spans 1, 2, 4, ... up to the context: each octave of positions counts the same.
 class PositionMean {
  public:
   // frequencies [head_dim / 2]: radians a position. context: the model's longest, in tokens; below 2 nothing is moved.
