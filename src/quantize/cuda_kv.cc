@@ -175,7 +175,7 @@ void CudaKvCollector::read_sums() {
 
 void CudaKvCollector::start_shaping() {
   read_sums();
-  shaping_ = std::async(std::launch::async, [this] { return shaping_of(heads_, rows_); });
+  shaping_ = std::async(std::launch::async, [this] { return shaping_of(heads_, rows_, shape_); });
 }
 
 // KvCollector::scale.

@@ -11,7 +11,9 @@
 #include "core/parallel.h"
 #include "kernels/kvcache/shaping.h"
 #include "kernels/lanes.h"
+#include "kernels/pointwise/run.h"
 #include "quantize/error_feedback.h"
+#include "quantize/position_mean.h"
 
 namespace qg {
 namespace {
@@ -125,6 +127,17 @@ SmallMatrix key_transform(const SmallMatrix& keys, const SmallMatrix& queries) {
   return transposed(eigen.vectors * equal_diagonal_rotation(squares)) * inverse(root);
 }
 
+// As if the calibration text had stood everywhere in a context.
+KeyStatistics moved(const KeyStatistics& head, const PositionMean& anywhere) {
+  KeyStatistics out(head.key_moment.n);
+  out.query_gram = anywhere.of_moment(head.query_gram);
+  out.key_moment = anywhere.of_moment(head.key_moment);
+  out.key_sum = anywhere.of_sum(head.key_sum);
+  out.key_weight = head.key_weight;
+  out.plain_sum = anywhere.of_sum(head.plain_sum);
+  return out;
+}
+
 template <class T>
 void require_finite(const T* x, size_t count) {
   if (!std::all_of(x, x + count, [](T v) { return std::isfinite(v); }))
@@ -176,13 +189,17 @@ std::vector<float> output_factor(const SmallMatrix& gram) {
   return {factor.values.begin(), factor.values.end()};
 }
 
-KvShaping shaping_of(const std::vector<KeyStatistics>& heads, int64_t rows) {
+KvShaping shaping_of(const std::vector<KeyStatistics>& calibrated, int64_t rows, const ModelShape& shape) {
+  const PositionMean anywhere(rope_frequencies(shape), shape.max_position);
+  std::vector<KeyStatistics> heads;
   double mean = 0;
-  for (const KeyStatistics& head : heads) {
-    require_finite(head.query_gram.values.data(), head.query_gram.values.size());
-    require_finite(head.key_moment.values.data(), head.key_moment.values.size());
-    mean += covariance(head, center_of(head, rows)).mean_diagonal() / static_cast<double>(heads.size());
+  for (const KeyStatistics& found : calibrated) {
+    require_finite(found.query_gram.values.data(), found.query_gram.values.size());
+    require_finite(found.key_moment.values.data(), found.key_moment.values.size());
+    heads.push_back(moved(found, anywhere));
   }
+  for (const KeyStatistics& head : heads)
+    mean += covariance(head, center_of(head, rows)).mean_diagonal() / static_cast<double>(heads.size());
   // Shaped keys keep the size of the layer's keys, so that all matrices are near 1.
   const double unit = mean > 0 ? std::sqrt(mean) : 1;
   std::vector<KvShaping> parts(heads.size());
@@ -299,7 +316,7 @@ void KvShapingCollector::keep_sample(const float* qkv, int64_t rows) {
 }
 
 KvShaping KvShapingCollector::finish() const {
-  KvShaping shaping = shaping_of(heads_, rows_seen_);
+  KvShaping shaping = shaping_of(heads_, rows_seen_, shape_);
   float largest = 0;
   std::vector<float> shaped(static_cast<size_t>(shape_.head_dim));
   for (size_t at = 0; at < sample_.size(); at += static_cast<size_t>(shape_.head_dim)) {

@@ -30,9 +30,9 @@ int64_t key_sample_stride(int64_t total_rows);
 // L with L L^T = gram, where gram [head_dim, head_dim] = Wo^T Wo for the columns of one query head: |x L| is how far a
 // change x of the head's output moves the layer's.
 std::vector<float> output_factor(const SmallMatrix& gram);
-// The matrices from the sums over `rows` keys of a layer's KV heads, without scales. Throws Error when sums of the
-// activations overflowed.
-KvShaping shaping_of(const std::vector<KeyStatistics>& heads, int64_t rows);
+// The matrices from the sums over `rows` keys of a layer's KV heads, without scales, for any place in the model's
+// context (position_mean.h). Throws Error when sums of the activations overflowed.
+KvShaping shaping_of(const std::vector<KeyStatistics>& calibrated, int64_t rows, const ModelShape& shape);
 // largest: magnitude of a shaped key's element in the sample; 0: scales stay 1.
 void set_shaped_scales(KvShaping& shaping, float largest);
 

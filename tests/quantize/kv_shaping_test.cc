@@ -10,6 +10,7 @@
 #include "core/float.h"
 #include "kernels/kvcache/run.h"
 #include "kernels/kvcache/shaping.h"
+#include "kernels/pointwise/run.h"
 
 namespace qg {
 namespace {
@@ -158,6 +159,15 @@ class ShapedKeys : public testing::Test {
     return sum / static_cast<double>(count);
   }
 
+  // The same text further on: RoPE turns its keys and queries alike.
+  void move(int64_t positions) {
+    for (auto& s : sequences_) {
+      const RopeTable table =
+          make_rope_table(rope_frequencies(shape_), std::vector<int64_t>(static_cast<size_t>(rows_of(s)), positions));
+      rope(table, s.data(), shape_.qkv_rows(), rows_of(s), shape_.heads + shape_.kv_heads, shape_.head_dim);
+    }
+  }
+
   ModelShape shape_;
   std::vector<float> output_;
   std::vector<SmallMatrix> mix_;
@@ -202,6 +212,22 @@ TEST_F(ShapedKeys, FeedbackAndTransformBothLowerTheErrorOfScores) {
   EXPECT_LT(ours, 0.5 * nearest) << plain << " plain, " << nearest << " without feedback, " << ours;
   EXPECT_LT(ours, 0.1 * plain) << plain << " plain, " << nearest << " without feedback, " << ours;
   EXPECT_LT(int8, ours);
+}
+
+TEST_F(ShapedKeys, HoldFurtherOnThanTheCalibrationText) {
+  shape_.max_position = 0;
+  const KvShaping here = calibrated();
+  shape_.max_position = 4096;
+  const KvShaping anywhere = calibrated();
+  const double at_home = score_error(KvFormat::fp8, &here, 1);
+  move(1500);
+  const double plain = score_error(KvFormat::fp8, nullptr, 0), far = score_error(KvFormat::fp8, &here, 1),
+               ours = score_error(KvFormat::fp8, &anywhere, 1);
+  RecordProperty("home_far_ours_plain", std::to_string(at_home) + " " + std::to_string(far) + " " +
+                                            std::to_string(ours) + " " + std::to_string(plain));
+  // Turned at random angles, these keys have little left that a matrix could use: but no harm is done either.
+  EXPECT_LT(ours, 0.01 * far) << at_home << " where it was calibrated, " << far << " further on, " << ours;
+  EXPECT_LT(ours, plain) << plain << " plain, " << ours;
 }
 
 TEST_F(ShapedKeys, MatricesFitInF16AndKeysInTheirRange) {
