@@ -145,7 +145,7 @@ TEST(QuantizeKv, FindsTheCpusScalesAndRightMatrices) {
                   static_cast<int>(head_dim), static_cast<int>(window.value_or(0)), ours, theirs);
       EXPECT_LE(ours, 1);
       EXPECT_LE(theirs, 1);
-      const KvShaping made = shaping_of(gpu_statistics, 551);
+      const KvShaping made = shaping_of(gpu_statistics, 551, s);
       EXPECT_EQ(gpu.shaping.k_center, made.k_center);
       EXPECT_EQ(gpu.shaping.k_transform, made.k_transform);
       EXPECT_EQ(gpu.shaping.q_transform, made.q_transform);
