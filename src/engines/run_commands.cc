@@ -255,7 +255,8 @@ EngineRun CommandDriver::served(const EngineCase& e, const Workload& workload) {
   if (!server_)
     if (EngineRun started = start_server(e); !started.ok()) return started;
   EngineRun run = options_.served_load(server_->address(), e, workload);
-  if (const auto end = run.ok() ? server_->died() : server_->dies_within(kDyingSeconds)) {
+  const bool is_well = run.ok() || server_->recovers(kDyingSeconds);
+  if (const auto end = server_->died()) {
     server_.reset();
     lost_server_ = true;
     return as_run(*end, "the server ended under load");
@@ -269,7 +270,7 @@ EngineRun CommandDriver::served(const EngineCase& e, const Workload& workload) {
     run.error_code = "kv_mismatch";
     run.reason = cache.mismatch;
   }
-  if (!run.ok() && !server_->is_well()) {
+  if (!is_well) {
     server_.reset();
     lost_server_ = true;
     run.reason += "; the server failed its health check and was ended";

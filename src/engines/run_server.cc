@@ -169,14 +169,14 @@ std::optional<RunEnd> EngineServer::died() {
   return end;
 }
 
-std::optional<RunEnd> EngineServer::dies_within(double limit_s) {
+bool EngineServer::recovers(double limit_s) {
   const auto until = Clock::now() + std::chrono::duration<double>(limit_s);
-  do {
-    if (auto end = died()) return end;
-    if (is_well()) return died();
+  while (!died()) {
+    if (is_well()) return !died();
+    if (Clock::now() > until) return false;
     std::this_thread::sleep_for(kReadEvery);
-  } while (Clock::now() < until);
-  return died();
+  }
+  return false;
 }
 
 bool EngineServer::is_well() const {

@@ -28,11 +28,12 @@ class EngineServer {
   EngineLog log() const;  // as far as it has come
   // It has ended by itself since; what its log says of that. Throws Error when its log could not be written.
   std::optional<RunEnd> died();
-  // The same after a load that failed: a server that is ending is waited for, at most limit_s; one that is well is not.
-  std::optional<RunEnd> dies_within(double limit_s);
-  bool is_well() const;  // GET health answers 200
+  // After a load that failed: true when it is well, which is seen at once; false when it has ended, or has answered
+  // GET health with no 200 for limit_s.
+  bool recovers(double limit_s);
 
  private:
+  bool is_well() const;
   void read_on(const std::stop_token& stop);
 
   mutable std::mutex mutex_;  // of log_ and process_, once reader_ runs

@@ -97,6 +97,7 @@ TEST_F(EngineRunTest, AHangIsATimeout) {
 }
 
 // Each workload meets another misfortune, in the middle of a run; each has its own word, and the last one is measured.
+// (A hang: above.)
 TEST_F(EngineRunTest, EachFailureHasItsStatusAndTheGridGoesOn) {
   struct Way {
     const char* mode;
@@ -107,7 +108,6 @@ TEST_F(EngineRunTest, EachFailureHasItsStatusAndTheGridGoesOn) {
   };
   const std::vector<Way> ways{{"ok", "ok", "", "", ""},
                               {"oom", "oom", "cuda_oom", "cuda_oom", "Tried to allocate"},
-                              {"hang", "timeout", "time_limit", "time_limit", "did not end within 6 s"},
                               {"crash", "crash", "signal_11", "signal_11", "signal 11"},
                               {"killed", "oom", "killed", "killed", "main memory"},
                               {"refuse", "skipped_unsupported", "engine_refused", "engine_refused", "FP8 FMHA"},
@@ -115,7 +115,7 @@ TEST_F(EngineRunTest, EachFailureHasItsStatusAndTheGridGoesOn) {
                               {"garbage", "failed", "bad_report", "bad_report", "total.json"},
                               {"silent", "failed", "bad_report", "bad_report", "total"},
                               {"old", "failed", "bad_report", "", "0.17.0"},  // vLLM's report names no version
-                              {"fp8", "invalid", "kv_mismatch", "kv_mismatch", "KV cache"},
+                              {"fp8", "invalid", "kv_mismatch", "kv_mismatch", "the engine reports fp8"},
                               {"lie", "invalid", "kv_mismatch", "kv_mismatch", "bytes of KV cache a token"},
                               {"last", "ok", "", "", ""}};
   std::string workloads;
@@ -129,17 +129,11 @@ TEST_F(EngineRunTest, EachFailureHasItsStatusAndTheGridGoesOn) {
   programs_->put("MODES", modes.dump());
   for (const char* engine : {"tensorrt-llm --backend pytorch", "tensorrt-llm --backend tensorrt", "vllm"}) {
     std::filesystem::remove(folder_ / "j.jsonl");
-    const bool pytorch = std::string(engine).ends_with("pytorch");  // one engine waits for the limit
-    std::string points;
-    for (const Way& way : ways)
-      if (pytorch || std::string(way.mode) != "hang") points += (points.empty() ? "" : ",") + std::string(way.mode);
-    const Outcome outcome = run("run grid.toml --journal j.jsonl --filter number=1 --limit-minutes 0.1 --points " +
-                                points + " --engine " + engine);
+    const Outcome outcome = run("run grid.toml --journal j.jsonl --filter number=1 --engine " + std::string(engine));
     EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
     const std::map<std::string, Json> ends = ends_by_workload();
     const bool vllm = std::string(engine) == "vllm";
     for (const Way& way : ways) {
-      if (!pytorch && std::string(way.mode) == "hang") continue;
       ASSERT_TRUE(ends.contains(way.mode)) << engine << " " << way.mode;
       const Json& end = ends.at(way.mode);
       const std::string code = vllm ? way.vllm : way.trtllm;

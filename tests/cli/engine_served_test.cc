@@ -173,7 +173,7 @@ TEST_F(EngineServedTest, AServerThatDoesNotComeUp) {
          {Way{"oom", "oom", "cuda_oom", "Tried to allocate"}, Way{"crash", "crash", "signal_11", "signal 11"},
           Way{"exit3", "failed", "exit_3", "out of sorts"},
           Way{"refuse", "skipped_unsupported", "engine_refused", "FP8 FMHA"},
-          Way{"hang", "timeout", "time_limit", "the server was not up"}}) {
+          Way{"hang", "timeout", "time_limit", "the server was not up: did not end within 6 s"}}) {
       std::filesystem::remove(folder_ / "j.jsonl");
       programs_->mode(way.mode, "fp8");
       const bool hangs = std::string(way.mode) == "hang";
@@ -200,6 +200,10 @@ TEST_F(EngineServedTest, AnotherCacheIsInvalid) {
       const Json end = ends_by_workload().at("8/5");
       EXPECT_EQ(end["status"], "invalid") << engine << " " << mode << " " << end;
       EXPECT_EQ(end["error_code"], "kv_mismatch");
+      EXPECT_NE(end.value("error_msg", std::string())
+                    .find(mode == "fp8" ? "the engine reports fp8" : "bytes of KV cache a token"),
+                std::string::npos)
+          << end;
       EXPECT_EQ(end["invalid_reasons"], Json::array({"kv_mismatch"}));
       EXPECT_GT(metric("8/5", "output_tok_s"), 0);  // kept, and counted nowhere
       EXPECT_FALSE(rows("8/5").empty());

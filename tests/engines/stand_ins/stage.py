@@ -12,6 +12,7 @@ Words: "ok", "oom", "hang", "crash", "killed", "refuse", "exit3", "family" (leav
 whatever was asked for), "lie" (the same, but reported as asked), "old" (a report of another version), "garbage",
 "silent" (no report). Of servers also: "http_429", "http_500", "nothing", "cut", "deaf" (answers nobody any more), "chatty" (logs much).
 """
+import fcntl
 import json
 import os
 import signal
@@ -69,6 +70,17 @@ def workload_of(report):
 def print_oom():
     print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 256.00 MiB. GPU 0 has a total capacity of "
           "23.58 GiB of which 128.00 MiB is free.", file=sys.stderr, flush=True)
+
+
+def take_card():
+    """One card, one program: a second one finds no memory. Given back when this process is gone, however it goes."""
+    global _card
+    _card = open(path("CARD"), "w", encoding="utf-8")
+    try:
+        fcntl.flock(_card, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print_oom()
+        sys.exit(1)
 
 
 def misbehave(word):

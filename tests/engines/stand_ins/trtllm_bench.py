@@ -30,6 +30,7 @@ else:
     cache = trtllm.pytorch_cache(folder, given.get("--extra_llm_api_options"))
 report_file = given["--report_json"]
 word = stage.mode(cache == "FP8", stage.workload_of(report_file))
+stage.take_card()
 trtllm.print_start(cache, word)
 stage.misbehave(word)
 

@@ -18,6 +18,7 @@ else:
     cache = trtllm.pytorch_cache(model, given.get("--extra_llm_api_options"))
 config = stage.read_json(os.path.join(given.get("--tokenizer", model), "config.json"), "the tokenizer has no model")
 word = stage.mode(cache == "FP8")
+stage.take_card()
 trtllm.print_start(cache, word)
 stage.misbehave(word)
 # A folder is served under its own name. (tensorrt_llm/serve/openai_server.py)

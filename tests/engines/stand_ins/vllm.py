@@ -35,6 +35,7 @@ print(f"INFO 08-26 [core.py:105] Initializing a V1 LLM engine (v{version}) with 
 # Of a model with 512 bytes of 16-bit cache a token.
 print(f"INFO Available KV cache memory: {0.5 if fp8 or word in ('fp8', 'lie') else 1.0:.2f} GiB")
 print("INFO GPU KV cache size: 2,097,152 tokens", flush=True)
+stage.take_card()
 stage.misbehave(word)
 
 if is_server:
