@@ -57,7 +57,11 @@ ExitCode run_other(EngineId engine, const RunFlags& f) {
   flags.engine_dir = f.engine_dir;
   if (!f.gpu.empty()) flags.gpu = f.gpu;
   if (f.limit_minutes > 0) flags.limit_minutes = f.limit_minutes;
-  if (f.server.served) flags.served_load = openai_served_load(load_options(f.server, nullptr));
+  if (f.server.served) {
+    OpenAiLoadOptions load = load_options(f.server, nullptr);
+    load.limit_s = flags.limit_minutes * 60;
+    flags.served_load = openai_served_load(std::move(load));
+  }
   return run_on_engine(engine, flags);
 }
 
@@ -222,8 +226,10 @@ ExitCode run_openai(const RunFlags& flags) {
 
 ExitCode run(const RunFlags& flags) {
   const EngineId engine = find_engine(flags.engine, flags.backend).id;
-  for (const auto& [given, flag] : {std::pair{!flags.gpu.empty(), "--gpu"},
-                                    {!flags.engine_dir.empty(), "--engine-dir"},
+  const bool takes_gpu = engine == EngineId::native ? has_cuda_executor() && flags.executor != "cpu" : true;
+  if (!flags.gpu.empty() && (!takes_gpu || engine == EngineId::openai))
+    throw Error("no GPU of this machine is used here", "--gpu", "leave it out");
+  for (const auto& [given, flag] : {std::pair{!flags.engine_dir.empty(), "--engine-dir"},
                                     {flags.limit_minutes > 0, "--limit-minutes"},
                                     {flags.attempt, "--attempt"}})
     if (given && (engine == EngineId::native || engine == EngineId::openai))

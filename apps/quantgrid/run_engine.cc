@@ -119,6 +119,7 @@ ExitCode run_on_engine(EngineId engine, const EngineRunFlags& flags) {
 
   DriverOptions driver_options;
   driver_options.bench_limit_s = flags.limit_minutes * 60;
+  driver_options.server_limit_s = std::min(driver_options.server_limit_s, driver_options.bench_limit_s);
   driver_options.gpu = flags.gpu;
   driver_options.any_version = flags.attempt;
   driver_options.quantgrid = fs::read_symlink("/proc/self/exe", code).string();

@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "fleet/slurm.h"
 #include "grid/commands.h"
+#include "grid/engines.h"
 #include "grid/filter.h"
 #include "model/open_model.h"
 #include "served.h"
@@ -19,9 +20,11 @@ namespace qg {
 namespace {
 
 struct SubmitFlags {
-  std::string grid, out, filter, target, profile = "quick", model_dir, weights_from, executor = "auto";
+  std::string grid, out, filter, target, profile = "quick", model_dir, weights_from, executor = "auto",
+                                         engine = "native", backend;
   std::vector<std::string> gres, constraints;  // CARD=VALUE
   SlurmOptions slurm;
+  bool served = false, attempt = false;
   bool use_slurm = false, shared_node = false, dry_run = false, json = false;
 };
 
@@ -70,6 +73,25 @@ std::string submit_script(const std::filesystem::path& script, const std::string
   return id;
 }
 
+// Flags of every task for another engine than the native one; those that would be ignored are refused.
+std::vector<std::string> engine_flags(const SubmitFlags& flags) {
+  const EngineSpec& engine = find_engine(flags.engine, flags.backend);
+  std::vector<std::string> words;
+  if (flags.served) words.emplace_back("--served");
+  if (engine.id == EngineId::native) {
+    if (flags.attempt) throw Error("this is for TensorRT-LLM and vLLM", "--attempt", "leave it out");
+    return words;
+  }
+  if (engine.id == EngineId::openai)
+    throw Error("a server that is up already needs no jobs", "--engine openai", "use `quantgrid run`");
+  if (!flags.weights_from.empty() || flags.executor != "auto")
+    throw Error("--weights-from and --executor are the native engine's", "--engine " + flags.engine, "leave them out");
+  if (flags.attempt) words.emplace_back("--attempt");
+  words.insert(words.end(), {"--engine", flags.engine});
+  if (!flags.backend.empty()) words.insert(words.end(), {"--backend", flags.backend});
+  return words;
+}
+
 void describe(const std::vector<SlurmArray>& arrays, const SlurmOptions& options) {
   for (const SlurmArray& array : arrays) {
     size_t cases = 0;
@@ -101,6 +123,10 @@ ExitCode submit(SubmitFlags flags) {
                              {"--model-dir", std::filesystem::absolute(flags.model_dir).lexically_normal().string()});
   if (!flags.weights_from.empty())
     options.run_flags.insert(options.run_flags.end(), {"--weights-from", flags.weights_from});
+
+  const std::vector<std::string> of_engine = engine_flags(flags);
+  options.run_flags.insert(options.run_flags.end(), of_engine.begin(), of_engine.end());
+  options.other_engine = find_engine(flags.engine, flags.backend).id != EngineId::native;
 
   const std::vector<SlurmArray> arrays = slurm_arrays(cases);
   for (const SlurmArray& array : arrays) array_script(array, options);  // refuses before anything is written
@@ -145,6 +171,10 @@ const RegisterVerb kSubmit(
        command.add_option("--weights-from", f->weights_from, "synth or synth:SEED: random weights, speed only");
        command.add_option("--executor", f->executor, "cpu: all cases on the nodes' processors, for their accuracy")
            ->check(CLI::IsMember({"auto", "cpu"}));
+       command.add_option("--engine", f->engine, "native, tensorrt-llm or vllm, which the nodes have on their PATH");
+       command.add_option("--backend", f->backend, "of TensorRT-LLM: tensorrt or pytorch");
+       command.add_flag("--served", f->served, "as of `run`: the engine through its own server");
+       command.add_flag("--attempt", f->attempt, "as of `run`: what another engine does not list as supported, too");
        command.add_option("--gres", f->gres,
                           "CARD=GRES where the cluster's names differ (default gpu:CARD:1), or CARD=none");
        command.add_option("--constraint", f->constraints, "CARD=FEATURE of the nodes");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -42,6 +43,17 @@ void TensorCheck::finish(const std::string& folder) {
   std::string text = problems_.front();
   if (problems_.size() > 1) text += " (and " + std::to_string(problems_.size() - 1) + " more problems)";
   throw Error(text, folder, "config.json and weights must belong together: fetch or make the folder again");
+}
+
+void FolderCheckpoint::check_tied_head(TensorCheck& check) const {
+  constexpr const char* kHead = "lm_head.weight";
+  const std::string& embedding = table_.find(TensorRole::embedding)->hf_name;
+  check.allow(kHead);
+  if (!tensors_.find(kHead) || !tensors_.find(embedding)) return;
+  const Tensor head = tensors_.get(kHead), shared = tensors_.get(embedding);
+  if (head.dtype != shared.dtype || head.shape != shared.shape ||
+      std::memcmp(head.data, shared.data, head.bytes()) != 0)
+    check.problem("config.json ties lm_head to the embedding, but lm_head.weight is stored and differs");
 }
 
 Tensor convert_dtype(const Tensor& tensor, DType to, const std::string& where) {

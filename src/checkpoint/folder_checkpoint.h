@@ -7,6 +7,8 @@
 
 namespace qg {
 
+class TensorCheck;
+
 class FolderCheckpoint : public Checkpoint {
  public:
   FolderCheckpoint(std::filesystem::path folder, ModelTable table, TensorSet tensors)
@@ -26,6 +28,10 @@ class FolderCheckpoint : public Checkpoint {
   const TensorSet* stored() const override { return &tensors_; }
 
  protected:
+  // Hugging Face's names, tied embeddings. Some writers store the shared matrix twice; that is harmless only when both
+  // are the same: otherwise a problem of `check`.
+  void check_tied_head(TensorCheck& check) const;
+
   std::filesystem::path folder_;
   ModelTable table_;
   TensorSet tensors_;

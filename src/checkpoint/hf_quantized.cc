@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "checkpoint/folder_checkpoint.h"
 #include "checkpoint/kv_scales.h"
@@ -114,17 +113,6 @@ class HfQuantizedCheckpoint final : public FolderCheckpoint {
       const bool one = stored && num_elements(stored->shape) == 1;
       check.expect(name, one ? stored->shape : names.shape, kPlainTypes);
     }
-  }
-
-  void check_tied_head(TensorCheck& check) const {
-    constexpr const char* kHead = "lm_head.weight";
-    const std::string& embedding = table_.find(TensorRole::embedding)->hf_name;
-    check.allow(kHead);
-    if (!tensors_.find(kHead) || !tensors_.find(embedding)) return;
-    const Tensor head = tensors_.get(kHead), shared = tensors_.get(embedding);
-    if (head.dtype != shared.dtype || head.shape != shared.shape ||
-        std::memcmp(head.data, shared.data, head.bytes()) != 0)
-      check.problem("config.json ties lm_head to the embedding, but lm_head.weight is stored and differs");
   }
 
   KvScales inner_kv_scales() const {

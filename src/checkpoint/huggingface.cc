@@ -74,18 +74,6 @@ class HuggingfaceCheckpoint final : public FolderCheckpoint {
                       ", which is run with it, is " + std::string(to_string(first->dtype)));
     }
   }
-
-  // Some writers store the shared matrix twice; that is harmless only when both are the same.
-  void check_tied_head(TensorCheck& check) const {
-    constexpr const char* kHead = "lm_head.weight";
-    const std::string& embedding = table_.find(TensorRole::embedding)->hf_name;
-    check.allow(kHead);
-    if (!tensors_.find(kHead) || !tensors_.find(embedding)) return;
-    const Tensor head = tensors_.get(kHead), shared = tensors_.get(embedding);
-    if (head.dtype != shared.dtype || head.shape != shared.shape ||
-        std::memcmp(head.data, shared.data, head.bytes()) != 0)
-      check.problem("config.json ties lm_head to the embedding, but lm_head.weight is stored and differs");
-  }
 };
 
 class HuggingfaceWriter final : public CheckpointWriter {

@@ -16,6 +16,8 @@ constexpr int64_t kProbeTokens = 64;
 // Text prompts may miss their length by this share (a token at the beginning of text, mostly) before a row is invalid.
 constexpr double kPromptShare = 0.05;
 
+struct TimeIsUp {};
+
 EngineMetric metric(const char* name, double value) {
   EngineMetric m;
   m.name = name;
@@ -131,17 +133,21 @@ EngineRun measure_server(const ServerAddress& server, const Load& load, const Op
         "the size of the model's vocabulary is not known, so prompts cannot be token ids; use --prompts text");
   const int64_t vocab = server.vocab > 0 ? server.vocab : 1 << 15;  // of text, any numbers will do
 
+  const auto seconds = [&] { return std::chrono::duration<double>(EngineClock::now() - start).count(); };
   const auto finish = [&](EngineRun run) {
-    run.seconds = std::chrono::duration<double>(EngineClock::now() - start).count();
+    run.seconds = seconds();
     return run;
   };
+  // Where even the longest request is short, the server takes none that is longer.
+  const int64_t probe_tokens =
+      std::clamp<int64_t>(load.isl + load.osl - kProbeOutputTokens, 1, std::min(load.isl, kProbeTokens));
   ServerFacts facts;
   {
     ClientOptions probing = client;
     probing.stall_timeout_s = std::min(client.stall_timeout_s, 60.0);
     try {
       OpenAiClient probe(probing);
-      EngineRun asked = probe_server(probe, wanted, std::min(load.isl, kProbeTokens), vocab, options.text, facts);
+      EngineRun asked = probe_server(probe, wanted, probe_tokens, vocab, options.text, facts);
       asked.engine_version = facts.version;
       if (!asked.ok()) return finish(asked);
     } catch (const Error& e) {
@@ -160,11 +166,18 @@ EngineRun measure_server(const ServerAddress& server, const Load& load, const Op
     r = measure(
         target, load,
         [&](int64_t tokens) {
+          if (options.limit_s > 0 && seconds() > options.limit_s) throw TimeIsUp{};
           if (options.on_token) options.on_token(tokens);
         },
         [&] {
           if (options.on_start) options.on_start();
         });
+  } catch (const TimeIsUp&) {
+    EngineRun late = failed_run(CaseStatus::timeout, "time_limit",
+                                fmt::format("the load did not end within {:.0f} s", options.limit_s));
+    late.engine_version = run.engine_version;
+    late.engine_flags = run.engine_flags;
+    return finish(late);
   } catch (const Error& e) {
     if (e.code() == ExitCode::interrupted) throw;
     const auto& failures = target.counts().failures;
@@ -181,7 +194,7 @@ EngineRun measure_server(const ServerAddress& server, const Load& load, const Op
   if (counts.prompts_counted > 0)
     prompt_tokens = static_cast<double>(counts.prompt_tokens) / static_cast<double>(counts.prompts_counted);
   else if (facts.prompt_tokens)  // counted once, by the probe: what it was off by
-    prompt_tokens = static_cast<double>(load.isl + *facts.prompt_tokens - std::min(load.isl, kProbeTokens));
+    prompt_tokens = static_cast<double>(load.isl + *facts.prompt_tokens - probe_tokens);
   if (prompt_tokens) count_prompts_as_server(r, load, *prompt_tokens);
   run.metrics = metrics_of(r, load, target, prompt_tokens);
   run.requests = r.requests;

@@ -16,6 +16,7 @@ struct OpenAiLoadOptions {
   bool chat = false;  // /v1/chat/completions with text; else /v1/completions
   PromptText text;    // of token ids; needed for text prompts and chat
   double connect_timeout_s = 10, stall_timeout_s = 120, request_timeout_s = 3600;
+  double limit_s = 0;                            // of a whole load, probe and warm-up included: a timeout; 0: none
   std::function<void(int64_t tokens)> on_token;  // of warm-up and rounds; may be empty
   std::function<void()> on_start;                // when the warm-up is over; may be empty
 };

@@ -13,7 +13,6 @@ namespace qg {
 namespace {
 
 constexpr double kAskSeconds = 20;
-constexpr int64_t kProbeOutput = 4;
 constexpr uint64_t kProbeSeed = 0x70726f6265;  // its prompts are met in no workload
 constexpr int kMostTries = 8;
 
@@ -55,8 +54,8 @@ std::string server_version(OpenAiClient& client, const Json& models) {
 StreamEvent stream_once(OpenAiClient& client, const RequestDialect& dialect, std::span<const int32_t> prompt,
                         const PromptText& text) {
   client.post(-1, dialect.path(),
-              request_body(dialect, prompt, dialect.token_prompts ? std::string() : text(prompt), kProbeOutput),
-              kProbeOutput);
+              request_body(dialect, prompt, dialect.token_prompts ? std::string() : text(prompt), kProbeOutputTokens),
+              kProbeOutputTokens);
   for (;;) {
     client.run_until(ClientClock::now() + std::chrono::seconds(1));
     for (StreamEvent& event : client.take_events())
@@ -68,8 +67,9 @@ StreamEvent stream_once(OpenAiClient& client, const RequestDialect& dialect, std
 void ask_for_usage(OpenAiClient& client, std::span<const int32_t> prompt, const PromptText& text, ServerFacts& facts) {
   RequestDialect plain = facts.dialect;
   plain.include_usage = plain.running_usage = false;
-  Json body = parse_json(request_body(plain, prompt, plain.token_prompts ? std::string() : text(prompt), kProbeOutput),
-                         "the request");
+  Json body =
+      parse_json(request_body(plain, prompt, plain.token_prompts ? std::string() : text(prompt), kProbeOutputTokens),
+                 "the request");
   body["stream"] = false;
   try {
     const OpenAiClient::Answer answer = client.ask("POST", plain.path(), body.dump(), 10 * kAskSeconds);

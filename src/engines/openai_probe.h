@@ -9,6 +9,8 @@
 
 namespace qg {
 
+inline constexpr int64_t kProbeOutputTokens = 4;
+
 struct ServerFacts {
   RequestDialect dialect;                // with the model's name, without what the server refused
   std::vector<std::string> models;       // that it lists

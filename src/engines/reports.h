@@ -28,10 +28,10 @@ struct EngineReport {
 };
 
 // The file that `trtllm-bench … --report_json` writes. `where` names it in errors. Throws Error: not JSON, not such a
-// report, a version that is not known, a figure that is missing or no number.
-EngineReport parse_trtllm_report(std::string_view json, const std::string& where);
+// report, a version that is not known (unless any_version), a figure that is missing or no number.
+EngineReport parse_trtllm_report(std::string_view json, const std::string& where, bool any_version = false);
 // The same report as text at the end of trtllm-bench's output; other lines are passed over. The last one counts.
-EngineReport parse_trtllm_text(std::string_view log, const std::string& where);
+EngineReport parse_trtllm_text(std::string_view log, const std::string& where, bool any_version = false);
 
 // The files that `vllm bench throughput` and `vllm bench latency` write (--output-json).
 EngineReport parse_vllm_throughput(std::string_view json, const std::string& where);

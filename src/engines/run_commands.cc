@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/file_lock.h"
 #include "core/interrupt.h"
 #include "core/log.h"
 #include "engines/run_figures.h"
@@ -22,6 +23,7 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kMaxReportBytes = int64_t{64} << 20;
 constexpr int64_t kMaxLogBytes = int64_t{256} << 20;
+constexpr double kDyingSeconds = 4;  // between the first broken stream of a server that crashes and its end
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -40,7 +42,10 @@ class CommandDriver : public EngineDriver {
   std::string version() const override { return version_; }
   EngineRun prepare(const EngineCase& e) override;
   EngineRun run(const EngineCase& e, const Workload& workload) override;
-  void finish() noexcept override { server_.reset(); }
+  void finish() noexcept override {
+    server_.reset();
+    lost_server_ = false;
+  }
 
  private:
   // Starts a command of the case; `log` receives what the engine prints.
@@ -48,6 +53,7 @@ class CommandDriver : public EngineDriver {
   EngineRun make_checkpoint(const EngineCase& e) const;
   EngineRun build(const EngineCase& e, const CommandLine& command) const;
   EngineRun bench(const EngineCase& e, const Workload& workload) const;
+  EngineRun start_server(const EngineCase& e);
   EngineRun served(const EngineCase& e, const Workload& workload);
   EngineReport read_report(const BenchRun& run, const Workload& workload) const;
 
@@ -56,6 +62,7 @@ class CommandDriver : public EngineDriver {
   DriverOptions options_;
   std::string version_;
   std::unique_ptr<EngineServer> server_;
+  bool lost_server_ = false;  // it was up and is no more: the next workload starts it again
 };
 
 ProcessResult CommandDriver::start(const CommandLine& command, const fs::path& log_file, double limit_s,
@@ -95,6 +102,11 @@ EngineRun CommandDriver::make_checkpoint(const EngineCase& e) const {
     return {};
   CommandLine command = *e.make_checkpoint;
   if (!options_.quantgrid.empty()) command.argv[0] = options_.quantgrid;
+  // Other cards' runs on this file system may want the same folder.
+  fs::create_directories(e.checkpoint.parent_path());
+  const FileLock lock(e.checkpoint.parent_path() / ("." + e.checkpoint.filename().string() + ".lock"),
+                      "making this checkpoint");
+  if (fs::exists(e.checkpoint)) return {};
   info("{}: making {}", e.c.id(), e.checkpoint.string());
   EngineLog log;
   const fs::path log_file = e.case_folder() / "checkpoint.log";
@@ -152,13 +164,8 @@ EngineRun CommandDriver::prepare(const EngineCase& e) {
       write_file(e.tools / kTokensProgram, tokens_program());
     }
     if (const auto command = build_command(e)) run = build(e, *command);
-    if (run.ok() && options_.served_load) {
-      server_ = std::make_unique<EngineServer>(e, options_.server_limit_s, options_.gpu);
-      if (!server_->is_up()) {
-        run = server_->start_run();
-        server_.reset();
-      }
-    }
+    if (run.ok() && options_.served_load)
+      if (EngineRun started = start_server(e); !started.ok()) run = std::move(started);
   } catch (const Error& error) {
     if (error.code() == ExitCode::interrupted) throw;
     run = failed_run(CaseStatus::failed, "not_prepared", error.what());
@@ -172,8 +179,9 @@ EngineRun CommandDriver::prepare(const EngineCase& e) {
 EngineReport CommandDriver::read_report(const BenchRun& run, const Workload& workload) const {
   const std::string where = run.report.string();
   if (id_ != EngineId::vllm) {
-    if (fs::exists(run.report)) return parse_trtllm_report(read_file(run.report, kMaxReportBytes), where);
-    return parse_trtllm_text(read_file(run.log, kMaxLogBytes), run.log.string());
+    if (fs::exists(run.report))
+      return parse_trtllm_report(read_file(run.report, kMaxReportBytes), where, options_.any_version);
+    return parse_trtllm_text(read_file(run.log, kMaxLogBytes), run.log.string(), options_.any_version);
   }
   if (!fs::exists(run.report)) throw Error("the benchmark left no report", where, "its log says why");
   const std::string text = read_file(run.report, kMaxReportBytes);
@@ -209,9 +217,7 @@ EngineRun CommandDriver::bench(const EngineCase& e, const Workload& workload) co
     if (id_ == EngineId::vllm) {
       report.version = log.version();
       report.kv_word = log.kv_word();
-      if (report.kv_word == "auto") report.kv = KvFormat::fp16;
-      if (const std::string& word = report.kv_word; word.starts_with("fp8")) report.kv = KvFormat::fp8;
-      if (report.kv_word.ends_with("float16")) report.kv = KvFormat::fp16;
+      report.kv = log.kv();
     }
     if (!report.version.empty()) run.engine_version = report.version;
     const CacheCheck cache = check_cache(e.c.kv, report.kv, report.kv_word, e.shape, log.cache_bytes_per_token());
@@ -236,17 +242,38 @@ EngineRun CommandDriver::bench(const EngineCase& e, const Workload& workload) co
   return run;
 }
 
+EngineRun CommandDriver::start_server(const EngineCase& e) {
+  server_ = std::make_unique<EngineServer>(e, options_.server_limit_s, options_.gpu);
+  if (server_->is_up()) return {};
+  EngineRun run = server_->start_run();
+  server_.reset();
+  return run;
+}
+
 EngineRun CommandDriver::served(const EngineCase& e, const Workload& workload) {
-  if (!server_) return failed_run(CaseStatus::failed, "no_server", "the server is not up");
+  if (!server_ && !lost_server_) return failed_run(CaseStatus::failed, "no_server", "the server is not up");
+  if (!server_)
+    if (EngineRun started = start_server(e); !started.ok()) return started;
   EngineRun run = options_.served_load(server_->address(), e, workload);
-  if (const auto end = server_->died()) return as_run(*end, "the server ended under load");
-  if (!server_->log().version().empty()) run.engine_version = server_->log().version();
-  const CacheCheck cache = check_cache(e.c.kv, std::nullopt, "", e.shape, server_->log().cache_bytes_per_token());
+  const bool is_well = run.ok() || server_->recovers(kDyingSeconds);
+  if (const auto end = server_->died()) {
+    server_.reset();
+    lost_server_ = true;
+    return as_run(*end, "the server ended under load");
+  }
+  const EngineLog log = server_->log();
+  if (!log.version().empty()) run.engine_version = log.version();
+  const CacheCheck cache = check_cache(e.c.kv, log.kv(), log.kv_word(), e.shape, log.cache_bytes_per_token());
   if (cache.reported) run.kv_reported = cache.reported;
   if (!cache.mismatch.empty() && run.ok()) {
     run.status = CaseStatus::invalid;
     run.error_code = "kv_mismatch";
     run.reason = cache.mismatch;
+  }
+  if (!is_well) {
+    server_.reset();
+    lost_server_ = true;
+    run.reason += "; the server failed its health check and was ended";
   }
   return run;
 }

@@ -184,6 +184,12 @@ void EngineLog::take(std::string_view text) {
   }
 }
 
+std::optional<KvFormat> EngineLog::kv() const {
+  if (kv_word_ == "auto" || kv_word_.ends_with("float16")) return KvFormat::fp16;
+  if (kv_word_.starts_with("fp8")) return KvFormat::fp8;
+  return std::nullopt;
+}
+
 std::optional<double> EngineLog::cache_bytes_per_token() const {
   // Two decimals are printed: below a quarter of a GiB the quotient says little.
   if (cache_gib_ < 0.25 || cache_tokens_ < 1) return std::nullopt;

@@ -32,6 +32,7 @@ class EngineLog {
   const std::string& last_error() const { return last_error_; }          // last line that looks like an error
   const std::string& version() const { return version_; }                // as the engine prints it; may be empty
   const std::string& kv_word() const { return kv_word_; }                // vLLM's kv_cache_dtype: "auto", "fp8"
+  std::optional<KvFormat> kv() const;                                    // what that word means; empty: none of ours
   // Memory of the cache over the tokens that it holds, both as printed; empty when the log does not say, or too
   // coarsely.
   std::optional<double> cache_bytes_per_token() const;

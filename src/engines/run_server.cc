@@ -22,7 +22,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr size_t kMostReplyBytes = 1 << 20;
 constexpr double kAskEverySeconds = 0.2;
-constexpr double kAskLimitSeconds = 5;
+constexpr auto kReadEvery = std::chrono::milliseconds(20);
+constexpr double kAskLimitSeconds = 2;
 
 sockaddr_in loopback(int port) {
   sockaddr_in address{};
@@ -95,31 +96,31 @@ std::optional<PlainReply> plain_get(int port, const std::string& target, double 
   return reply;
 }
 
-EngineServer::EngineServer(const EngineCase& e, double limit_s, const std::string& gpu)
-    : log_(std::make_unique<EngineLog>()) {
-  const int port = free_port();
-  const ServeCommand serve = serve_command(e, port);
+EngineServer::EngineServer(const EngineCase& e, double limit_s, const std::string& gpu) {
+  port_ = free_port();
+  const ServeCommand serve = serve_command(e, port_);
+  health_ = serve.health;
   std::filesystem::create_directories(serve.folder);
   for (const WrittenFile& file : serve.files) write_file(file.path, file.text);
   ProcessSpec spec;
   spec.argv = serve.command.argv;
   spec.log = serve.log;
   spec.environment = {"CUDA_VISIBLE_DEVICES=" + gpu};
-  spec.on_line = [log = log_.get()](std::string_view line) { return log->take_line(line); };
+  spec.on_line = [this](std::string_view line) { return log_.take_line(line); };
   const auto start = Clock::now();
   process_ = std::make_unique<Process>(std::move(spec));
   const auto waited = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
   for (;;) {
     if (process_->wait(kAskEverySeconds)) {
-      RunEnd end = judge_end(process_->result(), *log_, limit_s);
+      RunEnd end = judge_end(process_->result(), log_, limit_s);
       if (end.status == CaseStatus::ok) end = {CaseStatus::failed, "ended", "the server ended before it was up"};
       start_run_ = failed_run(end.status, end.code, end.reason);
       break;
     }
-    if (const auto reply = plain_get(port, serve.health, kAskLimitSeconds); reply && reply->status == 200) {
+    if (is_well()) {
       ServerAddress address;
-      address.url = fmt::format("http://127.0.0.1:{}", port);
-      address.model = listed_model(port);
+      address.url = fmt::format("http://127.0.0.1:{}", port_);
+      address.model = listed_model(port_);
       if (address.model.empty()) address.model = e.model_id;
       address.vocab = e.shape ? e.shape->vocab : 0;
       address_ = std::move(address);
@@ -131,20 +132,56 @@ EngineServer::EngineServer(const EngineCase& e, double limit_s, const std::strin
     }
     if (waited() > limit_s) {
       process_->end(ProcessEnd::limit);
-      const RunEnd end = judge_end(process_->result(), *log_, limit_s);
+      const RunEnd end = judge_end(process_->result(), log_, limit_s);
       start_run_ = failed_run(end.status, end.code, fmt::format("the server was not up: {}", end.reason));
       break;
     }
   }
-  start_run_.engine_version = log_->version();
+  start_run_.engine_version = log_.version();
   start_run_.seconds = waited();
+  if (is_up()) reader_ = std::jthread([this](const std::stop_token& stop) { read_on(stop); });
+}
+
+void EngineServer::read_on(const std::stop_token& stop) {
+  for (bool ended = false; !ended && !stop.stop_requested();) {
+    std::this_thread::sleep_for(kReadEvery);
+    const std::lock_guard lock(mutex_);
+    try {
+      ended = process_->wait(0);
+    } catch (const Error&) {  // the log cannot be written
+      problem_ = std::current_exception();
+      return;
+    }
+  }
+}
+
+EngineLog EngineServer::log() const {
+  const std::lock_guard lock(mutex_);
+  return log_;
 }
 
 std::optional<RunEnd> EngineServer::died() {
+  const std::lock_guard lock(mutex_);
+  if (problem_) std::rethrow_exception(problem_);
   if (!process_->wait(0)) return std::nullopt;
-  RunEnd end = judge_end(process_->result(), *log_, 0);
+  RunEnd end = judge_end(process_->result(), log_, 0);
   if (end.status == CaseStatus::ok) end = {CaseStatus::failed, "ended", "the server ended by itself"};
   return end;
+}
+
+bool EngineServer::recovers(double limit_s) {
+  const auto until = Clock::now() + std::chrono::duration<double>(limit_s);
+  while (!died()) {
+    if (is_well()) return !died();
+    if (Clock::now() > until) return false;
+    std::this_thread::sleep_for(kReadEvery);
+  }
+  return false;
+}
+
+bool EngineServer::is_well() const {
+  const auto reply = plain_get(port_, health_, kAskLimitSeconds);
+  return reply && reply->status == 200;
 }
 
 }  // namespace qg

@@ -135,8 +135,9 @@ std::string array_script(const SlurmArray& array, const SlurmOptions& options) {
   std::vector<std::string> flags = options.run_flags;
   if (options.on_processor || array.card == "cpu") flags.insert(flags.end(), {"--executor", "cpu"});
   text += fmt::format(
-      "command=({} run {}\n  --filter \"number=${{numbers[task]}}\" --journal \"$journal\" --progress plain{})\n",
-      shell_quoted(options.program.string()), shell_quoted(options.grid.string()), joined(flags));
+      "command=({} run {}\n  --filter \"number=${{numbers[task]}}\" --journal \"$journal\" --progress plain{}{})\n",
+      shell_quoted(options.program.string()), shell_quoted(options.grid.string()), joined(flags),
+      options.other_engine ? fmt::format(" \\\n  --engine-dir \"engines/{}-$task\"", array.card) : "");
   script.lines(text);
   script.lines(kRun);
   return std::move(script).text();

@@ -19,6 +19,7 @@ struct SlurmOptions {
   std::string partition, account, time_limit;      // empty: the cluster's default
   std::vector<std::string> more;                   // further #SBATCH options, "--qos=long"
   bool exclusive = true;         // nobody else on the node: neighbours on its processors change what is measured
+  bool other_engine = false;     // run_flags name TensorRT-LLM or vLLM: each task has a folder for its reports and logs
   bool on_processor = false;     // tasks run on the CPU executor: no card is asked for
   int64_t signal_seconds = 120;  // before the time limit, at which a task stops and is queued again
   int64_t most_restarts = 50;

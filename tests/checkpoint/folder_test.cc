@@ -299,6 +299,40 @@ TEST(FixedKv, CopiesEverythingAndAddsTheScale) {
   EXPECT_FALSE(fs::exists(out / "x.partial"));
 }
 
+// Of plain and of quantized folders alike: the shared matrix may be stored twice, but not as two matrices.
+TEST(TiedHead, IsOneMatrixHoweverOftenItIsStored) {
+  const TestFolder out;
+  ModelShape shape = tiny_shape();
+  shape.tied_embeddings = true;
+  make_synthetic(out / "plain", {}, shape);
+  fs::copy(kGolden / "layouts/modelopt_fp8", out / "quantized");
+  for (const char* name : {"plain", "quantized"}) {
+    const fs::path file = out / name / "model.safetensors";
+    const std::string stored = read_file(file);
+    const auto with_head = [&](bool same) {
+      write_file(out / "before.safetensors", stored);
+      const TensorSet before = TensorSet::open_file(out / "before.safetensors");
+      std::vector<TensorEntry> entries;
+      for (const std::string& tensor : before.names())
+        entries.push_back({tensor, before.find(tensor)->dtype, before.find(tensor)->shape});
+      const Tensor embedding = before.get("model.embed_tokens.weight");
+      std::string bytes = bytes_of(embedding);
+      if (!same) bytes.back() = static_cast<char>(bytes.back() ^ 1);
+      Tensor head = embedding;
+      head.data = reinterpret_cast<const std::byte*>(bytes.data());
+      entries.push_back({"lm_head.weight", embedding.dtype, embedding.shape});
+      SafetensorsWriter writer(file, entries);
+      for (const std::string& tensor : before.names()) writer.write(tensor, before.get(tensor));
+      writer.write("lm_head.weight", head);
+      writer.finish();
+    };
+    with_head(true);
+    EXPECT_NO_THROW(open_model(out / name)) << name;
+    with_head(false);
+    expect_contains(error_of([&] { open_model(out / name); }), "lm_head.weight is stored and differs");
+  }
+}
+
 TEST(Inspect, FindsBrokenNumbers) {
   const TestFolder out;
   fs::copy(kGolden / "trtllm/fp8", out / "m");

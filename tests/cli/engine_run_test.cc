@@ -1,92 +1,11 @@
 // `run --engine` as a person types it, with stand-ins for the engines and a card: rows beside the native engine's, each
 // failure with its reason, the same commands as `plan --emit`, and nothing left behind when it is killed.
-#include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <set>
-
-#include "core/json.h"
-#include "tests/cli/program.h"
-#include "tests/engines/stand_in_engines.h"
+#include "tests/cli/engine_run_fixture.h"
 
 namespace qg {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Cases of the H100 that the stand-in nvidia-smi shows, and one of another card.
-const char* const kGrid = R"(title = "tiny"
-models_dir = "models"
-[models.tiny]
-folder = "models/tiny"
-[cases]
-must = [[1, "tiny", "h100", "fp8", "fp16"], [2, "tiny", "h100", "fp8", "fp8"], [9, "tiny", "a100", "int4_awq", "fp16"]]
-baseline = [[3, "tiny", "h100", "fp16", "fp16"]]
-int8 = [[4, "tiny", "h100", "int8_sq", "fp16"]]
-[[workloads]]
-name = "decode/b2"
-kind = "decode"
-isl = 8
-osl = 5
-batch = 2
-rounds = 3
-[[workloads]]
-name = "8/16"
-kind = "throughput"
-isl = 8
-osl = 16
-requests = 12
-)";
-
-constexpr const char* kPytorch = "run grid.toml --engine tensorrt-llm --backend pytorch --journal j.jsonl ";
-
-class EngineRunTest : public testing::Test {
- protected:
-  void SetUp() override {
-    programs_ = std::make_unique<EngineStandIns>("engine-run");
-    folder_ = fresh_folder("engine-run");
-    write_text(folder_ / "grid.toml", kGrid);
-    const Outcome made = run_program(
-        "synth llama-3.2-3b models/tiny --layers 2 --hidden 128 --heads 4 --kv-heads 2 --head-dim 32 --ffn 256 --vocab "
-        "320 --seed 4",
-        folder_);
-    ASSERT_EQ(made.exit_code, 0) << made.err;
-    write_text(folder_ / "models/modelopt/tiny-trtllm-ckpt-wq_fp8-kv_fp16/hf_quant_config.json",
-               "{\"quantization\": {\"quant_algo\": \"FP8\", \"kv_cache_quant_algo\": null}}");
-    for (const char* weights : {"fp8", "int8_sq"})
-      write_text(folder_ / "models/compressed-tensors" /
-                     ("tiny-trtllm-ckpt-wq_" + std::string(weights) + "-kv_fp16/config.json"),
-                 "{\"quantization_config\": {\"quant_method\": \"compressed-tensors\", \"kv_cache_scheme\": null}}");
-    for (const char* formats : {"fp8-kv_fp16", "fp8-kv_fp8", "fp16-kv_fp16", "int8_sq-kv_fp16"})
-      write_text(folder_ / "models" / ("tiny-trtllm-ckpt-wq_" + std::string(formats)) / "config.json",
-                 std::string("{\"architecture\": \"LlamaForCausalLM\", \"quantization\": {\"kv_cache_quant_algo\": ") +
-                     (std::string(formats).ends_with("kv_fp8") ? "\"FP8\"" : "null") + "}}");
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  Outcome run(const std::string& arguments) { return run_program(arguments, folder_); }
-  // Lines of a journal that end a case.
-  std::vector<Json> ends(const std::string& journal = "j.jsonl") {
-    std::vector<Json> list;
-    std::ifstream file(folder_ / journal);
-    for (std::string line; std::getline(file, line);) {
-      const Json entry = parse_json(line, journal);
-      if (entry.at("kind") == "case_done") list.push_back(entry);
-    }
-    return list;
-  }
-  std::vector<std::string> statuses(const std::string& code) {
-    std::vector<std::string> found;
-    for (const Json& end : ends())
-      if (end.value("error_code", std::string()) == code) found.push_back(end.value("error_msg", std::string()));
-    return found;
-  }
-  std::unique_ptr<EngineStandIns> programs_;
-  fs::path folder_;
-};
 
 TEST_F(EngineRunTest, RowsOfThreeEnginesInOneReport) {
   const Outcome pytorch = run(kPytorch + std::string("--json"));
@@ -112,7 +31,7 @@ TEST_F(EngineRunTest, RowsOfThreeEnginesInOneReport) {
   const Outcome report = run("report j.jsonl --grid grid.toml --md r.md -o r.html");
   ASSERT_EQ(report.exit_code, 0) << report.err;
   const std::string page = read_text(folder_ / "r.md");
-  for (const char* part : {"tensorrt-llm/pytorch", "tensorrt-llm/tensorrt", "vllm", "Engines side by side"})
+  for (const char* part : {"tensorrt-llm/pytorch", "tensorrt-llm/tensorrt", "vllm", "Engines side by side", "| 200"})
     EXPECT_NE(page.find(part), std::string::npos) << part;
   EXPECT_NE(read_text(folder_ / "r.html").find("Engines side by side"), std::string::npos);
   const Outcome one = run("pick j.jsonl --grid grid.toml --engine vllm");
@@ -167,7 +86,7 @@ TEST_F(EngineRunTest, AnotherCacheIsInvalidAndNotReported) {
   EXPECT_EQ(run(kPytorch + std::string("--filter 'number=1'")).exit_code, 2);
   EXPECT_EQ(statuses("kv_mismatch").size(), 2u);
   ASSERT_EQ(run("report j.jsonl --grid grid.toml --md r.md").exit_code, 0);
-  EXPECT_EQ(read_text(folder_ / "r.md").find("200"), std::string::npos);
+  EXPECT_EQ(read_text(folder_ / "r.md").find("| 200"), std::string::npos);
 }
 
 TEST_F(EngineRunTest, AHangIsATimeout) {
@@ -175,6 +94,69 @@ TEST_F(EngineRunTest, AHangIsATimeout) {
   const Outcome outcome = run(kPytorch + std::string("--filter 'number=2' --points 8/16 --limit-minutes 0.02"));
   EXPECT_EQ(outcome.exit_code, 2);
   EXPECT_EQ(statuses("time_limit").size(), 1u);
+}
+
+// Each workload meets another misfortune, in the middle of a run; each has its own word, and the last one is measured.
+// (A hang: above.)
+TEST_F(EngineRunTest, EachFailureHasItsStatusAndTheGridGoesOn) {
+  struct Way {
+    const char* mode;
+    const char* status;
+    const char* trtllm;  // error code
+    const char* vllm;
+    const char* says;
+  };
+  const std::vector<Way> ways{{"ok", "ok", "", "", ""},
+                              {"oom", "oom", "cuda_oom", "cuda_oom", "Tried to allocate"},
+                              {"crash", "crash", "signal_11", "signal_11", "signal 11"},
+                              {"killed", "oom", "killed", "killed", "main memory"},
+                              {"refuse", "skipped_unsupported", "engine_refused", "engine_refused", "FP8 FMHA"},
+                              {"exit3", "failed", "exit_3", "exit_3", "out of sorts"},
+                              {"garbage", "failed", "bad_report", "bad_report", "total.json"},
+                              {"silent", "failed", "bad_report", "bad_report", "total"},
+                              {"old", "failed", "bad_report", "", "0.17.0"},  // vLLM's report names no version
+                              {"fp8", "invalid", "kv_mismatch", "kv_mismatch", "the engine reports fp8"},
+                              {"lie", "invalid", "kv_mismatch", "kv_mismatch", "bytes of KV cache a token"},
+                              {"last", "ok", "", "", ""}};
+  std::string workloads;
+  Json modes = Json::object();
+  for (const Way& way : ways) {
+    workloads += "[[workloads]]\nname = \"" + std::string(way.mode) +
+                 "\"\nkind = \"throughput\"\nisl = 8\nosl = 16\nrequests = 4\n";
+    modes[way.mode] = way.mode;
+  }
+  write_grid(workloads);
+  programs_->put("MODES", modes.dump());
+  for (const char* engine : {"tensorrt-llm --backend pytorch", "tensorrt-llm --backend tensorrt", "vllm"}) {
+    std::filesystem::remove(folder_ / "j.jsonl");
+    const Outcome outcome = run("run grid.toml --journal j.jsonl --filter number=1 --engine " + std::string(engine));
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+    const std::map<std::string, Json> ends = ends_by_workload();
+    const bool vllm = std::string(engine) == "vllm";
+    for (const Way& way : ways) {
+      ASSERT_TRUE(ends.contains(way.mode)) << engine << " " << way.mode;
+      const Json& end = ends.at(way.mode);
+      const std::string code = vllm ? way.vllm : way.trtllm;
+      EXPECT_EQ(end["status"], code.empty() ? "ok" : way.status) << engine << " " << way.mode << " " << end;
+      EXPECT_EQ(end.value("error_code", std::string()), code) << engine << " " << way.mode;
+      if (code.empty()) continue;
+      EXPECT_NE(end.value("error_msg", std::string()).find(way.says), std::string::npos) << way.mode << " " << end;
+    }
+    for (pid_t pid : programs_->pids("PIDS")) EXPECT_TRUE(is_gone(pid)) << engine;
+  }
+}
+
+// A version that lacks an option of ours says so itself, whatever it calls itself.
+TEST_F(EngineRunTest, AnOptionThatTheEngineLacks) {
+  programs_->put("LACKS", "--concurrency\n--no-enable-prefix-caching\n");
+  for (const char* engine : {"tensorrt-llm --backend pytorch", "vllm"}) {
+    std::filesystem::remove(folder_ / "j.jsonl");
+    const Outcome outcome =
+        run("run grid.toml --journal j.jsonl --filter number=2 --points decode/b2 --engine " + std::string(engine));
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+    EXPECT_EQ(statuses("wrong_version").size(), 1u) << engine;
+    EXPECT_NE(outcome.err.find("lacks an option"), std::string::npos) << outcome.err;
+  }
 }
 
 TEST_F(EngineRunTest, NotInstalledAndWrongVersions) {
@@ -192,6 +174,7 @@ TEST_F(EngineRunTest, NotInstalledAndWrongVersions) {
 }
 
 TEST_F(EngineRunTest, AttemptRunsWhatIsNotListed) {
+  write_text(folder_ / "models/modelopt/tiny-trtllm-ckpt-wq_int8_sq-kv_fp16/config.json", "{\"vocab_size\": 320}");
   write_text(folder_ / "models/modelopt/tiny-trtllm-ckpt-wq_int8_sq-kv_fp16/hf_quant_config.json",
              "{\"quantization\": {\"quant_algo\": \"W8A8_SQ\", \"kv_cache_quant_algo\": null}}");
   EXPECT_EQ(run(kPytorch + std::string("--filter 'number=4'")).exit_code, 0);
@@ -210,13 +193,7 @@ TEST_F(EngineRunTest, KilledItLeavesNothingBehindAndGoesOn) {
     programs_->mode("family");
     fs::remove(programs_->folder() / "READY");
     fs::remove(programs_->folder() / "PIDS");
-    const pid_t child = fork();
-    if (child == 0) {
-      if (chdir(folder_.c_str()) != 0) _exit(9);
-      if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr)) _exit(9);
-      execl(QG_BINARY, QG_BINARY, "run", "grid.toml", "--engine", "vllm", "--journal", "j.jsonl", nullptr);
-      _exit(9);
-    }
+    const pid_t child = start({"run", "grid.toml", "--engine", "vllm", "--journal", "j.jsonl"});
     ASSERT_TRUE(wait_for_file(programs_->folder() / "READY", 60)) << signal;
     const std::vector<pid_t> pids = programs_->pids("PIDS");
     ASSERT_EQ(pids.size(), 3u);

@@ -45,6 +45,27 @@ TEST_F(Submit, DryRunWritesTheScripts) {
   EXPECT_NE(text.find("--profile 'full'"), std::string::npos);
 }
 
+TEST_F(Submit, OtherEngines) {
+  const std::string submit = "submit " + kGrid + " --slurm --dry-run --out fleet --filter gpu=h100 ";
+  Outcome outcome = run_program(submit + "--engine tensorrt-llm --backend tensorrt --served --attempt", folder_);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  const std::string text = read_text(folder_ / "fleet/h100.sbatch");
+  EXPECT_NE(text.find(" --served --attempt --engine 'tensorrt-llm' --backend 'tensorrt'"), std::string::npos) << text;
+  EXPECT_NE(text.find("--engine-dir \"engines/h100-$task\")"), std::string::npos) << text;
+  EXPECT_NE(text.find("#SBATCH --gres=gpu:h100:1"), std::string::npos);
+  EXPECT_EQ(std::system(("bash -n '" + (folder_ / "fleet/h100.sbatch").string() + "'").c_str()), 0);
+  for (const auto& [flags, says] : {std::pair{"--engine tensorrt-llm", "none was named"},
+                                    {"--engine openai", "needs no jobs"},
+                                    {"--engine vllm --executor cpu", "native engine's"},
+                                    {"--engine vllm --weights-from synth", "native engine's"},
+                                    {"--attempt", "--attempt"},
+                                    {"--engine sglang", "there is no engine"}}) {
+    outcome = run_program(submit + flags, folder_);
+    EXPECT_EQ(outcome.exit_code, 1) << flags;
+    EXPECT_NE(outcome.err.find(says), std::string::npos) << flags << "\n" << outcome.err;
+  }
+}
+
 TEST_F(Submit, JobsAndTheirMerge) {
   stand_in("echo \"$@\" >> '" + (folder_ / "asked").string() + "'\nn=$(wc -l < '" + (folder_ / "asked").string() +
            "')\necho $((100 + n))\n");

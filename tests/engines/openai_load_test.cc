@@ -1,6 +1,8 @@
 // The load client against servers that behave and servers that do not: what it counts, when, and what it says.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "engines/openai_load.h"
 #include "tests/engines/rude_server.h"
@@ -232,6 +234,40 @@ TEST(OpenAiLoad, WhatTheProbeFindsEndsTheRunBeforeItBegins) {
             std::string::npos);
   EXPECT_NE(reason([](const RudeRequest&) { return RudeServer::json("who?", "401 No"); }, "").find("http_401"),
             std::string::npos);
+}
+
+// Each reply is in time, but there are too many of them.
+TEST(OpenAiLoad, ALoadHasALimit) {
+  RudeServer server([](const RudeRequest& request) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    return good(request);
+  });
+  Load load = small_load(1);
+  load.rounds = 1000;
+  OpenAiLoadOptions options = quick_options();
+  options.limit_s = 1;
+  const EngineRun run = measure_server(address_of(server), load, options);
+  EXPECT_EQ(run.status, CaseStatus::timeout) << run.reason;
+  EXPECT_EQ(run.error_code, "time_limit");
+  EXPECT_LT(run.seconds, 3 * kSlowdown);
+  EXPECT_LT(server.completions(), 100);
+  EXPECT_TRUE(run.metrics.empty());
+}
+
+// A server for short requests takes a short probe only.
+TEST(OpenAiLoad, TheProbeIsNoLongerThanTheRequests) {
+  std::atomic<int64_t> most = 0;
+  RudeServer server([&](const RudeRequest& request) {
+    const std::string prompt = request.body.substr(0, request.body.find("],"));
+    const int64_t tokens = std::count(prompt.begin(), prompt.end(), ',') + number_in(request.body, "max_tokens");
+    if (tokens > most) most = tokens;
+    return good(request);
+  });
+  Load load = small_load(2, 1);
+  load.speed = SpeedKind::prefill;
+  measure_server(address_of(server), load, quick_options());
+  EXPECT_GE(server.completions(), 2);
+  EXPECT_LE(most, 8 + 1);
 }
 
 TEST(OpenAiLoad, NobodyListens) {

@@ -112,6 +112,9 @@ TEST(TrtllmReport, OtherVersionsAreRefused) {
     EXPECT_NE(said.find("1.0 to 1.2"), std::string::npos) << said;
   }
   EXPECT_NO_THROW(parse_trtllm_report(with(json, "\"1.1.0\"", "\"1.2.0rc6\""), "r"));
+  // `--attempt` takes what has all the keys, and still nothing else.
+  EXPECT_EQ(parse_trtllm_report(with(json, "\"1.1.0\"", "\"0.20.0\""), "r", true).version, "0.20.0");
+  EXPECT_NE(refusal([&] { parse_trtllm_report(with(json, "num_requests", "n"), "r", true); }), "");
 }
 
 TEST(TrtllmReport, WhatIsNotAReportIsRefused) {

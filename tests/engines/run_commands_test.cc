@@ -41,11 +41,13 @@ class EngineDriverTest : public testing::Test {
     options_.scratch = programs_->folder();
     options_.bench_limit_s = 30;
     write("model/config.json", "{\"vocab_size\": 320}");
+    write("modelopt/config.json", "{\"vocab_size\": 320}");
     write("modelopt/hf_quant_config.json",
           "{\"quantization\": {\"quant_algo\": \"FP8\", \"kv_cache_quant_algo\": null}}");
     for (const char* kv : {"FP16", "FP8"})
       write(std::string("trtllm-") + kv + "/config.json",
-            std::string("{\"architecture\": \"LlamaForCausalLM\", \"quantization\": {\"kv_cache_quant_algo\": ") +
+            std::string("{\"architecture\": \"LlamaForCausalLM\", \"quantization\": {\"quant_algo\": \"FP8\", "
+                        "\"kv_cache_quant_algo\": ") +
                 (std::string(kv) == "FP8" ? "\"FP8\"" : "null") + "}}");
     write("compressed/config.json",
           "{\"quantization_config\": {\"quant_method\": \"compressed-tensors\", \"kv_cache_scheme\": null}}");
@@ -194,14 +196,18 @@ TEST_F(EngineDriverTest, OtherLengthsAndAHalfEmptyBatchAreInvalid) {
   // Prompts of another length lie where this workload's would be made.
   const Measurement m = measurement(e, kThroughput);
   fs::create_directories(m.tokens_file.parent_path());
-  std::ofstream(m.tokens_file) << "{\"task_id\": 0, \"input_ids\": [1, 2], \"output_tokens\": 16}\n";
+  std::ofstream prompts(m.tokens_file);
+  for (int i = 0; i < 20; ++i) prompts << "{\"task_id\": 0, \"input_ids\": [1, 2], \"output_tokens\": 16}\n";
+  prompts.close();
   const EngineRun r = d->run(e, kThroughput);
   EXPECT_EQ(r.status, CaseStatus::invalid);
   EXPECT_EQ(r.error_code, "wrong_lengths");
 }
 
 TEST_F(EngineDriverTest, NotInstalledAndWrongVersions) {
-  std::ofstream(at("TRTLLM")) << "0.20.0";
+  programs_->put("TRTLLM", "0.20.0");
+  programs_->put("VLLM", "0.9.2");
+  EXPECT_EQ(driver(EngineId::vllm)->check().error_code, "wrong_version");
   const EngineRun wrong = driver(EngineId::trtllm_pytorch)->check();
   EXPECT_EQ(wrong.error_code, "wrong_version");
   EXPECT_NE(wrong.reason.find("0.20.0"), std::string::npos);
@@ -269,8 +275,8 @@ TEST_F(EngineDriverTest, AMissingCheckpointIsMade) {
   e.checkpoint = at("made");
   programs_->add("quantgrid-stand-in",
                  "while [ $# -gt 0 ]; do [ \"$1\" = --out ] && out=$2; shift; done\n"
-                 "mkdir -p \"$out\"; cp '" +
-                     at("modelopt/hf_quant_config.json").string() + "' \"$out\"");
+                 "cp -r '" +
+                     at("modelopt").string() + "' \"$out\"");
   CommandLine make;
   make.argv = {"quantgrid", "quantize", "--out", e.checkpoint.string()};
   e.make_checkpoint = make;
@@ -299,7 +305,7 @@ TEST_F(EngineDriverTest, AServerIsStartedLoadedAndEnded) {
   EXPECT_EQ(r.kv_reported, KvFormat::fp16);
   EXPECT_EQ(r.engine_version, "0.12.0");
   ASSERT_EQ(seen.size(), 1u);
-  EXPECT_EQ(seen[0].model, "served-model");
+  EXPECT_EQ(seen[0].model, e.checkpoint.string());
   EXPECT_EQ(seen[0].vocab, 320);
   EXPECT_TRUE(seen[0].url.starts_with("http://127.0.0.1:"));
   const pid_t server = programs_->pids("PIDS").at(0);
@@ -320,16 +326,27 @@ TEST_F(EngineDriverTest, AServerThatIsNotUpInTimeOrDies) {
   options_.server_limit_s = 30;
   programs_->mode("oom");
   EXPECT_EQ(driver(e.engine)->prepare(e).status, CaseStatus::oom);
-  programs_->mode("dies");
-  options_.served_load = [](const ServerAddress&, const EngineCase&, const Workload&) {
-    std::this_thread::sleep_for(std::chrono::seconds(3));
-    return EngineRun{};
+  // What the load sees is a broken stream; what became of the server is known a moment later, and is the reason.
+  programs_->mode("ok");
+  options_.served_load = [&](const ServerAddress&, const EngineCase&, const Workload& w) {
+    if (w.name != kDecode4.name) return EngineRun{};
+    std::thread([pid = programs_->pids("PIDS").back()] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      kill(pid, SIGSEGV);
+      kill(pid, SIGCONT);
+    }).detach();
+    kill(programs_->pids("PIDS").back(), SIGSTOP);  // it does not answer meanwhile
+    return failed_run(CaseStatus::failed, "stream_cut", "the stream was cut off");
   };
   const auto d = driver(e.engine);
   ASSERT_TRUE(d->prepare(e).ok());
   const EngineRun dead = d->run(e, kDecode4);
   EXPECT_EQ(dead.status, CaseStatus::crash) << dead.reason;
   EXPECT_NE(dead.reason.find("under load"), std::string::npos);
+  // The next workload gets a new one.
+  const EngineRun next = d->run(e, kThroughput);
+  EXPECT_TRUE(next.ok()) << next.reason;
+  EXPECT_EQ(programs_->calls("vllm").size(), 4u);
 }
 
 }  // namespace

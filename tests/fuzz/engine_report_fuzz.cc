@@ -32,8 +32,8 @@ void read(Read reader, std::string_view text) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  read(qg::parse_trtllm_report, text);
-  read(qg::parse_trtllm_text, text);
+  read([](const auto&... words) { return qg::parse_trtllm_report(words...); }, text);
+  read([](const auto&... words) { return qg::parse_trtllm_text(words...); }, text);
   read(qg::parse_vllm_throughput, text);
   read(qg::parse_vllm_latency, text);
   qg::EngineLog log;
