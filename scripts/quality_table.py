@@ -9,14 +9,15 @@ nearest. All tools get the same 16-bit model and the same calibration tokens (32
 every folder that a tool exports is scored by `quantgrid eval` on the same windows. What modelopt makes is also scored before
 it is exported, by transformers, since INT4 loses some on the way. For a person who has the packages (not part of any test):
 
-    pip install nvidia-modelopt==0.47.0 torch transformers==5.23.0 accelerate     # modelopt
-    pip install autoawq==0.2.9 transformers==4.51.3 torch                          # autoawq: an environment of its own
+    pip install nvidia-modelopt==0.47.0 torch transformers==5.23.0 accelerate requests      # modelopt
+    pip install autoawq==0.2.9 transformers==4.51.3 datasets==3.6.0 torch                  # autoawq: an environment of its own
 
 Neither needs a GPU. A tool whose package is not there is left out, and said. Group size 64: 128 does not divide SmolLM2's
 width. Folders and scores of ours in --work are used again, also by check_quality.py.
 """
 import argparse
 import functools
+import importlib.metadata
 import importlib.util
 import math
 import pathlib
@@ -125,7 +126,8 @@ def modelopt_rows(options, bench):
         out = bench.work / f"modelopt-{form}"
         shutil.rmtree(out, ignore_errors=True)
         model = modelopt_quantized(form)
-        yield row("modelopt, before export", form, score_in_transformers(options, model))
+        tool = f"modelopt {importlib.metadata.version('nvidia-modelopt')}"
+        yield row(f"{tool}, before export", form, score_in_transformers(options, model))
         try:
             export_hf_checkpoint(model.half(), dtype=torch.float16, export_dir=str(out))
         except Exception as error:  # some formats are not exported by some versions: the other forms go on
@@ -133,7 +135,7 @@ def modelopt_rows(options, bench):
             continue
         keep_tokenizer(out)
         bench.forget(out)
-        yield row("modelopt, its HF folder", form, score(options, bench, out))
+        yield row(f"{tool}, its HF folder", form, score(options, bench, out))
 
 
 def autoawq_rows(options, bench):
@@ -150,7 +152,7 @@ def autoawq_rows(options, bench):
     model.save_quantized(str(out))
     keep_tokenizer(out)
     bench.forget(out)
-    yield row("AutoAWQ, its folder", "int4_zeros", score(options, bench, out))
+    yield row(f"AutoAWQ {importlib.metadata.version('autoawq')}, its folder", "int4_zeros", score(options, bench, out))
 
 
 TOOLS = {"quantgrid": ("json", quantgrid_rows), "modelopt": ("modelopt", modelopt_rows), "autoawq": ("awq", autoawq_rows)}
