@@ -12,8 +12,8 @@ it is exported, by transformers, since INT4 loses some on the way. For a person 
     pip install nvidia-modelopt==0.47.0 torch transformers==5.23.0 accelerate requests      # modelopt
     pip install autoawq==0.2.9 transformers==4.51.3 datasets==3.6.0 torch                  # autoawq: an environment of its own
 
-Neither needs a GPU. A tool whose package is not there is left out, and said. Group size 64: 128 does not divide SmolLM2's
-width. Folders and scores of ours in --work are used again, also by check_quality.py.
+modelopt needs no GPU; AutoAWQ's search starts without one too. A tool whose package is not there is left out, and said. Group
+size 64: 128 does not divide SmolLM2's width. Folders and scores of ours in --work are used again, also by check_quality.py.
 """
 import argparse
 import functools
