@@ -33,7 +33,7 @@ ONLY_FP8 = {"amax"}  # variants that say nothing new of the other formats
 
 def row(tool, form, result, base=BASE):
     return {"tool": tool, "format": FORMS[form][0], "base": base, **{key: result[key] for key in
-            ("ppl", "ppl_ci", "base_ppl", "kld_mean", "kld_mean_ci", "top1", "top1_ci", "protocol") if key in result}}
+            ("ppl", "ppl_ci", "base_ppl", "kld_mean", "kld_mean_ci", "top1", "top1_ci", "protocol", "text_sha256") if key in result}}
 
 
 def score(options, bench, folder):
