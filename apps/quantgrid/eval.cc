@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <span>
 
 #include "core/json.h"
 #include "core/progress.h"
@@ -16,6 +17,7 @@ namespace {
 struct EvalFlags {
   ModelFlags model;
   std::string base, base_kv = "fp16", base_executor, text, tasks;
+  std::vector<std::string> also;  // more folders, scored in the same pass over the base
   EvalProtocol protocol;
   bool json = false;
 };
@@ -42,16 +44,10 @@ Json interval_json(const Interval& interval) {
   return Json::array({interval.lo, interval.hi});
 }
 
-Json run_text(const EvalFlags& flags, Session& base, Session& candidate) {
-  const EvalText text = cut_windows(base.tokenizer(), flags.text, flags.protocol);
-  const auto base_executor = executor_of(base, flags.protocol.window);
-  const auto executor = executor_of(candidate, flags.protocol.window);
-  Executor* candidates[] = {executor.get()};
-  Progress progress("evaluate", 2 * flags.protocol.windows * flags.protocol.window, "tokens");
-  const FidelityScores scores =
-      score_fidelity(*base_executor, candidates, text, [&](int64_t tokens) { progress.advance(tokens); });
-  const FidelityResult r = summarize(scores.base, scores.candidates[0], flags.protocol.windows);
+Json text_json(const EvalFlags& flags, const EvalText& text, const FidelityResult& r, const Session& candidate,
+               const Executor& executor) {
   Json json;
+  json["model"] = candidate.checkpoint()->folder().filename().string();
   json["ppl"] = r.ppl.value;
   json["ppl_ci"] = interval_json(r.ppl);
   json["base_ppl"] = r.base_ppl.value;
@@ -68,8 +64,29 @@ Json run_text(const EvalFlags& flags, Session& base, Session& candidate) {
   json["text"] = text.name;
   json["text_sha256"] = text.hash;
   json["kv"] = std::string(to_string(candidate.kv()));
-  json["compute_path"] = std::string(to_string(executor->compute_path()));
+  json["compute_path"] = std::string(to_string(executor.compute_path()));
   return json;
+}
+
+// One object a candidate.
+std::vector<Json> run_text(const EvalFlags& flags, Session& base, std::span<const Session> candidates) {
+  const EvalText text = cut_windows(base.tokenizer(), flags.text, flags.protocol);
+  const auto base_executor = executor_of(base, flags.protocol.window);
+  std::vector<std::unique_ptr<Executor>> executors;
+  std::vector<Executor*> scored;
+  for (const Session& candidate : candidates) {
+    executors.push_back(executor_of(candidate, flags.protocol.window));
+    scored.push_back(executors.back().get());
+  }
+  Progress progress("evaluate",
+                    static_cast<int64_t>(1 + scored.size()) * flags.protocol.windows * flags.protocol.window, "tokens");
+  const FidelityScores scores =
+      score_fidelity(*base_executor, scored, text, [&](int64_t tokens) { progress.advance(tokens); });
+  std::vector<Json> results;
+  for (size_t c = 0; c < scored.size(); ++c)
+    results.push_back(text_json(flags, text, summarize(scores.base, scores.candidates[c], flags.protocol.windows),
+                                candidates[c], *scored[c]));
+  return results;
 }
 
 Json run_tasks(const EvalFlags& flags, Session& base, Session& candidate) {
@@ -111,15 +128,30 @@ void print_text(const Json& json) {
 ExitCode run(const EvalFlags& flags) {
   if (flags.text.empty() && flags.tasks.empty())
     throw Error("nothing to evaluate on", "", "give --text FILE, --tasks FILE.jsonl, or both");
-  Session base = base_session(flags), candidate(flags.model);
-  Json result = Json::object();
-  if (!flags.text.empty()) result = run_text(flags, base, candidate);
-  if (!flags.tasks.empty()) result["tasks"] = run_tasks(flags, base, candidate);
+  if (!flags.also.empty() && (flags.text.empty() || !flags.tasks.empty()))
+    throw Error("--also scores texts", "--also", "give --text FILE, and --tasks in a call of its own");
+  Session base = base_session(flags);
+  std::vector<Session> candidates;
+  candidates.emplace_back(flags.model);
+  for (const std::string& folder : flags.also) {
+    ModelFlags one = flags.model;
+    one.model = folder;
+    candidates.emplace_back(one);
+  }
+  std::vector<Json> results{Json::object()};
+  if (!flags.text.empty()) results = run_text(flags, base, candidates);
+  Json& result = results[0];
+  if (!flags.tasks.empty()) result["tasks"] = run_tasks(flags, base, candidates[0]);
   if (flags.json) {
-    fmt::print("{}\n", result.dump(2));
+    fmt::print("{}\n", (flags.also.empty() ? result : Json(results)).dump(2));
     return ExitCode::done;
   }
-  if (!flags.text.empty()) print_text(result);
+  for (const Json& of_text : results) {
+    if (flags.text.empty()) break;
+    if (results.size() > 1)
+      fmt::print("{}{}\n", &of_text == &results[0] ? "" : "\n", of_text["model"].get<std::string>());
+    print_text(of_text);
+  }
   if (!flags.tasks.empty()) {
     const Json& tasks = result["tasks"];
     fmt::print("questions         {}\n", tasks["items"].get<int64_t>());
@@ -145,6 +177,9 @@ const RegisterVerb kVerb(
                        "cpu or cuda for the base (default: the same as for --model)")
            ->check(CLI::IsMember({"cpu", "cuda"}));
        command.add_option("--text", flags->text, "text file to score");
+       command.add_option(
+           "--also", flags->also,
+           "more folders to score on the text in the same pass over the base; --json then prints a list");
        command.add_option("--tasks", flags->tasks, "multiple-choice questions, one JSON object a line");
        command.add_option("--windows", flags->protocol.windows, "windows of the text")->check(CLI::Range(1, 1000000));
        command.add_option("--window", flags->protocol.window, "tokens of a window")->check(CLI::Range(2, 1000000));

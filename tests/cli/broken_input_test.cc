@@ -206,6 +206,7 @@ const std::vector<Broken>& cases() {
        kEval, "text.txt"},
       {"NothingToEvaluate", {}, "eval --model model", "--text"},
       {"WindowOfOne", {}, "eval --model model --text text.txt --window 1", "--window"},
+      {"AlsoWithoutText", {}, "eval --model model --tasks tasks.jsonl --also model", "--also"},
       {"TasksNotJson", [](auto& d) { write_text(d / "tasks.jsonl", "hello\n"); },
        "eval --model model --tasks tasks.jsonl", "line 1"},
       {"TasksWithoutChoices", [](auto& d) { write_text(d / "tasks.jsonl", "{\"prompt\": \"a\", \"answer\": 0}\n"); },

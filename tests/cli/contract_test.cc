@@ -158,6 +158,11 @@ TEST_F(ContractTest, QuantizeEvalInspect) {
   EXPECT_EQ(cached["kv"], "fp8");
   EXPECT_NE(cached["ppl"], e["ppl"]) << "the cache's format changes nothing";
   EXPECT_EQ(cached["base_ppl"], e["base_ppl"]) << "the base has a cache of its own";
+  const Json both = json(eval + " --also dynamic");
+  ASSERT_EQ(both.size(), 2u) << both.dump();
+  EXPECT_EQ(both[0], e) << "more models in the pass change nothing of the first";
+  EXPECT_EQ(both[1]["model"], "dynamic");
+  EXPECT_EQ(both[1], json("eval --model dynamic --base model --text text.txt --windows 3 --window 24"));
   const Json same = json("eval --model model --text text.txt --windows 1 --window 24");
   EXPECT_EQ(same["kld_mean"], 0.0);
   EXPECT_EQ(same["top1"], 1.0);

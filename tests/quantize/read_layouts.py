@@ -9,10 +9,12 @@ Quantgrid's loader makes of the folder (tests/quantize/layouts_reader_test.cc wr
   <projection>.input_scale  static activation scale, where there is one
   <any other tensor>        embedding, norms, lm_head
   kv.k, kv.v                [layers], where the folder fixes an FP8 or INT8 cache
-Exit 1, naming the first tensors, when anything differs by more than 1e-6 of its largest magnitude, is missing or extra.
+Dtypes are held to the descriptions too. Exit 1, naming the first tensors, when anything differs by more than 1e-6 of its
+largest magnitude, is missing or extra.
 """
 import json
 import pathlib
+import re
 import struct
 import sys
 
@@ -34,10 +36,18 @@ def e4m3_values():
 E4M3 = e4m3_values()
 
 
+class Stored(dict):
+    """Arrays by name; kinds: their dtypes as the file spells them."""
+
+    def __init__(self):
+        super().__init__()
+        self.kinds = {}
+
+
 def read_safetensors(path):
     data = pathlib.Path(path).read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
-    tensors = {}
+    tensors = Stored()
     for name, entry in json.loads(data[8:8 + length]).items():
         if name == "__metadata__":
             continue
@@ -50,6 +60,7 @@ def read_safetensors(path):
         else:
             array = np.frombuffer(raw, PLAIN[kind])
         tensors[name] = array.reshape(shape)
+        tensors.kinds[name] = kind
     return tensors
 
 
@@ -58,7 +69,28 @@ def f32(array):
 
 
 def scalar(array):
-    return f32(array).reshape(-1)[:1]
+    assert array.size == 1, f"{array.shape} where one value belongs"
+    return f32(array).reshape(1)
+
+
+KINDS = {  # by the end of the name; "model" is the dtype of what is not quantized, "codes" what the format stores
+    ".weight_packed": "I32", ".weight_shape": "I64", ".weight_zero_point": "I32", ".qweight": "I32", ".qzeros": "I32",
+    ".scales": "F16", ".pre_quant_scale": "model", ".prequant_scaling_factor": "model", "_scaling_factor": "F32",
+    ".per_channel_scale": "F32", ".smoother": "F32", ".scale_to_int": "F32", ".input_scale": "F32", ".k_scale": "F32",
+    ".v_scale": "F32", ".weight_scale": "scale", ".weight": "codes",
+}
+NOT_QUANTIZED = re.compile(r"norm\.weight$|ln_f\.weight$|embed|lm_head|_layernorm")
+
+
+def check_kinds(stored, model, codes, scale="F32"):
+    known = {"model": {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}[model], "codes": codes, "scale": scale}
+    known["codes"] = codes or known["model"]
+    known["scale"] = known["model"] if scale == "model" else scale
+    for name, kind in stored.kinds.items():
+        end = next(end for end in KINDS if name.endswith(end))
+        wanted = "model" if end == ".weight" and NOT_QUANTIZED.search(name) else KINDS[end]
+        wanted = known.get(wanted, wanted)
+        assert kind == wanted, f"{name} is {kind}, and the layout has {wanted} there"
 
 
 def eight_nibbles(words):
@@ -81,9 +113,10 @@ class Folder:
                          "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"):
                 yield f"model.layers.{i}.{name}"
 
-    def hugging_face(self, decode, kv=None):
+    def hugging_face(self, decode, kv=None, codes=None, scale="F32"):
         """decode(take) → weight, input scale or None; take(suffix) pops a tensor of the projection."""
         stored = read_safetensors(self.path / "model.safetensors")
+        check_kinds(stored, self.config.get("dtype") or self.config["torch_dtype"], codes, scale)
         for name in self.projections():
             weight, scale = decode(lambda suffix, optional=False: stored.pop(name + suffix, None) if optional
                                    else stored.pop(name + suffix))
@@ -129,8 +162,9 @@ def read_modelopt(folder):
         weight = take(".weight") * f32(take(".weight_scale"))[:, None]
         return weight * f32(take(".pre_quant_scale")), scalar(take(".input_scale"))
 
+    assert quant["kv_cache_quant_algo"] in (None, "FP8")
     kv = ("k_proj.k_scale", "v_proj.v_scale") if quant["kv_cache_quant_algo"] == "FP8" else None
-    return folder.hugging_face(decode, kv)
+    return folder.hugging_face(decode, kv, {"FP8": "F8_E4M3", "W4A16_AWQ": "U8"}.get(quant["quant_algo"], "I8"))
 
 
 def read_compressed_tensors(folder):
@@ -155,7 +189,9 @@ def read_compressed_tensors(folder):
         zeros = np.moveaxis(eight_nibbles(take(".weight_zero_point")), -1, 1).reshape(-1, scales.shape[1])[:n]
         return grouped(values - np.repeat(zeros.astype(np.int32), weights["group_size"], 1), scales), None
 
-    return folder.hugging_face(decode, ("k_scale", "v_scale") if quant["kv_cache_scheme"] else None)
+    kv = ("k_scale", "v_scale") if quant["kv_cache_scheme"] else None
+    return folder.hugging_face(decode, kv, "F8_E4M3" if weights["type"] == "float" else "I8",
+                               "model" if quant["format"] == "pack-quantized" else "F32")
 
 
 def read_awq(folder):
@@ -189,6 +225,9 @@ def read_trtllm(folder):
     heads, kv_heads, dim = c["num_attention_heads"], c["num_key_value_heads"], c["head_size"]
     files = [read_safetensors(folder.path / f"rank{r}.safetensors") for r in range(ranks)]
     out = folder.out
+    assert c["mapping"]["world_size"] == ranks and len(list(folder.path.glob("rank*.safetensors"))) == ranks
+    for stored in files:
+        check_kinds(stored, c["dtype"], None if algo is None else "F8_E4M3" if algo.startswith("FP8") else "I8")
 
     def decode(stored, name):
         weight = stored.pop(name + ".weight")
