@@ -46,19 +46,44 @@ ServeChild::ServeChild(ServeChildSpec spec) : spec_(std::move(spec)), log_(log_f
     throw Error(!result.problem.empty() ? result.problem
                                         : fmt::format("serve ended with {}: {}", result.code, last_words()));
   }
+  reader_ = std::jthread([this](const std::stop_token& stop) { read_on(stop); });
+}
+
+void ServeChild::read_on(const std::stop_token& stop) {
+  constexpr auto kReadEvery = std::chrono::milliseconds(20);
+  for (bool ended = false; !ended && !stop.stop_requested();) {
+    std::this_thread::sleep_for(kReadEvery);
+    const std::lock_guard lock(mutex_);
+    try {
+      ended = process_->wait(0);
+    } catch (const Error&) {  // the log cannot be written
+      problem_ = std::current_exception();
+      return;
+    }
+  }
 }
 
 ServeChild::~ServeChild() {
+  reader_.request_stop();
+  if (reader_.joinable()) reader_.join();
   process_->end();
   std::error_code ignored;
   std::filesystem::remove(log_, ignored);
 }
 
 bool ServeChild::alive() {
+  const std::lock_guard lock(mutex_);
+  if (problem_) std::rethrow_exception(problem_);
   return !process_->wait(0);
 }
 
+std::string ServeChild::compute_path() const {
+  const std::lock_guard lock(mutex_);
+  return compute_path_;
+}
+
 std::string ServeChild::last_words() const {
+  const std::lock_guard lock(mutex_);
   return lines_.empty() ? "it said nothing" : fmt::format("{}", fmt::join(lines_, "; "));
 }
 

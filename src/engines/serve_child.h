@@ -1,8 +1,12 @@
 #pragma once
 // `quantgrid serve` as a child on a free loopback port: how the native engine is measured through its own server.
+#include <exception>
 #include <filesystem>
 #include <memory>
+#include <mutex>
+#include <stop_token>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "engines/engine_run.h"
@@ -25,20 +29,26 @@ class ServeChild {
   ServeChild& operator=(const ServeChild&) = delete;
 
   const std::string& url() const { return url_; }
-  const std::string& compute_path() const { return compute_path_; }  // as it says; empty when it does not
+  std::string compute_path() const;  // as it says; empty when it does not
   const std::vector<std::string>& flags() const { return spec_.flags; }
-  // Takes in what it has said; false when it has ended.
+  // Takes in what it has said; false when it has ended. Throws Error when its log could not be written.
   bool alive();
   std::string last_words() const;
 
  private:
   void read(std::string_view line);
+  void read_on(const std::stop_token& stop);
 
   ServeChildSpec spec_;
   std::filesystem::path log_;
-  std::string url_, compute_path_;
+  std::string url_;
+  mutable std::mutex mutex_;  // of what follows, once reader_ runs
+  std::string compute_path_;
   std::vector<std::string> lines_;  // its last ones
   std::unique_ptr<Process> process_;
+  std::exception_ptr problem_;  // of reader_
+  // While the load runs, somebody must read what the server prints: it would stand still once its pipe is full.
+  std::jthread reader_;
 };
 
 }  // namespace qg
