@@ -26,6 +26,7 @@ TEST(ServeChild, IsReadWhileNobodyAsks) {
 here=$(dirname "$(dirname "$0")")
 echo "cpu executor, w8a8_fp8"
 echo "listening on http://127.0.0.1:1 with a model"
+sleep 0.5  # the constructor reads on for a moment
 head -c 300000 /dev/zero | tr '\0' 'x' | fold -w 100
 echo "the last line"
 touch "$here/said"
