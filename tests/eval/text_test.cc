@@ -1,5 +1,6 @@
 // What is scored: the windows of a text, and the choices of a question.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <filesystem>
@@ -21,7 +22,8 @@ Tokenizer golden_tokenizer(const char* folder = "tokenizer/llama3") {
 
 class TextFile {
  public:
-  explicit TextFile(const std::string& text) : path_(testing::TempDir() + "eval_text.txt") {
+  explicit TextFile(const std::string& text)
+      : path_(testing::TempDir() + "eval_text-" + std::to_string(getpid()) + ".txt") {
     std::ofstream(path_) << text;
   }
   ~TextFile() { std::remove(path_.c_str()); }

@@ -1,6 +1,7 @@
 #include "runtime/tuning_file.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 
@@ -21,7 +22,9 @@ TuningTable table() {
 
 class TuningFile : public ::testing::Test {
  protected:
-  std::filesystem::path folder_ = std::filesystem::path(::testing::TempDir()) / "tuning_file_test";
+  // Of this process: ctest runs each test in one of its own, several at once.
+  std::filesystem::path folder_ =
+      std::filesystem::path(::testing::TempDir()) / ("tuning_file_test-" + std::to_string(getpid()));
   std::filesystem::path file_ = folder_ / "deep" / "tuning.json";
   void SetUp() override { std::filesystem::remove_all(folder_); }
   void TearDown() override { std::filesystem::remove_all(folder_); }
