@@ -186,8 +186,15 @@ TEST_F(QuantizeInput, DiskThatFillsUp) {
   }
 }
 
-// Starts `arguments` and returns its process once `appears` is there.
+// Starts `arguments` and returns its process once it has made `appears`, which a killed one may have left there before.
 pid_t start_until(const fs::path& folder, const std::string& arguments, const std::string& appears) {
+  const fs::path made = folder / appears;
+  const auto time_of = [&] {
+    std::error_code none;
+    const auto time = fs::last_write_time(made, none);
+    return none ? fs::file_time_type::min() : time;
+  };
+  const auto left = time_of();
   const pid_t child = fork();
   if (child == 0) {
     if (chdir(folder.c_str()) != 0) _exit(99);
@@ -197,7 +204,7 @@ pid_t start_until(const fs::path& folder, const std::string& arguments, const st
     execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
     _exit(99);
   }
-  for (int i = 0; i < 3000 && !fs::exists(folder / appears); ++i) usleep(2000);
+  for (int i = 0; i < 5000 && (time_of() == left || time_of() == fs::file_time_type::min()); ++i) usleep(2000);
   return child;
 }
 
