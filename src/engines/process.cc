@@ -245,4 +245,19 @@ ProcessResult run_process(ProcessSpec spec) {
   return process.result();
 }
 
+std::jthread read_on(Process& process, std::mutex& mutex, std::exception_ptr& problem) {
+  return std::jthread([&](const std::stop_token& stop) {
+    for (bool ended = false; !ended && !stop.stop_requested();) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      const std::lock_guard lock(mutex);
+      try {
+        ended = process.wait(0);
+      } catch (const Error&) {  // the log cannot be written
+        problem = std::current_exception();
+        return;
+      }
+    }
+  });
+}
+
 }  // namespace qg

@@ -6,12 +6,15 @@
 
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 namespace qg {
@@ -84,5 +87,10 @@ ProcessResult run_process(ProcessSpec spec);
 
 // Where execvp would find it; empty when it is not there.
 std::optional<std::filesystem::path> find_program(const std::string& name);
+
+// Reads what a process prints while others do something else, until it ends: it would stand still once its pipe is
+// full. `mutex` guards the process, what its on_line writes, and `problem`, which is set when the log cannot be
+// written. All three outlive the thread.
+std::jthread read_on(Process& process, std::mutex& mutex, std::exception_ptr& problem);
 
 }  // namespace qg

@@ -139,20 +139,7 @@ EngineServer::EngineServer(const EngineCase& e, double limit_s, const std::strin
   }
   start_run_.engine_version = log_.version();
   start_run_.seconds = waited();
-  if (is_up()) reader_ = std::jthread([this](const std::stop_token& stop) { read_on(stop); });
-}
-
-void EngineServer::read_on(const std::stop_token& stop) {
-  for (bool ended = false; !ended && !stop.stop_requested();) {
-    std::this_thread::sleep_for(kReadEvery);
-    const std::lock_guard lock(mutex_);
-    try {
-      ended = process_->wait(0);
-    } catch (const Error&) {  // the log cannot be written
-      problem_ = std::current_exception();
-      return;
-    }
-  }
+  if (is_up()) reader_ = read_on(*process_, mutex_, problem_);
 }
 
 EngineLog EngineServer::log() const {

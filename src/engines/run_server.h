@@ -4,7 +4,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <stop_token>
 #include <string>
 #include <thread>
 
@@ -34,7 +33,6 @@ class EngineServer {
 
  private:
   bool is_well() const;
-  void read_on(const std::stop_token& stop);
 
   mutable std::mutex mutex_;  // of log_ and process_, once reader_ runs
   EngineLog log_;             // the process writes into it
@@ -44,8 +42,7 @@ class EngineServer {
   std::string health_;
   EngineRun start_run_;
   std::exception_ptr problem_;  // of reader_
-  // While the load runs, somebody must read what the server prints: it would stand still once its pipe is full.
-  std::jthread reader_;
+  std::jthread reader_;         // while the load runs
 };
 
 // One GET to 127.0.0.1; empty when nobody answers in time. For looking whether a server is up, nothing more.

@@ -46,21 +46,7 @@ ServeChild::ServeChild(ServeChildSpec spec) : spec_(std::move(spec)), log_(log_f
     throw Error(!result.problem.empty() ? result.problem
                                         : fmt::format("serve ended with {}: {}", result.code, last_words()));
   }
-  reader_ = std::jthread([this](const std::stop_token& stop) { read_on(stop); });
-}
-
-void ServeChild::read_on(const std::stop_token& stop) {
-  constexpr auto kReadEvery = std::chrono::milliseconds(20);
-  for (bool ended = false; !ended && !stop.stop_requested();) {
-    std::this_thread::sleep_for(kReadEvery);
-    const std::lock_guard lock(mutex_);
-    try {
-      ended = process_->wait(0);
-    } catch (const Error&) {  // the log cannot be written
-      problem_ = std::current_exception();
-      return;
-    }
-  }
+  reader_ = read_on(*process_, mutex_, problem_);
 }
 
 ServeChild::~ServeChild() {

@@ -4,7 +4,6 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
-#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -37,7 +36,6 @@ class ServeChild {
 
  private:
   void read(std::string_view line);
-  void read_on(const std::stop_token& stop);
 
   ServeChildSpec spec_;
   std::filesystem::path log_;
@@ -47,8 +45,7 @@ class ServeChild {
   std::vector<std::string> lines_;  // its last ones
   std::unique_ptr<Process> process_;
   std::exception_ptr problem_;  // of reader_
-  // While the load runs, somebody must read what the server prints: it would stand still once its pipe is full.
-  std::jthread reader_;
+  std::jthread reader_;         // while the load runs
 };
 
 }  // namespace qg
