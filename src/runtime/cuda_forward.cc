@@ -22,19 +22,21 @@ class LayerLaunches {
         batch_(batch),
         step_(step),
         index_(layer),
-        layer_(forward.model.layers[static_cast<size_t>(layer)]) {}
+        layer_(forward.model.layers[static_cast<size_t>(layer)]),
+        mlp_rows_(layer + 1 == forward.shape.layers ? step.last_rows : step.rows) {}
 
   void run() {
     norm(layer_.attention_norm, *layer_.qkv, "attention_in");
     layer_.qkv->run(queue_, step_.rows, input(), b_.qkv.data(), DType::f16);
     observe("qkv");
     attend();
+    if (mlp_rows_ == 0) return;
     layer_.attention_output->run(queue_, step_.rows, input(), b_.projected.data(), DType::f16);
     observe("attention_projected");
     norm(layer_.mlp_norm, *layer_.gate_up, "mlp_in");
     const ActivationBuffer gated = gate();
     observe("mlp_act");
-    layer_.down->run(queue_, step_.rows, gated, b_.projected.data(), DType::f16);
+    layer_.down->run(queue_, mlp_rows_, gated, b_.projected.data(), DType::f16);
     observe("mlp_projected");
     observe("out");
   }
@@ -52,6 +54,10 @@ class LayerLaunches {
     params.epsilon = static_cast<float>(f_.shape.norm_epsilon);
     params.residual = b_.residual.as<float>();
     const bool first = index_ == 0 && &weight == &layer_.attention_norm;
+    if (&weight == &layer_.mlp_norm && mlp_rows_ < step_.rows) {
+      params.rows = mlp_rows_;
+      params.source_rows = batch_.sample_rows();
+    }
     CudaQueue queue = queue_;
     if (first) {
       queue.chained = false;
@@ -72,14 +78,14 @@ class LayerLaunches {
   // silu(gate) * up in the form that down wants, and where it lies.
   ActivationBuffer gate() {
     const ActivationRequest wanted = layer_.down->input();
-    if (!layer_.gate_up->can_gate(step_.rows, wanted)) {
-      layer_.gate_up->run(queue_, step_.rows, input(), b_.gate_up.data(), DType::f16);
+    if (!layer_.gate_up->can_gate(mlp_rows_, wanted)) {
+      layer_.gate_up->run(queue_, mlp_rows_, input(), b_.gate_up.data(), DType::f16);
       observe("gate_up");
-      silu_mul(queue_, step_.rows, f_.shape.ffn, b_.gate_up.as<__half>(), wanted, input());
+      silu_mul(queue_, mlp_rows_, f_.shape.ffn, b_.gate_up.as<__half>(), wanted, input());
       return input();
     }
     const ActivationBuffer gated = {b_.gate_up.data(), b_.row_scales.as<float>()};
-    layer_.gate_up->run_gated(queue_, step_.rows, input(), wanted, gated.values);
+    layer_.gate_up->run_gated(queue_, mlp_rows_, input(), wanted, gated.values);
     if (f_.observe) {  // observers look for what a layer reads in one place
       const size_t bytes = bytes_of(step_.rows * f_.shape.ffn, wanted.form == ActivationForm::f16 ? sizeof(__half) : 1);
       QG_CUDA(cudaMemcpyAsync(b_.input.data(), gated.values, bytes, cudaMemcpyDeviceToDevice, queue_.stream));
@@ -102,6 +108,7 @@ class LayerLaunches {
     rope_and_append(queue_, f_.kv, batch_.view(), step_.rows, qkv, f_.rope_table, scale, b_.q.as<__half>(), pool,
                     shaping);
     observe("q");
+    if (mlp_rows_ == 0) return;
     if (step_.decode_pieces > 0)
       f_.attention.decode(queue_, batch_.view(), step_.decode_pieces, step_.max_context, b_.q.as<__half>(), pool, scale,
                           request, input());
@@ -116,6 +123,7 @@ class LayerLaunches {
   const StepShape& step_;
   int index_;
   const CudaLayer& layer_;
+  int64_t mlp_rows_;
 };
 
 }  // namespace
@@ -145,15 +153,18 @@ void run_cuda_layers(const CudaForward& forward, const CudaQueue& queue, const C
   for (int layer = 0; layer < forward.shape.layers; ++layer) LayerLaunches(forward, queue, batch, step, layer).run();
 }
 
-void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int32_t* source_rows, int64_t count) {
+void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int32_t* source_rows, int64_t count,
+                   int64_t first_projected) {
   CudaActivations& b = forward.buffers;
   AddRmsNormParams params;
   params.rows = count;
   params.width = forward.shape.hidden;
   params.epsilon = static_cast<float>(forward.shape.norm_epsilon);
   params.residual = b.residual.as<float>();
-  params.delta = b.projected.as<__half>();
+  params.delta = b.projected.as<__half>() + std::max<int64_t>(first_projected, 0) * forward.shape.hidden;
+  params.delta_in_order = first_projected >= 0;
   params.source_rows = source_rows;
+  params.keeps_sum = false;
   params.weight = forward.model.final_norm.as<float>();
   params.request = forward.model.lm_head->input();
   params.out = {b.input.data(), b.row_scales.as<float>()};
@@ -163,12 +174,13 @@ void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int
 }
 
 void run_cuda_sampling(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
-                       const TokenTarget& to, const std::function<void(int64_t count)>& after_each) {
+                       const StepShape& step, const TokenTarget& to,
+                       const std::function<void(int64_t count)>& after_each) {
   const int64_t vocab = forward.shape.vocab;
   const float* logits = forward.buffers.logits.as<float>();
   for (int64_t first = 0; first < batch.samples(); first += kLogitRows) {
     const int64_t count = std::min(kLogitRows, batch.samples() - first);
-    run_cuda_head(forward, queue, batch.sample_rows() + first, count);
+    run_cuda_head(forward, queue, batch.sample_rows() + first, count, step.last_rows < step.rows ? first : -1);
     const TokenTarget part = {to.device + first, to.host + first, batch.first_sample()};
     // The host may take a token as soon as it is there, so it gets those of the last kernel alone.
     TokenTarget largest = part;
@@ -185,6 +197,9 @@ std::set<std::string> cuda_kernel_names(const CudaForward& forward, const StepSh
   for (const CudaLinear* linear :
        {layer.qkv.get(), layer.attention_output.get(), layer.gate_up.get(), layer.down.get()})
     names.insert(linear->kernel_name(step.rows));
+  if (step.last_rows > 0)
+    for (const CudaLinear* linear : {layer.gate_up.get(), layer.down.get()})
+      names.insert(linear->kernel_name(step.last_rows));
   if (step.decode_pieces > 0) names.insert(forward.attention.kernel_name(true));
   if (step.prefill) names.insert(forward.attention.kernel_name(false));
   return names;

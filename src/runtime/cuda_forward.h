@@ -54,17 +54,21 @@ struct CudaForward {
 };
 
 // All layers: from tokens to the residual stream. The last layer's output is left in buffers.projected, for the norm
-// that follows. The first kernel waits for everything before it on the stream, whether or not the queue is chained:
-// later ones read old pages and the batch without waiting.
+// that follows. Where only some rows' output is wanted (StepShape::last_rows), the last layer computes the K and V of
+// all, and from its second norm on those rows alone: they lie in batch.sample_rows() in the residual stream, one after
+// the other in buffers.projected. The first kernel waits for everything before it on the stream, whether or not the
+// queue is chained: later ones read old pages and the batch without waiting.
 void run_cuda_layers(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
                      const StepShape& step);
 // Final norm of `count` rows named in `source_rows` (device), and their logits into buffers.logits.
-// count <= kLogitRows.
-void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int32_t* source_rows, int64_t count);
+// count <= kLogitRows. first_projected: where the rows' last outputs begin in buffers.projected; -1: at the same rows.
+void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int32_t* source_rows, int64_t count,
+                   int64_t first_projected = -1);
 // The same for all rows of the batch that sample, in parts of kLogitRows, and their tokens: row i's to `to`, at
 // batch.first_sample() + i. after_each (may be empty) is called after each part, whose logits are still there.
 void run_cuda_sampling(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
-                       const TokenTarget& to, const std::function<void(int64_t count)>& after_each);
+                       const StepShape& step, const TokenTarget& to,
+                       const std::function<void(int64_t count)>& after_each);
 // Names of the kernels that such a step runs.
 std::set<std::string> cuda_kernel_names(const CudaForward& forward, const StepShape& step);
 

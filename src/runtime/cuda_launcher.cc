@@ -91,14 +91,14 @@ void CudaLauncher::launch_directly(const StepLaunch& step, std::vector<float>& l
     if (step.tap) step.tap("logits", std::span(logits).subspan(before), shape.rows, f.shape.vocab);
     f.observe = {};  // final_norm has been told, of all rows
   }
-  run_cuda_sampling(f, queue_, step.batch, sampled_.target(step.slot), [&](int64_t count) {
+  run_cuda_sampling(f, queue_, step.batch, shape, sampled_.target(step.slot), [&](int64_t count) {
     if (step.logits == LogitsWanted::sampled) append_logits(count, logits);
   });
 }
 
 void CudaLauncher::layers_and_sampling(const StepLaunch& step) {
   run_cuda_layers(forward_, queue_, step.batch, step.planned.shape);
-  run_cuda_sampling(forward_, queue_, step.batch, sampled_.target(step.slot), {});
+  run_cuda_sampling(forward_, queue_, step.batch, step.planned.shape, sampled_.target(step.slot), {});
 }
 
 // The first step of a kind runs directly, because kernels that are loaded lazily cannot be loaded during a capture; the

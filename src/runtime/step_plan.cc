@@ -41,8 +41,10 @@ PlannedStep plan_step(std::span<const SequencePiece* const> pieces, LogitsWanted
   bool all_sample = true;
   for (const SequencePiece* piece : pieces) {
     shape.rows += piece->num_tokens;
+    shape.last_rows += piece->sample ? 1 : 0;
     all_sample &= piece->sample;
   }
+  if (tapped || logits == LogitsWanted::all) shape.last_rows = shape.rows;
   for (const SequencePiece* piece : pieces.first(static_cast<size_t>(shape.decode_pieces)))
     shape.max_context = std::max(shape.max_context, piece->context_tokens + 1);
   shape.max_context = context_bucket(shape.max_context);
@@ -51,7 +53,7 @@ PlannedStep plan_step(std::span<const SequencePiece* const> pieces, LogitsWanted
   planned.graph = limits.graphs && !tapped && !shape.prefill && all_sample && logits != LogitsWanted::all &&
                   padded <= std::min(limits.max_pieces, limits.max_rows) &&
                   (padded <= limits.logit_rows || logits == LogitsWanted::none);
-  if (planned.graph) shape.rows = shape.decode_pieces = padded;
+  if (planned.graph) shape.rows = shape.last_rows = shape.decode_pieces = padded;
   return planned;
 }
 

@@ -16,6 +16,7 @@ int64_t context_bucket(int64_t tokens);
 
 struct StepShape {
   int64_t rows = 0;           // all, padding included
+  int64_t last_rows = 0;      // of the last layer's MLP: those that sample, unless others are looked at too
   int64_t decode_pieces = 0;  // padding included; they come first, one row each
   bool prefill = false;       // there are other pieces
   int64_t max_context = 0;    // bucket of the decode pieces' longest

@@ -62,7 +62,8 @@ void check_gating(Case& c, int64_t m) {
       wanted.static_scale = form == ActivationForm::f16 ? 1.0f : 0.0371f;
       wanted.prequant = scaled ? prequant.as<float>() : nullptr;
       if (!c.layer().can_gate(m, wanted)) {
-        EXPECT_EQ(c.layer().kernel_name(m).find("sm90a_skinny"), std::string::npos) << c.name() << " m=" << m;
+        for (const char* own : {"sm90a_skinny", "sm90a_wide"})
+          EXPECT_EQ(c.layer().kernel_name(m).find(own), std::string::npos) << c.name() << " m=" << m;
         continue;
       }
       QG_CUDA(cudaMemset(two.data(), 0xff, bytes));
@@ -115,7 +116,7 @@ TEST_P(LinearKinds, AlternatingPartsAndGating) {
     Case c(GetParam(), shape, 640, context, {shape.n / 2, shape.n / 2}, PartOrder::alternating);
     c.expect_at(spread(640, 40), spread(shape.n, 79));
     for (const int64_t m : {1, 5, 8, 12, 16, 32, 33, 64, 100, 255, 256, 400, 512, 640}) c.check(m);
-    for (const int64_t m : {1, 2, 5, 8, 9, 12, 16, 17, 24, 32, 33, 40, 64}) check_gating(c, m);
+    for (const int64_t m : {1, 2, 5, 8, 9, 12, 16, 17, 24, 32, 33, 40, 64, 65, 100, 255, 400, 640}) check_gating(c, m);
     fmt::print("  {}: worst {:.3f} of the tolerance\n", c.name(), c.worst());
   }
 }
@@ -142,6 +143,7 @@ std::optional<WideFormat> wide_format_of(Kind kind) {
   if (kind == Kind::w4_zeros) return WideFormat::w4_zeros;
   if (test::is_int8(kind)) return WideFormat::int8;
   if (kind == Kind::fp8_static || kind == Kind::fp8_dynamic) return WideFormat::e4m3;
+  if (kind == Kind::f16 || kind == Kind::bf16) return WideFormat::f16;
   return {};
 }
 
@@ -160,6 +162,8 @@ TEST_P(LinearKinds, EveryWideKernel) {
       fmt::print("  {}: {} to {}, worst {:.3f} of the tolerance\n", c.name(), c.layer().kernel_name(1),
                  c.layer().kernel_name(1600), c.worst());
     }
+    Case gate(GetParam(), {1104, 1088, 64}, 1600, context, {552, 552}, PartOrder::alternating);
+    for (const int64_t m : {1, 65, 200, 1600}) check_gating(gate, m);
   }
 }
 

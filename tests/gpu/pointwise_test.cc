@@ -6,6 +6,7 @@
 #include <cmath>
 #include <string>
 
+#include "core/float.h"
 #include "kernels/pointwise/run.h"
 #include "runtime/cuda_batch.h"
 #include "runtime/sampling.h"
@@ -157,6 +158,7 @@ TEST(AddRmsNorm, StartsFromTheEmbeddingAndEndsWithChosenRows) {
   Output last({"f16", ActivationForm::f16, false, false}, 2, kWidth);
   AddRmsNormParams q;
   q.rows = 2, q.width = kWidth, q.epsilon = 1e-5f, q.residual = residual.data(), q.source_rows = device_chosen.data();
+  q.keeps_sum = false;
   q.weight = device_weight.data(), q.request = last.request(), q.out = last.buffer();
   add_rms_norm({}, q);
   std::vector<float> want;
@@ -165,6 +167,45 @@ TEST(AddRmsNorm, StartsFromTheEmbeddingAndEndsWithChosenRows) {
   rms_norm(want.data(), weight.data(), 1e-5, want.data(), 2, kWidth);
   last.check(want, "chosen rows");
   EXPECT_EQ(residual.read(), embedded) << "the residual was written";
+}
+
+// The last layer's second norm and the norm after it, where only some rows are wanted.
+TEST(AddRmsNorm, ChosenRowsKeepTheirSumAndTakeWhatFollowsInOrder) {
+  constexpr int64_t kWidth = 576;
+  const std::vector<float> stream = normal_values(5 * kWidth, 1), weight = normal_values(kWidth, 2);
+  const std::vector<uint16_t> added = to_half(normal_values(5 * kWidth, 3)),
+                              then = to_half(normal_values(2 * kWidth, 4));
+  const std::vector<int32_t> chosen = {3, 1};
+  DeviceVector<float> residual(stream), device_weight(weight);
+  DeviceVector<uint16_t> delta(added), next(then);
+  DeviceVector<int32_t> device_chosen(chosen);
+  Output out({"f16", ActivationForm::f16, false, false}, 2, kWidth);
+  AddRmsNormParams p;
+  p.rows = 2, p.width = kWidth, p.epsilon = 1e-5f, p.residual = residual.data(), p.source_rows = device_chosen.data();
+  p.delta = reinterpret_cast<const __half*>(delta.data()), p.weight = device_weight.data();
+  p.request = out.request(), p.out = out.buffer();
+  add_rms_norm({}, p);
+  std::vector<float> sums = stream, want;
+  for (const int32_t r : chosen)
+    for (int64_t i = 0; i < kWidth; ++i) {
+      const auto at = static_cast<size_t>(r * kWidth + i);
+      want.push_back(sums[at] += f32_from_f16(added[at]));
+    }
+  EXPECT_EQ(residual.read(), sums) << "the chosen rows alone keep their sums";
+  rms_norm(want.data(), weight.data(), 1e-5, want.data(), 2, kWidth);
+  out.check(want, "chosen rows with delta");
+
+  Output last({"f16", ActivationForm::f16, false, false}, 2, kWidth);
+  p.delta = reinterpret_cast<const __half*>(next.data()), p.delta_in_order = true, p.keeps_sum = false;
+  p.request = last.request(), p.out = last.buffer();
+  add_rms_norm({}, p);
+  want.clear();
+  for (size_t r = 0; r < chosen.size(); ++r)
+    for (size_t i = 0; i < static_cast<size_t>(kWidth); ++i)
+      want.push_back(sums[static_cast<size_t>(chosen[r]) * kWidth + i] + f32_from_f16(then[r * kWidth + i]));
+  rms_norm(want.data(), weight.data(), 1e-5, want.data(), 2, kWidth);
+  last.check(want, "chosen rows with delta in order");
+  EXPECT_EQ(residual.read(), sums) << "the residual was written";
 }
 
 // A chained queue is Hopper's: there a row may be spread over a cluster of blocks.

@@ -82,6 +82,16 @@ TEST(StepPlan, DecodePiecesAreThoseBeforeTheFirstLongOne) {
   EXPECT_TRUE(mixed.shape.prefill);
 }
 
+TEST(StepPlan, TheLastLayerComputesTheRowsThatSample) {
+  const std::vector<SequencePiece> pieces = {piece(1, 1000), piece(1, 3), piece(7, 0), piece(5, 9, false)};
+  EXPECT_EQ(plan(pieces).shape.last_rows, 3);
+  EXPECT_EQ(plan(pieces, LogitsWanted::sampled).shape.last_rows, 3);
+  EXPECT_EQ(plan(pieces, LogitsWanted::all).shape.last_rows, 14) << "logits of every row";
+  EXPECT_EQ(plan(pieces, LogitsWanted::none, true).shape.last_rows, 14) << "a tap sees every row";
+  EXPECT_EQ(plan({piece(7, 0, false)}).shape.last_rows, 0) << "the middle of a prompt";
+  EXPECT_EQ(plan(std::vector<SequencePiece>(11, piece(1, 300))).shape.last_rows, 16) << "a graph's padding too";
+}
+
 KvBudget budget() {
   KvBudget b;
   b.card_bytes = 80'000;

@@ -27,10 +27,6 @@ constexpr int bulk_x_vectors(SkinnyFormat format) {  // of 16 bytes a lane, chun
   return format == SkinnyFormat::e4m3_f16 ? 4 : 2;
 }
 
-// How y is written where rows of W alternate between 8 of a gate and 8 of its up: silu(gate) * up in the form that the
-// next layer wants, n / 2 columns.
-enum class GateForm { none, f16, fp8, int8 };
-
 struct BulkArguments {
   TensorMap weight;  // of row-major formats: boxes of 16 rows x 128 bytes
   SkinnyArguments layer;

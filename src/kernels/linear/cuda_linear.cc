@@ -59,6 +59,16 @@ void run_skinny(const LinearState& layer, const CudaQueue& queue, int64_t m, con
   launch_skinny(layer.skinny, plan, a, queue);
 }
 
+// How a product ends whose output `wanted` says.
+template <class Arguments>
+void set_gate(Arguments& a, const ActivationRequest& wanted) {
+  a.gate = wanted.form == ActivationForm::f16   ? GateForm::f16
+           : wanted.form == ActivationForm::fp8 ? GateForm::fp8
+                                                : GateForm::int8;
+  a.gate_prequant = wanted.prequant;
+  a.gate_inverse = 1.0f / wanted.static_scale;
+}
+
 // gated: what the next layer wants of silu(gate) * up; null: y as it is.
 void run_bulk(const LinearState& layer, const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y,
               bool y_f32, const ActivationRequest* gated = nullptr) {
@@ -71,13 +81,7 @@ void run_bulk(const LinearState& layer, const CudaQueue& queue, int64_t m, const
   a.layer.slices = plan.slices;
   a.layer.chunks_per_slice = plan.chunks_per_slice;
   a.layer.ahead = weights_ahead(layer, int64_t{plan.grid} * kBulkWarps);
-  if (gated) {
-    a.gate = gated->form == ActivationForm::f16   ? GateForm::f16
-             : gated->form == ActivationForm::fp8 ? GateForm::fp8
-                                                  : GateForm::int8;
-    a.gate_prequant = gated->prequant;
-    a.gate_inverse = 1.0f / gated->static_scale;
-  }
+  if (gated) set_gate(a, *gated);
   launch_bulk(layer.skinny, plan, a, queue);
 }
 
@@ -89,7 +93,7 @@ const WidePlan& wide_plan(const LinearState& layer, int64_t m) {
 }
 
 void run_wide(const LinearState& layer, const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y,
-              bool y_f32) {
+              bool y_f32, const ActivationRequest* gated = nullptr) {
   const LinearContextState& context = *layer.context;
   const WidePlan& plan = wide_plan(layer, m);
   const bool int4 = layer.path == ComputePath::w4a16;
@@ -103,8 +107,10 @@ void run_wide(const LinearState& layer, const CudaQueue& queue, int64_t m, const
     a.scales = tensor_map(layer.group_scales.data(), layout.tiles(), layout.groups * scale_bytes / 8,
                           layout.groups * scale_bytes, 8, plan.tile.features() / 16, int4_scale_box(*layer.wide));
   } else {
-    a.x = tensor_map(x.values, m, layer.k, layer.k, 1, plan.tile.tokens, 128);
-    a.weight = tensor_map(layer.weight.data(), layer.n, layer.k, layer.pitch, 1, plan.tile.features(), 128);
+    const int bytes = *layer.wide == WideFormat::f16 ? 2 : 1, step = wide_step(*layer.wide);
+    a.x = tensor_map(x.values, m, layer.k, layer.k * bytes, bytes, plan.tile.tokens, step);
+    a.weight =
+        tensor_map(layer.weight.data(), layer.n, layer.k, layer.pitch * bytes, bytes, plan.tile.features(), step);
   }
   a.channel_scales = layer.channel_scales.as<float>();
   a.row_scales = layer.per_token ? x.row_scales : nullptr;
@@ -123,6 +129,7 @@ void run_wide(const LinearState& layer, const CudaQueue& queue, int64_t m, const
   a.y_f32 = y_f32;
   a.keep_weights = plan.token_tiles > 1;
   if (!a.keep_weights) a.ahead = weights_ahead(layer, plan.grid);
+  if (gated) set_gate(a, *gated);
   launch_wide(*layer.wide, plan, a, queue);
 }
 
@@ -295,12 +302,15 @@ int CudaLinear::shared_percent(int64_t m) const {
 }
 
 bool CudaLinear::can_gate(int64_t m, const ActivationRequest& wanted) const {
-  return state_->alternating && !wanted.per_token && choose_route(*state_, m) == LinearRoute::bulk;
+  if (!state_->alternating || wanted.per_token) return false;
+  const LinearRoute route = choose_route(*state_, m);
+  return route == LinearRoute::bulk || route == LinearRoute::wide;
 }
 
 void CudaLinear::run_gated(const CudaQueue& queue, int64_t m, const ActivationBuffer& x,
                            const ActivationRequest& wanted, void* out) const {
   const LinearState& s = *state_;
+  if (choose_route(s, m) == LinearRoute::wide) return run_wide(s, queue, m, x, out, false, &wanted);
   const int64_t x_row = s.k * (input().form == ActivationForm::f16 ? 2 : 1);
   const int64_t out_row = s.n / 2 * (wanted.form == ActivationForm::f16 ? 2 : 1);
   for (int64_t begin = 0; begin < m; begin += kSkinnyMaxTokens) {

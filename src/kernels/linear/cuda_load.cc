@@ -98,6 +98,8 @@ std::optional<WideFormat> wide_format(const LinearState& layer) {
       return WideFormat::int8;
     case SkinnyFormat::e4m3:
       return WideFormat::e4m3;
+    case SkinnyFormat::f16:
+      return WideFormat::f16;
     default:
       return {};
   }

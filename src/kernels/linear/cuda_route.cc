@@ -55,6 +55,7 @@ LinearRoute library_route(const LinearState& layer, int64_t m) {
 // Where Hopper's own kernel is faster than what the library makes of these scales.
 bool prefers_wide(const LinearState& layer, int64_t m) {
   if (!layer.wide) return false;
+  if (layer.path == ComputePath::w16a16) return layer.alternating;  // the gating comes with it
   if (layer.path != ComputePath::w8a8_fp8) return true;
   if (layer.per_token || (layer.alternating && !layer.uniform)) return m < kScaledFromRows;
   return !layer.uniform && (!layer.tensor_scales || m < kPartsFromRows);

@@ -36,12 +36,21 @@ std::span<const WideKernel> kernels_of(WideFormat format) {
     case WideFormat::e4m3:
       first = wide_kernels_e4m3(count);
       break;
+    case WideFormat::f16:
+      first = wide_kernels_f16(count);
+      break;
   }
   return {first, static_cast<size_t>(count)};
 }
 
-// What the plan reckons with, measured on an H100 (`bench_gpu linear`): a multiprocessor's products and copies out of
-// L2 a microsecond, and the card's memory.
+// Of a weight in memory, a group's scale included.
+double weight_bytes(WideFormat format) {
+  return is_int4(format) ? 0.53 : format == WideFormat::f16 ? 2.0 : 1.0;
+}
+
+// What the plan reckons with, measured on an H100 (`bench_gpu linear`): a multiprocessor's products (of halves half as
+// many, so that a step of 128 bytes takes the same time) and copies out of L2 a microsecond, and the card's memory.
+constexpr int kStepBytes = 128;
 constexpr double kByteProductsPerUs = 4096.0 * 1300, kL2BytesPerUs = 65e3, kMemoryBytesPerUs = 2.9e6;
 constexpr double kTileUs = 1.5, kSharedBytesPerUs = 60e3;
 constexpr double kStepUs = 0.26;                      // a step at least
@@ -65,8 +74,8 @@ double step_us(WideFormat format, const WideTile& tile) {
       if (step.features == tile.features() && step.tokens == tile.tokens) return step.us;
     throw Error(fmt::format("no measured step of an int4 tile of {} x {}", tile.features(), tile.tokens));
   }
-  const double products = static_cast<double>(tile.features()) * tile.tokens * kWideStep;
-  const double bytes = static_cast<double>(tile.features() + tile.tokens) * kWideStep;
+  const double products = static_cast<double>(tile.features()) * tile.tokens * kStepBytes;
+  const double bytes = static_cast<double>(tile.features() + tile.tokens) * kStepBytes;
   return std::max({products / kByteProductsPerUs, bytes / kL2BytesPerUs, kStepUs});
 }
 
@@ -101,7 +110,7 @@ struct WideCost {
 
 void consider(WidePlan& best, WideFormat format, int kernel, const WideTile& tile, int64_t m, int64_t n, int64_t k,
               int64_t multiprocessors) {
-  const int64_t steps = ceil_div(k, kWideStep), token_tiles = ceil_div(m, tile.tokens);
+  const int64_t steps = ceil_div(k, wide_step(format)), token_tiles = ceil_div(m, tile.tokens);
   const int64_t tiles = ceil_div(n, tile.features()) * token_tiles, waves = tiles / multiprocessors;
   for (int64_t own = std::max<int64_t>(0, waves - 1); own <= waves; ++own) {
     const int64_t whole = own * multiprocessors / token_tiles * token_tiles, split = tiles - whole;
@@ -109,7 +118,7 @@ void consider(WidePlan& best, WideFormat format, int kernel, const WideTile& til
       int64_t blocks = share == 0 ? multiprocessors : split * share;
       if (split == 0) blocks = 0;
       if (blocks > multiprocessors || blocks > split * steps || split > kWideTickets) continue;
-      const double memory = static_cast<double>(n * k) * (is_int4(format) ? 0.53 : 1.0) / kMemoryBytesPerUs;
+      const double memory = static_cast<double>(n * k) * weight_bytes(format) / kMemoryBytesPerUs;
       const WideCost cost = {format, tile, steps, multiprocessors, whole, split, blocks, token_tiles, memory};
       const double us = cost.us();
       if (best.us != 0 && us >= best.us) continue;
@@ -185,7 +194,8 @@ TensorMap tensor_map(const void* data, int64_t rows, int64_t columns, int64_t pi
 }
 
 void configure_wide() {
-  for (const WideFormat format : {WideFormat::w4, WideFormat::w4_zeros, WideFormat::int8, WideFormat::e4m3})
+  for (const WideFormat format :
+       {WideFormat::w4, WideFormat::w4_zeros, WideFormat::int8, WideFormat::e4m3, WideFormat::f16})
     for (const WideKernel& kernel : kernels_of(format))
       QG_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel.kernel),
                                    cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes));

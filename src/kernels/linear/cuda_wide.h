@@ -1,19 +1,23 @@
 #pragma once
 // Linear layers for many tokens on Hopper: wgmma with the weights as the A operand (features are rows of D) and the
 // tokens as its columns, so that one kernel serves 17 tokens and 8192. int4 weights become halves in registers while
-// the tensor cores work on those before; 8-bit weights go from memory to shared memory to the tensor cores. One warp
-// keeps a ring of stages of 128 of k full (its first weights before the kernel ahead has ended). Tiles that do not fill
+// the tensor cores work on those before; others go from memory to shared memory to the tensor cores. One warp keeps a
+// ring of stages of wide_step of k full (its first weights before the kernel ahead has ended). Tiles that do not fill
 // the card's multiprocessors evenly are split along k; the last block to finish a tile adds up the parts in order.
 #include <cstdint>
 
 #include "kernels/common/cuda.h"
 #include "kernels/linear/cuda_ahead.h"
+#include "kernels/linear/cuda_gate.h"
 
 namespace qg {
 
-enum class WideFormat { w4, w4_zeros, int8, e4m3 };
+enum class WideFormat { w4, w4_zeros, int8, e4m3, f16 };
 
-inline constexpr int kWideStep = 128;  // of k a stage
+// Of k a stage: what goes to the tensor cores as it is stored comes in boxes of 128 bytes.
+constexpr int wide_step(WideFormat format) {
+  return format == WideFormat::f16 ? 64 : 128;
+}
 // Token tiles that are worked on together. Blocks that run at the same time then cover about as many tokens as
 // features, and so read the least of both.
 inline constexpr int kTokenBand = 8;
@@ -45,6 +49,9 @@ struct WideArguments {
   int* tickets = nullptr;                 // [split_tiles], zero before and after
   WeightsAhead ahead;                     // a part a block
   float scale = 1;                        // of everything
+  GateForm gate = GateForm::none;         // then y is [m, n / 2]
+  const float* gate_prequant = nullptr;   // [n / 2] or null
+  float gate_inverse = 1;                 // of the static scale
   int m = 0, n = 0;
   int steps = 0, token_tiles = 0;  // steps of k
   // The first whole_tiles (bands of kTokenBand; in them tokens vary first) are a block's own: block, block + grid, ...
@@ -97,5 +104,6 @@ const WideKernel* wide_kernels_w4(int& count);
 const WideKernel* wide_kernels_w4_zeros(int& count);
 const WideKernel* wide_kernels_int8(int& count);
 const WideKernel* wide_kernels_e4m3(int& count);
+const WideKernel* wide_kernels_f16(int& count);
 
 }  // namespace qg

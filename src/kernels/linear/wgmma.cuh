@@ -150,6 +150,14 @@ __device__ __forceinline__ void hold(const uint32_t (&a)[16]) {
                  : QG_SUMS_##sums("+f")                                                                            \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));                                 \
   }                                                                                                                \
+  __device__ __forceinline__ void wgmma_f16(float(&d)[sums], uint64_t a, uint64_t b, int keep) {                   \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #p2                                                          \
+                 ", 0;\n"                                                                                          \
+                 "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.f16.f16 {" QG_NAMES_##sums "}, %" #p0 ", %" #p1   \
+                                                                                            ", p, 1, 1, 0, 0;\n}"  \
+                 : QG_SUMS_##sums("+f")                                                                            \
+                 : "l"(a), "l"(b), "r"(keep));                                                                     \
+  }                                                                                                                \
   __device__ __forceinline__ void wgmma_e4m3(float(&d)[sums], uint64_t a, uint64_t b, int keep) {                  \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #p2                                                          \
                  ", 0;\n"                                                                                          \

@@ -3,6 +3,8 @@
 #include "kernels/linear/cuda_wide.h"
 #include "kernels/linear/mma.cuh"
 #include "kernels/linear/wgmma.cuh"
+#include "kernels/pointwise/quantize.cuh"
+#include "kernels/pointwise/silu.cuh"
 
 namespace qg::device {
 
@@ -31,14 +33,15 @@ struct WideShape {
   static constexpr int kConsumers = 128 * kGroups;  // threads that multiply
   static constexpr int kFeatures = 64 * kGroups * kHalves;
   static constexpr int kRowTiles = kFeatures / 16;
+  static constexpr int kStep = wide_step(kFormat);
   static constexpr int kXBox = kTokens * 128;
-  static constexpr int kChunks = kWideStep / 64;               // of int4
+  static constexpr int kChunks = kStep / 64;                   // of int4
   static constexpr int kXBoxes = Traits::kInt4 ? kChunks : 1;  // of 128 bytes of k
   static constexpr int kXBytes = kXBox * kXBoxes;
   static constexpr int kTileBytes = kChunks * 512;  // int4: of a row tile
   static constexpr int kUnits = kChunks * kHalves;  // int4: of 64 x 64, which become fragments at a time
   static constexpr int kScaleBytes = Traits::kInt4 ? Traits::kScaleWords * 32 * kChunks : 0;  // and its groups
-  static constexpr int kWeightBytes = Traits::kInt4 ? kRowTiles * (kTileBytes + kScaleBytes) : kFeatures * kWideStep;
+  static constexpr int kWeightBytes = Traits::kInt4 ? kRowTiles * (kTileBytes + kScaleBytes) : kFeatures * 128;
   static constexpr int kStageBytes = (kXBytes + kWeightBytes + 1023) / 1024 * 1024;
   static constexpr int kStoreBytes = kStoreTokens * kStorePitch;  // a warpgroup
   static constexpr int kTail = kGroups * (kStoreBytes + kTokens * 4) + 2 * kStages * 8 + 16;
@@ -158,7 +161,7 @@ struct WideProducer {
       copy_box(ring.weights() + S::kRowTiles * S::kTileBytes, &a.scales,
                (chunk >> a.group_shift) * Traits::kScaleWords * 4, row_tile, barrier, hint);
     } else {
-      copy_box(ring.weights(), &a.weight, step * kWideStep, walk.feature * S::kFeatures, barrier, hint);
+      copy_box(ring.weights(), &a.weight, step * S::kStep, walk.feature * S::kFeatures, barrier, hint);
     }
   }
   __device__ void x() const {
@@ -166,7 +169,7 @@ struct WideProducer {
     const int row = walk.token * S::kTile.tokens;
 #pragma unroll
     for (int i = 0; i < S::kXBoxes; ++i)
-      copy_box(ring.x() + i * S::kXBox, &a.x, step * kWideStep + i * (kWideStep / S::kXBoxes), row, ring.full_barrier(),
+      copy_box(ring.x() + i * S::kXBox, &a.x, step * S::kStep + i * (S::kStep / S::kXBoxes), row, ring.full_barrier(),
                kEvictNormal);
   }
 };
@@ -262,6 +265,8 @@ __device__ __forceinline__ void multiply_run(const WideArguments& a, WideRing<S>
         for (int i = 0; i < 4; ++i) {
           if constexpr (kFormat == WideFormat::int8) {
             wgmma_s8(acc[h], w + h * 512 + 2 * i, x + 2 * i, i == 0 ? keep : 1);
+          } else if constexpr (kFormat == WideFormat::f16) {
+            wgmma_f16(acc[h], w + h * 512 + 2 * i, x + 2 * i, i == 0 ? keep : 1);
           } else {
             wgmma_e4m3(acc[h], w + h * 512 + 2 * i, x + 2 * i, i == 0 ? keep : 1);
           }
@@ -327,6 +332,49 @@ __device__ __forceinline__ bool share_tile(const WideArguments& a, const WideWal
   return true;
 }
 
+// Of rows that alternate between 8 of a gate and 8 of its up, 64 for 32 tokens: silu(gate) * up in the form of a.gate,
+// 32 columns of y. A lane has gate row g in value[j][0..1] and its up in value[j][2..3], of tokens 8 j + 2 t and the
+// one after. first: the rows' first; tokens: how many of the 32 there are.
+__device__ __forceinline__ void store_gated(const WideArguments& a, int first, int token0, int tokens, char* store,
+                                            const float (&value)[4][4]) {
+  const int thread = threadIdx.x % 128, group = threadIdx.x / 128, lane = thread % 32, warp = thread / 32;
+  const int g = lane / 4, t = lane % 4, width = a.n / 2, column = first / 2 + warp * 8 + g;
+  const float by = a.gate_prequant && column < width ? a.gate_prequant[column] : 1.0f;
+  const auto gated = [&](int j, int e) {  // the same roundings as a product in f16 and silu_mul after it
+    const float y =
+        silu_times(__half2float(__float2half_rn(value[j][e])), __half2float(__float2half_rn(value[j][e + 2])));
+    return a.gate_prequant ? y * by : y;
+  };
+  if (a.gate == GateForm::f16) {
+    uint32_t pairs[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) pairs[j] = bits(__floats2half2_rn(gated(j, 0), gated(j, 1)));
+    store_transposed(shared_address(store) + lane * kStorePitch + warp * 16, pairs[0], pairs[1], pairs[2], pairs[3]);
+  } else {
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const float y = gated(j, e);
+        store[(8 * j + 2 * t + e) * kStorePitch + warp * 8 + g] =
+            static_cast<char>(a.gate == GateForm::fp8 ? quantize<ActivationForm::fp8>(y, a.gate_inverse)
+                                                      : quantize<ActivationForm::int8>(y, a.gate_inverse));
+      }
+  }
+  barrier(2 + group, 128);
+  const int token = thread / 4, at = thread % 4 * 8;
+  if (token < tokens && first / 2 + at < width) {
+    const int64_t to = static_cast<int64_t>(token0 + token) * width + first / 2 + at;
+    if (a.gate == GateForm::f16)
+      *reinterpret_cast<uint4*>(static_cast<__half*>(a.y) + to) =
+          *reinterpret_cast<const uint4*>(store + token * kStorePitch + at * 2);
+    else
+      *reinterpret_cast<uint2*>(static_cast<uint8_t*>(a.y) + to) =
+          *reinterpret_cast<const uint2*>(store + token * kStorePitch + at);
+  }
+  barrier(2 + group, 128);
+}
+
 // Scales, rounds and writes a tile.
 template <class S>
 __device__ __forceinline__ void store_tile(const WideArguments& a, const WideWalk& walk, char* store, float* factors,
@@ -357,6 +405,10 @@ __device__ __forceinline__ void store_tile(const WideArguments& a, const WideWal
         for (int e = 0; e < 4; ++e)
           value[j][e] =
               static_cast<float>(acc[h][part / 2 + 4 * j + e]) * ((e % 2 == 0 ? factor.x : factor.y) * channel[e / 2]);
+      }
+      if (a.gate != GateForm::none) {
+        store_gated(a, feature0 + h * 64, token0 + part, a.m - token0 - part, store, value);
+        continue;
       }
       if (a.y_f32) {
 #pragma unroll

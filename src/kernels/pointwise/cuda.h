@@ -22,7 +22,9 @@ struct AddRmsNormParams {
   const int32_t* tokens = nullptr;       // [rows]: residual starts as embedding[token]; needs embedding
   const int32_t* sampled = nullptr;      // a token of -1 - i in `tokens` stands for sampled[i]
   const __half* embedding = nullptr;     // [vocab, width]
-  const int32_t* source_rows = nullptr;  // [rows]: output row i comes from this row; the residual is not written then
+  const int32_t* source_rows = nullptr;  // [rows], each named once: output row i comes from this row
+  bool delta_in_order = false;           // row i of delta is output row i's nevertheless
+  bool keeps_sum = true;                 // else the residual is not written
   const float* weight = nullptr;         // [width]
   ActivationRequest request;
   ActivationBuffer out;  // [rows, width]

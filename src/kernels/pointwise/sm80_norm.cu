@@ -15,6 +15,7 @@ struct NormArguments {
   const int32_t* sampled;
   const __half* embedding;
   const int32_t* source_rows;
+  bool delta_in_order, keeps_sum;
   const float* weight;
   const float* prequant;
   float static_scale;
@@ -56,7 +57,7 @@ __global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(NormArguments a)
   float* residual = a.residual + source * a.width;
   // Halves that are added: the embedding, to nothing, or delta.
   const __half* halves = a.tokens  ? a.embedding + static_cast<int64_t>(token_of(a, row)) * a.width
-                         : a.delta ? a.delta + source * a.width
+                         : a.delta ? a.delta + (a.delta_in_order ? row : source) * a.width
                                    : nullptr;
   // All loads first: the row is short, and what takes time is the way to memory.
   float x[kChunks][4];
@@ -75,7 +76,7 @@ __global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(NormArguments a)
   for (int c = 0; c < kChunks; ++c) {
     const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
     add_half4(x[c], added[c]);
-    if (column < a.width && halves && !a.source_rows)
+    if (column < a.width && halves && a.keeps_sum)
       *reinterpret_cast<float4*>(residual + column) = make_float4(x[c][0], x[c][1], x[c][2], x[c][3]);
 #pragma unroll
     for (int i = 0; i < 4; ++i) squares += x[c][i] * x[c][i];
@@ -140,6 +141,8 @@ void add_rms_norm(const CudaQueue& queue, const AddRmsNormParams& p) {
                         p.sampled,
                         p.embedding,
                         p.source_rows,
+                        p.delta_in_order,
+                        p.keeps_sum,
                         p.weight,
                         p.request.prequant,
                         p.request.static_scale,
