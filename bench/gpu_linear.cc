@@ -1,14 +1,17 @@
 // Time of the four linear layers of Llama-3.1-8B by format and rows: `bench_gpu linear`; `bench_gpu linear_int4` only
-// for FP16 and int4, with the table of ratios at its end. Each figure is a graph of launches in a chain over copies of
+// for FP16 and int4, with the table of ratios at its end; `bench_gpu linear_gate` gate and up with the gating that
+// follows, by one launch and by two. Each figure is a graph of launches in a chain over copies of
 // the weights that exceed the L2 cache, so that every launch reads its weights from memory.
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <numeric>
 
 #include "bench/gpu.h"
 #include "kernels/linear/cuda_state.h"
+#include "kernels/pointwise/cuda.h"
 #include "tests/gpu/linear_layers.h"
 
 namespace qg {
@@ -28,11 +31,13 @@ constexpr double kCopyGbPerS = 3030;  // an H100 SXM's copies, read plus written
 
 class Copies {
  public:
-  Copies(Kind kind, int64_t n, int64_t k, CudaLinearContext& context, int64_t beyond_bytes, int64_t rows) {
-    const LinearWeights weights = test::make_part(kind, n, k, 128, 1);
-    const LinearWeights* one = &weights;
+  Copies(Kind kind, int64_t n, int64_t k, CudaLinearContext& context, int64_t beyond_bytes, int64_t rows,
+         PartOrder order = PartOrder::joined) {
+    const int64_t parts = order == PartOrder::alternating ? 2 : 1;
+    const LinearWeights weights = test::make_part(kind, n / parts, k, 128, 1);
+    const LinearWeights* pointers[] = {&weights, &weights};
     do {
-      layers_.emplace_back(std::span(&one, 1), test::activations_of(kind), context);
+      layers_.emplace_back(std::span(pointers, static_cast<size_t>(parts)), test::activations_of(kind), context, order);
     } while (static_cast<int64_t>(layers_.size()) * layers_[0].bytes() < beyond_bytes);
     const ActivationRequest request = layers_[0].input();
     const test::Input x(request.form, request.per_token, rows, k, 2);
@@ -41,21 +46,42 @@ class Copies {
     QG_CUDA(cudaMemcpy(values_.data(), x.values.tensor.data, x.values.tensor.bytes(), cudaMemcpyHostToDevice));
     QG_CUDA(cudaMemcpy(scales_.data(), x.row_scales.data(), x.row_scales.size() * 4, cudaMemcpyHostToDevice));
     y_ = DeviceBuffer(static_cast<size_t>(rows * n) * 2);
+    gated_ = DeviceBuffer(static_cast<size_t>(rows * n));
   }
   int64_t bytes() const { return layers_[0].bytes(); }
   std::string kernel_name(int64_t m) const { return layers_[0].kernel_name(m); }
 
   double time_us(int64_t m, cudaStream_t stream) {
     layers_[0].prepare(m);
-    const int launches = m > kUsualRows ? 8 : std::max(20, static_cast<int>(layers_.size()));
     const ActivationBuffer x = {values_.data(), scales_.as<float>()};
-    layers_[0].run(CudaQueue{stream, true}, m, x, y_.data(), DType::f16);  // loads the kernels
+    return time_us(m, stream, [&](const CudaLinear& layer) {
+      layer.run(CudaQueue{stream, true}, m, x, y_.data(), DType::f16);
+    });
+  }
+  // Gate and up, and silu(gate) * up as f16 or in the form that such a layer reads; 0: no kernel does both.
+  double time_gating_us(int64_t m, cudaStream_t stream, bool one_launch) {
+    layers_[0].prepare(m);
+    const ActivationBuffer x = {values_.data(), scales_.as<float>()};
+    ActivationRequest wanted = layers_[0].input();
+    wanted.per_token = false;
+    if (one_launch && !layers_[0].can_gate(m, wanted)) return 0;
+    return time_us(m, stream, [&](const CudaLinear& layer) {
+      const CudaQueue queue{stream, true};
+      if (one_launch) return layer.run_gated(queue, m, x, wanted, gated_.data());
+      layer.run(queue, m, x, y_.data(), DType::f16);
+      silu_mul(queue, m, layer.n() / 2, y_.as<__half>(), wanted, {gated_.data(), nullptr});
+    });
+  }
+
+ private:
+  double time_us(int64_t m, cudaStream_t stream, const std::function<void(const CudaLinear&)>& launch) {
+    const int launches = m > kUsualRows ? 8 : std::max(20, static_cast<int>(layers_.size()));
+    launch(layers_[0]);  // loads the kernels
     QG_CUDA(cudaStreamSynchronize(stream));
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t exec = nullptr;
     QG_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    for (int i = 0; i < launches; ++i)
-      layers_[static_cast<size_t>(i) % layers_.size()].run(CudaQueue{stream, true}, m, x, y_.data(), DType::f16);
+    for (int i = 0; i < launches; ++i) launch(layers_[static_cast<size_t>(i) % layers_.size()]);
     QG_CUDA(cudaStreamEndCapture(stream, &graph));
     QG_CUDA(cudaGraphInstantiate(&exec, graph, 0));
     cudaEvent_t begin = nullptr, end = nullptr;
@@ -79,9 +105,8 @@ class Copies {
     return static_cast<double>(best_ms) * 1000 / launches;
   }
 
- private:
   std::vector<CudaLinear> layers_;
-  DeviceBuffer values_, scales_, y_;
+  DeviceBuffer values_, scales_, y_, gated_;
 };
 
 struct Table {
@@ -163,6 +188,7 @@ void bench_linear() {
                 {Kind::w4_zeros, {}, "", kMostRows},
                 {Kind::fp8_f16, {}},
                 {Kind::fp8_dynamic, LinearRoute::wide, " wide"},
+                {Kind::f16, LinearRoute::wide, " wide", kMostRows},
                 {Kind::w4, LinearRoute::wide, " wide"},
                 {Kind::int8_dynamic, LinearRoute::wide, " wide"},
                 {Kind::w4, LinearRoute::library, " library", kMostRows},
@@ -174,6 +200,34 @@ void bench_linear() {
                 {Kind::f16, LinearRoute::skinny, " skinny", 16},
                 {Kind::fp8_static, LinearRoute::skinny, " skinny", 16},
                 {Kind::w4, LinearRoute::skinny, " skinny", 16}});
+}
+
+void bench_linear_gate() {
+  const DeviceCapabilities device = read_device_capabilities(0);
+  cudaStream_t stream = nullptr;
+  QG_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  fmt::print("{}: us of gate and up with silu(gate) * up; one launch, the same kernel and two, the library and two\n",
+             device.name);
+  for (const Kind kind : {Kind::f16, Kind::fp8_static, Kind::int8_static, Kind::w4}) {
+    std::map<int64_t, std::vector<double>> us;
+    std::map<int64_t, std::string> names;
+    for (const LinearRoute route : {LinearRoute::wide, LinearRoute::library}) {
+      CudaLinearContext context(device, kMostRows);
+      context.state().wanted = route;
+      Copies copies(kind, kShapes[2][0], kShapes[2][1], context, 4 * device.l2_bytes, kMostRows,
+                    PartOrder::alternating);
+      for (const int64_t m : kRows) {
+        if (m < 12) continue;
+        if (route == LinearRoute::wide) us[m].push_back(copies.time_gating_us(m, stream, true));
+        us[m].push_back(copies.time_gating_us(m, stream, false));
+        names[m] += (names[m].empty() ? "" : " ") + copies.kernel_name(m);
+      }
+    }
+    for (const auto& [m, t] : us)
+      fmt::print("{:12} {:4} {:8.2f} {:8.2f} {:8.2f}  {}\n", test::to_string(kind), m, t[0], t[1], t[2], names[m]);
+    std::fflush(stdout);
+  }
+  QG_CUDA(cudaStreamDestroy(stream));
 }
 
 void bench_linear_int4() {
