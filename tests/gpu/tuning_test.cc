@@ -49,7 +49,7 @@ TEST(TuningTables, ImpossibleEntriesAreLeftOut) {
   CudaLinearContext plain(test::capabilities(), kRows), lied(test::capabilities(), kRows);
   test::Case honest = make_case(test::Kind::f16, plain);
   TuningTable table;
-  table.routes.push_back({"w16a16 1024x2048", 64, "wide", {{"wide", 1.0}}});  // has no such kernel
+  table.routes.push_back({"w16a16 1024x2048", 64, "expand", {{"expand", 1.0}}});  // there is nothing to expand
   table.routes.push_back({"w16a16 1024x2048", 96, "by magic", {{"by magic", 1.0}}});
   table.products.push_back({"f16", "F16", 128, 1024, 2048, 2048, 1024, std::string(128, 'f'), 1.0});
   table.products.push_back({"f17", "F16", 128, 1024, 2048, 2048, 1024, std::string(128, '0'), 1.0});

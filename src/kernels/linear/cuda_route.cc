@@ -21,6 +21,7 @@ constexpr std::array kCrossovers{
 };
 constexpr int64_t kPartsFromRows = 256;   // a library call per part rather than sums and a scaling pass
 constexpr int64_t kScaledFromRows = 512;  // the library's own row and column scales rather than that
+constexpr int64_t kGatedRows = 128;       // up to which the library is not asked for a gate and its up
 constexpr int64_t kSumsBytes = 64 << 20;  // of sums at a time
 
 // What the library asks of a layer's shape: 16-byte rows, and for 8-bit types multiples of 16.
@@ -55,7 +56,9 @@ LinearRoute library_route(const LinearState& layer, int64_t m) {
 // Where Hopper's own kernel is faster than what the library makes of these scales.
 bool prefers_wide(const LinearState& layer, int64_t m) {
   if (!layer.wide) return false;
-  if (layer.path == ComputePath::w16a16) return layer.alternating;  // the gating comes with it
+  // With the gating in it (`bench_gpu linear_gate`) it beats the library's product and a launch that gates.
+  if (layer.alternating && m <= kGatedRows) return true;
+  if (layer.path == ComputePath::w16a16) return false;
   if (layer.path != ComputePath::w8a8_fp8) return true;
   if (layer.per_token || (layer.alternating && !layer.uniform)) return m < kScaledFromRows;
   return !layer.uniform && (!layer.tensor_scales || m < kPartsFromRows);
