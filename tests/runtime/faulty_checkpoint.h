@@ -2,6 +2,7 @@
 // A checkpoint that says something else than the one it stands for, so that a test can show what it finds.
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "checkpoint/checkpoint.h"
 
@@ -47,6 +48,38 @@ inline Tensor scaled(const Tensor& tensor, float factor, int64_t only = -1) {
   for (size_t i = 0; i < values.size(); ++i)
     if (only < 0 || static_cast<int64_t>(i) == only) values[i] *= factor;
   return tensor_from_f32(values, tensor.shape, tensor.dtype);
+}
+
+struct Fault {
+  const char* name;
+  FaultyCheckpoint::LinearFault linear;
+  FaultyCheckpoint::TensorFault tensor;
+  bool static_only = false;
+};
+
+// Errors of the sizes that a kernel with a wrong scale, a forgotten channel or a wrong norm makes, each in one place of
+// the second layer.
+inline std::vector<Fault> faults() {
+  std::vector<Fault> faults;
+  for (const LinearRole role :
+       {LinearRole::qkv, LinearRole::attention_output, LinearRole::gate, LinearRole::up, LinearRole::down})
+    faults.push_back({"a weight scale is off by 5 %",
+                      [role](const LinearSpec& spec, LinearWeights& w) {
+                        if (spec.layer == 1 && spec.role == role) w.weight_scale = scaled(w.weight_scale, 1.05f);
+                      },
+                      {}});
+  for (const TensorRole role : {TensorRole::attention_norm, TensorRole::mlp_norm})
+    faults.push_back({"one weight of a norm is off by 5 %", {}, [role](const TensorSpec& spec, Tensor& tensor) {
+                        if (spec.layer == 1 && spec.role == role) tensor = scaled(tensor, 1.05f, 17);
+                      }});
+  for (const LinearRole role : {LinearRole::qkv, LinearRole::attention_output, LinearRole::down})
+    faults.push_back({"a static scale is off by 1 %",
+                      [role](const LinearSpec& spec, LinearWeights& w) {
+                        if (spec.layer == 1 && spec.role == role) w.input_scale = scaled(w.input_scale, 1.01f);
+                      },
+                      {},
+                      true});
+  return faults;
 }
 
 }  // namespace qg::test

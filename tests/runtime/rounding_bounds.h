@@ -137,7 +137,8 @@ class RoundingBounds {
   //
   // A score s_j moves by the query's difference, which is the same for all tokens, and by its key's. The result
   // o = sum w_j v_j moves by sum w_j (dv_j + ds_j (v_j - o)): deviations of what is shared add up, those of different
-  // tokens add in squares. Last, attention's own arithmetic on equal values, as attention_step.h has it.
+  // tokens add in squares. So do attention's own roundings (attention_step.h): of weights to half, u rms(o) / sqrt(3),
+  // and of the result.
   std::vector<double> attention(int layer, const Uncertain& qkv) {
     const int64_t d = shape_.head_dim, group = shape_.heads / shape_.kv_heads;
     const double scale = attention_score_scale(shape_);
@@ -180,10 +181,12 @@ class RoundingBounds {
           }
         double squares = 0;
         for (const double x : o) squares += x * x;
-        const double rms = std::sqrt(squares / static_cast<double>(d));
         for (size_t c = 0; c < o.size(); ++c)
-          tolerance[q0 + c] = kDeviations * second_order * (shared[c] + std::sqrt(apart[c])) +
-                              kHalfStep * (std::fabs(o[c]) + 4 * rms) + kFloatSlack * std::fabs(o[c]);
+          tolerance[q0 + c] =
+              kDeviations * second_order *
+                  (shared[c] +
+                   std::sqrt(apart[c] + square(kHalfStep) * (squares / static_cast<double>(d) + o[c] * o[c]) / 3)) +
+              kFloatSlack * std::fabs(o[c]);
       }
     });
     return tolerance;

@@ -103,8 +103,9 @@ TEST(RoundingJudge, ACodeAndAScaleThatItChangesAreSeenDownstream) {
   }
 }
 
-// Another program: each value is moved by up to `move` of it before it is rounded, and what was made of it is told as
-// the GPU's taps tell it. alter: may change codes last.
+// Another program: each value is moved by up to `move` of it before it is rounded (but at the first rounding, before
+// which no program rounds anything), and what was made of it is told as the GPU's taps tell it. alter: may change codes
+// last.
 OtherRun run_other(const std::shared_ptr<const Checkpoint>& checkpoint, double move, const RoundingJudge& alter = {}) {
   OtherRun other;
   Rng rng(9);
@@ -120,7 +121,8 @@ OtherRun run_other(const std::shared_ptr<const Checkpoint>& checkpoint, double m
       }
       return;
     }
-    for (int64_t i = 0; i < in.m; ++i)
+    const bool first = r.layer == 0 && r.role == LinearRole::qkv;
+    for (int64_t i = 0; i < in.m && !first; ++i)
       for (int64_t c = 0; c < in.k; ++c) {
         float& code = in.codes[i * in.stride + c];
         const double moved = 1 + move * (2 * rng.next_uniform() - 1);
@@ -180,6 +182,23 @@ TEST(SameRoundings, FindsOneCodeThatIsNotNextToItsBorder) {
     EXPECT_EQ(result.reports.at("mlp_act").outside, 1);
     ASSERT_EQ(result.total().problems.size(), 1u);
     EXPECT_NE(result.total().problems.front().find("layers.2.mlp_act row 31"), std::string::npos);
+  }
+}
+
+TEST(SameRoundings, FindsSmallFaultsOfOnePlace) {
+  for (const Rounded& r : kRounded) {
+    const auto checkpoint = small(r);
+    const OtherRun other = run_other(checkpoint, kHalf / 4);
+    int number = 0;
+    for (const Fault& fault : faults()) {
+      ++number;
+      if (fault.static_only && r.activations != ActivationScaling::static_tensor) continue;
+      ForcedResult result;
+      compare_forced(std::make_shared<FaultyCheckpoint>(checkpoint, fault.linear, fault.tensor),
+                     options_for(KvFormat::fp16), some_text(), other, false, result);
+      printf("%s (%d): %s\n", fault.name, number, describe(result.total()).c_str());
+      EXPECT_GT(result.total().outside, 0) << to_string(r.weights) << ": " << fault.name << " (" << number << ")";
+    }
   }
 }
 

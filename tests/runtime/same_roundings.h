@@ -33,7 +33,7 @@ struct RoundingReport {
 
   void add(const RoundingReport& other) {
     codes += other.codes, could_differ += other.could_differ, differed += other.differed;
-    by_more += other.by_more, outside += other.outside;
+    by_more += other.by_more, outside += other.outside, moved += other.moved;
     worst = std::max(worst, other.worst), scale_off = std::max(scale_off, other.scale_off);
     for (const std::string& p : other.problems)
       if (problems.size() < 10) problems.push_back(p);
@@ -179,7 +179,7 @@ class SameRoundings {
         ++mine.differed;
         if (std::abs(grid.index(code) - grid.index(own)) > 1) ++mine.by_more;
         const double share = grid.outside(v, code) / allowed;
-        mine.worst = std::max(mine.worst, share);
+        mine.worst = std::max(mine.worst, share), mine.moved += share;
         if (!(share <= 1)) problem(fmt::format("column {}: code {}, own value {} +- {}", i - first, code, v, allowed));
       }
       const std::lock_guard lock(mutex);
@@ -214,10 +214,13 @@ class SameRoundings {
 // One line for people.
 inline std::string describe(const RoundingReport& r) {
   const double all = static_cast<double>(std::max<int64_t>(r.codes, 1));
-  return fmt::format("{} codes, {:.3f} % differ ({:.3f} % could, {} by more than one), {} outside, worst {:.2f}{}",
-                     r.codes, 100 * static_cast<double>(r.differed) / all,
-                     100 * static_cast<double>(r.could_differ) / all, r.by_more, r.outside, r.worst,
-                     r.scale_off > 0 ? fmt::format(", scales off by {:.1e}", r.scale_off) : "");
+  const double differed = static_cast<double>(std::max<int64_t>(r.differed, 1));
+  return fmt::format(
+      "{} codes, {:.3f} % differ ({:.3f} % could, {} by more than one), {} outside; of the tolerance {:.3f} at most, "
+      "{:.4f} in the mean{}",
+      r.codes, 100 * static_cast<double>(r.differed) / all, 100 * static_cast<double>(r.could_differ) / all, r.by_more,
+      r.outside, r.worst, r.moved / differed,
+      r.scale_off > 0 ? fmt::format("; scales off by {:.1e}", r.scale_off) : "");
 }
 
 }  // namespace qg::test
