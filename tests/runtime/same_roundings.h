@@ -28,6 +28,7 @@ struct RoundingReport {
   int64_t by_more = 0;                // than one code: small values, whose codes lie closer together than the tolerance
   int64_t outside = 0;                // of the tolerance: errors
   double worst = 0;                   // the greatest share of its tolerance by which a value had to move
+  double moved = 0;                   // sum of these shares over the codes that differed
   double scale_off = 0;               // the greatest relative difference of a scale per token
   std::vector<std::string> problems;  // the first ones
 
