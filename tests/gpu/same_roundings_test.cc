@@ -95,55 +95,67 @@ int64_t number_of(const char* variable, int64_t otherwise) {
   return text ? std::atoll(text) : otherwise;
 }
 
-// QG_SMOLLM2: a folder of checkpoints; QG_TEXT: the text. QG_WINDOWS, QG_WINDOW: how much of it (2 of 1,024 tokens).
-// Prints one JSON object a checkpoint.
-TEST(SameRoundings, RealModelsAgreeCodeByCode) {
-  const char *folder = std::getenv("QG_SMOLLM2"), *path = std::getenv("QG_TEXT");
-  if (!folder || !path) GTEST_SKIP() << "QG_SMOLLM2 must name a folder of checkpoints, QG_TEXT a text";
-  const int64_t windows = number_of("QG_WINDOWS", 2), window = number_of("QG_WINDOW", 1024);
+// Checkpoints in the folder that QG_SMOLLM2 names, on the text QG_TEXT. QG_WINDOWS, QG_WINDOW: how much of it. There
+// are as many of these tests as there are checkpoints; none without the variables. Each prints one JSON object.
+std::vector<std::filesystem::path> real_models() {
   std::vector<std::filesystem::path> models;
-  for (const auto& entry : std::filesystem::directory_iterator(folder))
-    if (entry.is_directory()) models.push_back(entry.path());
+  if (const char* folder = std::getenv("QG_SMOLLM2"))
+    for (const auto& entry : std::filesystem::directory_iterator(folder))
+      if (entry.is_directory()) models.push_back(entry.path());
   std::sort(models.begin(), models.end());
-  ASSERT_FALSE(models.empty()) << folder;
-  for (const std::filesystem::path& model : models) {
-    const std::shared_ptr<const Checkpoint> checkpoint = open_model(model);
-    const EvalText text = cut_windows(Tokenizer::from_folder(model), path, {windows, window});
-    ExecutorOptions options = options_for(KvFormat::fp16);
-    options.max_rows = window;
-    const auto gpu = make_executor("cuda", checkpoint, options);
-    ForcedResult result;
-    for (const std::vector<int32_t>& tokens : text.windows) {
-      // All but the last tokens at once, then some decoded one by one.
-      ForcedText forced{tokens, {static_cast<int64_t>(tokens.size()) - 4, 1, 1, 1, 1}};
-      compare_forced(checkpoint, options, forced, run_tapped(*gpu, forced), true, result);
-    }
-    const RoundingReport total = result.total();
-    print(model.filename(), result);
-    const auto figures = [](const LogitDistance& d) {
-      return Json{{"kld_mean", d.mean_kl()}, {"top1", d.mean_top1()}, {"ppl_ratio", d.perplexity_ratio()}};
-    };
-    fmt::print("{}\n", Json{{"checkpoint", model.filename().string()},
-                            {"compute_path", std::string(to_string(gpu->compute_path()))},
-                            {"windows", windows},
-                            {"window", window},
-                            {"text_sha256", text.hash},
-                            {"same_roundings", figures(result.forced)},
-                            {"free", figures(result.free)},
-                            {"codes", total.codes},
-                            {"codes_that_differed", total.differed},
-                            {"by_more_than_one", total.by_more},
-                            {"codes_that_could_differ", total.could_differ},
-                            {"codes_outside_tolerance", total.outside},
-                            {"greatest_share_of_tolerance", total.worst},
-                            {"greatest_difference_of_a_scale", total.scale_off}}
-                           .dump());
-    for (const std::string& problem : total.problems) ADD_FAILURE() << model.filename() << ": " << problem;
-    EXPECT_LE(result.forced.mean_kl(), 2e-3) << model;
-    EXPECT_GE(result.forced.mean_top1(), 0.97) << model;
-    EXPECT_NEAR(result.forced.perplexity_ratio(), 1, 0.003) << model;
-  }
+  return models;
 }
+
+class SameRoundingsOf : public ::testing::TestWithParam<std::filesystem::path> {};
+
+TEST_P(SameRoundingsOf, RealModelAgreesCodeByCode) {
+  const char* path = std::getenv("QG_TEXT");
+  ASSERT_NE(path, nullptr) << "QG_TEXT must name a text";
+  const int64_t windows = number_of("QG_WINDOWS", 2), window = number_of("QG_WINDOW", 1024);
+  const std::shared_ptr<const Checkpoint> checkpoint = open_model(GetParam());
+  const EvalText text = cut_windows(Tokenizer::from_folder(GetParam()), path, {windows, window});
+  ExecutorOptions options = options_for(KvFormat::fp16);
+  options.max_rows = window;
+  const auto gpu = make_executor("cuda", checkpoint, options);
+  ForcedResult result;
+  for (const std::vector<int32_t>& tokens : text.windows) {
+    // All but the last tokens at once, these one by one.
+    const ForcedText forced{tokens, {static_cast<int64_t>(tokens.size()) - 4, 1, 1, 1, 1}};
+    compare_forced(checkpoint, options, forced, run_tapped(*gpu, forced), true, result);
+  }
+  const RoundingReport total = result.total();
+  print(GetParam().filename(), result);
+  const auto figures = [](const LogitDistance& d) {
+    return Json{{"kld_mean", d.mean_kl()}, {"top1", d.mean_top1()}, {"ppl_ratio", d.perplexity_ratio()}};
+  };
+  fmt::print("{}\n", Json{{"checkpoint", GetParam().filename().string()},
+                          {"compute_path", std::string(to_string(gpu->compute_path()))},
+                          {"windows", windows},
+                          {"window", window},
+                          {"text_sha256", text.hash},
+                          {"same_roundings", figures(result.forced)},
+                          {"free", figures(result.free)},
+                          {"codes", total.codes},
+                          {"codes_that_differed", total.differed},
+                          {"by_more_than_one", total.by_more},
+                          {"codes_that_could_differ", total.could_differ},
+                          {"codes_outside_tolerance", total.outside},
+                          {"greatest_share_of_tolerance", total.worst},
+                          {"greatest_difference_of_a_scale", total.scale_off}}
+                         .dump());
+  for (const std::string& problem : total.problems) ADD_FAILURE() << problem;
+  EXPECT_LE(result.forced.mean_kl(), 2e-3);
+  EXPECT_GE(result.forced.mean_top1(), 0.97);
+  EXPECT_NEAR(result.forced.perplexity_ratio(), 1, 0.003);
+}
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SameRoundingsOf);
+INSTANTIATE_TEST_SUITE_P(Models, SameRoundingsOf, ::testing::ValuesIn(real_models()), [](const auto& test) {
+  std::string name = test.param.filename();
+  for (char& c : name)
+    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+  return name;
+});
 
 }  // namespace
 }  // namespace qg::testing
