@@ -103,6 +103,10 @@ TEST(RoundingJudge, ACodeAndAScaleThatItChangesAreSeenDownstream) {
   }
 }
 
+float times(const RoundedInput& in, int64_t column) {
+  return in.prequant ? in.prequant[column] : 1.0f;
+}
+
 // Another program: each value is moved by up to `move` of it before it is rounded (but at the first rounding, before
 // which no program rounds anything), and what was made of it is told as the GPU's taps tell it. alter: may change codes
 // last.
@@ -116,8 +120,8 @@ OtherRun run_other(const std::shared_ptr<const Checkpoint>& checkpoint, double m
     if (r.role == LinearRole::up) {
       for (int64_t i = 0; i < in.m * in.k; ++i) {
         const int64_t row = i / in.k;
-        in.codes[row * in.stride + i % in.k] =
-            static_cast<float>(grid.nearest(static_cast<double>(told[static_cast<size_t>(i)] / in.scales[row])));
+        in.codes[row * in.stride + i % in.k] = static_cast<float>(
+            grid.nearest(static_cast<double>(told[static_cast<size_t>(i)] * times(in, i % in.k) / in.scales[row])));
       }
       return;
     }
@@ -127,12 +131,13 @@ OtherRun run_other(const std::shared_ptr<const Checkpoint>& checkpoint, double m
         float& code = in.codes[i * in.stride + c];
         const double moved = 1 + move * (2 * rng.next_uniform() - 1);
         if (std::fabs(static_cast<double>(code)) < grid.largest())
-          code = static_cast<float>(grid.nearest(static_cast<double>(in.x[i * in.k + c] / in.scales[i]) * moved));
+          code = static_cast<float>(
+              grid.nearest(static_cast<double>(in.x[i * in.k + c] * times(in, c) / in.scales[i]) * moved));
       }
     if (alter) alter(r);
     told.clear();
     for (int64_t i = 0; i < in.m; ++i)
-      for (int64_t c = 0; c < in.k; ++c) told.push_back(in.codes[i * in.stride + c] * in.scales[i]);
+      for (int64_t c = 0; c < in.k; ++c) told.push_back(in.codes[i * in.stride + c] * in.scales[i] / times(in, c));
   };
   const auto executor = make_cpu_executor(checkpoint, options_for(KvFormat::fp16), judge);
   other.logits = run_steps(*executor, some_text(), [&](size_t, int64_t) { other.steps.emplace_back(); });

@@ -25,6 +25,7 @@ struct RoundingReport {
   int64_t codes = 0;
   int64_t could_differ = 0;  // whose border lies within the tolerance
   int64_t differed = 0;
+  double expected = 0;                // that many would, if each value were off by its variance
   int64_t by_more = 0;                // than one code: small values, whose codes lie closer together than the tolerance
   int64_t outside = 0;                // of the tolerance: errors
   double worst = 0;                   // the greatest share of its tolerance by which a value had to move
@@ -33,7 +34,7 @@ struct RoundingReport {
   std::vector<std::string> problems;  // the first ones
 
   void add(const RoundingReport& other) {
-    codes += other.codes, could_differ += other.could_differ, differed += other.differed;
+    codes += other.codes, could_differ += other.could_differ, differed += other.differed, expected += other.expected;
     by_more += other.by_more, outside += other.outside, moved += other.moved;
     worst = std::max(worst, other.worst), scale_off = std::max(scale_off, other.scale_off);
     for (const std::string& p : other.problems)
@@ -60,6 +61,11 @@ struct CodeGrid {
     if (!fp8) return static_cast<double>(index);
     const double magnitude = static_cast<double>(f32_from_e4m3(static_cast<uint8_t>(std::abs(index))));
     return index < 0 ? -magnitude : magnitude;
+  }
+  // From a code to the next greater in magnitude.
+  double step(double code) const {
+    const int64_t i = std::min(std::abs(index(code)), index(largest()) - 1);
+    return at(i + 1) - at(i);
   }
   // How far x lies outside of what is rounded to `code`.
   double outside(double x, double code) const {
@@ -137,7 +143,7 @@ class SameRoundings {
     const std::vector<float>& read = others_->at(name);
     codes_.assign(read.size(), 0);
     scales_.assign(in.scales, in.scales + in.m);
-    RoundingReport& report = reports_[r.tap];
+    RoundingReport report;
     std::mutex mutex;
     for_rows(in.m, [&](int64_t row) {
       RoundingReport mine;
@@ -176,6 +182,8 @@ class SameRoundings {
           continue;
         }
         if (grid.nearest(v - allowed) != grid.nearest(v + allowed)) ++mine.could_differ;
+        if (std::fabs(v) < grid.largest())
+          mine.expected += std::min(1.0, std::sqrt(2 / M_PI) * allowed / kDeviations / grid.step(own));
         if (code == own) continue;
         ++mine.differed;
         if (std::abs(grid.index(code) - grid.index(own)) > 1) ++mine.by_more;
@@ -186,6 +194,12 @@ class SameRoundings {
       const std::lock_guard lock(mutex);
       report.add(mine);
     });
+    if (static_cast<double>(report.differed) > report.expected + 6 * std::sqrt(report.expected) + 6) {
+      ++report.outside;
+      report.problems.push_back(
+          fmt::format("{}: {} codes differ, expected {:.1f} at most", name, report.differed, report.expected));
+    }
+    reports_[r.tap].add(report);
   }
 
   void take_over(const RoundedInput& in) const {
@@ -217,10 +231,11 @@ inline std::string describe(const RoundingReport& r) {
   const double all = static_cast<double>(std::max<int64_t>(r.codes, 1));
   const double differed = static_cast<double>(std::max<int64_t>(r.differed, 1));
   return fmt::format(
-      "{} codes, {:.3f} % differ ({:.3f} % could, {} by more than one), {} outside; of the tolerance {:.3f} at most, "
+      "{} codes, {:.3f} % differ (expected {:.3f} %, {:.3f} % could, {} by more than one), {} outside; of the "
+      "tolerance {:.3f} at most, "
       "{:.4f} in the mean{}",
-      r.codes, 100 * static_cast<double>(r.differed) / all, 100 * static_cast<double>(r.could_differ) / all, r.by_more,
-      r.outside, r.worst, r.moved / differed,
+      r.codes, 100 * static_cast<double>(r.differed) / all, 100 * r.expected / all,
+      100 * static_cast<double>(r.could_differ) / all, r.by_more, r.outside, r.worst, r.moved / differed,
       r.scale_off > 0 ? fmt::format("; scales off by {:.1e}", r.scale_off) : "");
 }
 
