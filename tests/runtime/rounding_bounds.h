@@ -139,58 +139,15 @@ class RoundingBounds {
   // the sequence must have come here too.
   //
   // A score s_j moves by the query's difference, which is the same for all tokens, and by its key's. The result
-  // o = sum w_j v_j moves by sum w_j (dv_j + ds_j (v_j - o)): deviations of what is shared add up, those of different
-  // tokens add in squares. So do attention's own roundings (attention_step.h): of weights to half, u rms(o) / sqrt(3),
-  // and of the result.
+  // o = sum w_j v_j moves by sum w_j (dv_j + (ds_j - ds) (v_j - o)) for any ds; here the query's with the mean key.
+  // Deviations of what is shared add up, those of different tokens add in squares. So do attention's own roundings
+  // (attention_step.h): of weights to half, u rms(o) / sqrt(3), and of the result.
   std::vector<double> attention(int layer, const Uncertain& qkv) {
-    const int64_t d = shape_.head_dim, group = shape_.heads / shape_.kv_heads;
-    const double scale = attention_score_scale(shape_);
     const Uncertain q = append(layer, qkv);
-    const Cache& cache = caches_[layer];
     std::vector<double> tolerance(static_cast<size_t>(q.rows * shape_.q_rows()));
     for_rows(q.rows, [&](int64_t row) {
-      const int64_t tokens = context_ + row + 1;
-      std::vector<double> weight(static_cast<size_t>(tokens)), by_query(weight), by_key(weight);
-      for (int64_t head = 0; head < shape_.heads; ++head) {
-        const size_t q0 = q.at(row, head * d), k0 = static_cast<size_t>(head / group * d);
-        double largest = -1e300, total = 0, mean_off = 0;
-        for (size_t j = 0; j < weight.size(); ++j) {
-          const size_t k = j * static_cast<size_t>(shape_.kv_rows()) + k0;
-          double score = 0, of_q = 0, of_k = 0;
-          for (size_t c = 0; c < static_cast<size_t>(d); ++c) {
-            const double a = static_cast<double>(q.values[q0 + c]), b = static_cast<double>(cache.k[k + c]);
-            score += a * b;
-            of_q += q.variance[q0 + c] * b * b;
-            of_k += cache.k_variance[k + c] * a * a;
-          }
-          weight[j] = scale * score;
-          by_query[j] = scale * std::sqrt(of_q);
-          by_key[j] = scale * std::sqrt(of_k);
-          largest = std::max(largest, weight[j]);
-        }
-        for (double& w : weight) total += w = std::exp(w - largest);
-        for (size_t j = 0; j < weight.size(); ++j) mean_off += (weight[j] /= total) * (by_query[j] + by_key[j]);
-        const double second_order = std::exp(kDeviations * mean_off);
-        std::vector<double> o(static_cast<size_t>(d)), shared(o), apart(o);
-        for (size_t j = 0; j < weight.size(); ++j)
-          for (size_t c = 0; c < o.size(); ++c)
-            o[c] += weight[j] * static_cast<double>(cache.v[j * static_cast<size_t>(shape_.kv_rows()) + k0 + c]);
-        for (size_t j = 0; j < weight.size(); ++j)
-          for (size_t c = 0; c < o.size(); ++c) {
-            const size_t at = j * static_cast<size_t>(shape_.kv_rows()) + k0 + c;
-            const double from_mean = static_cast<double>(cache.v[at]) - o[c];
-            shared[c] += weight[j] * by_query[j] * std::fabs(from_mean);
-            apart[c] += square(weight[j]) * (cache.v_variance[at] + square(by_key[j] * from_mean));
-          }
-        double squares = 0;
-        for (const double x : o) squares += x * x;
-        for (size_t c = 0; c < o.size(); ++c)
-          tolerance[q0 + c] =
-              kDeviations * second_order *
-                  (shared[c] +
-                   std::sqrt(apart[c] + square(kHalfStep) * (squares / static_cast<double>(d) + o[c] * o[c]) / 3)) +
-              kFloatSlack * std::fabs(o[c]);
-      }
+      for (int64_t head = 0; head < shape_.heads; ++head)
+        attention_head(caches_.at(layer), q, row, head, tolerance.data() + q.at(row, head * shape_.head_dim));
     });
     return tolerance;
   }
@@ -200,6 +157,52 @@ class RoundingBounds {
     std::vector<float> k, v;  // [tokens, kv_rows]
     std::vector<double> k_variance, v_variance;
   };
+
+  void attention_head(const Cache& cache, const Uncertain& q, int64_t row, int64_t head, double* tolerance) const {
+    const size_t d = static_cast<size_t>(shape_.head_dim), tokens = static_cast<size_t>(context_ + row + 1);
+    const size_t q0 = q.at(row, head * shape_.head_dim), stride = static_cast<size_t>(shape_.kv_rows());
+    const size_t first = static_cast<size_t>(head / (shape_.heads / shape_.kv_heads)) * d;
+    const double scale = attention_score_scale(shape_);
+    std::vector<double> weight(tokens), mean_k(d), o(d), shared(d), apart(d);
+    double largest = -1e300, total = 0, mean_off = 0, squares = 0;
+    for (size_t j = 0; j < tokens; ++j) {
+      double score = 0;
+      for (size_t c = 0; c < d; ++c)
+        score += static_cast<double>(q.values[q0 + c]) * static_cast<double>(cache.k[j * stride + first + c]);
+      weight[j] = scale * score;
+      largest = std::max(largest, weight[j]);
+    }
+    for (double& w : weight) total += w = std::exp(w - largest);
+    for (size_t j = 0; j < tokens; ++j) {
+      weight[j] /= total;
+      for (size_t c = 0; c < d; ++c) {
+        mean_k[c] += weight[j] * static_cast<double>(cache.k[j * stride + first + c]);
+        o[c] += weight[j] * static_cast<double>(cache.v[j * stride + first + c]);
+      }
+    }
+    for (size_t j = 0; j < tokens; ++j) {
+      const size_t at = j * stride + first;
+      double by_query = 0, by_key = 0;  // variances of the score
+      for (size_t c = 0; c < d; ++c) {
+        by_query += q.variance[q0 + c] * square(static_cast<double>(cache.k[at + c]) - mean_k[c]);
+        by_key += cache.k_variance[at + c] * square(static_cast<double>(q.values[q0 + c]));
+      }
+      by_query = scale * std::sqrt(by_query), by_key *= square(scale);
+      mean_off += weight[j] * (by_query + std::sqrt(by_key));
+      for (size_t c = 0; c < d; ++c) {
+        const double from_mean = static_cast<double>(cache.v[at + c]) - o[c];
+        shared[c] += weight[j] * by_query * std::fabs(from_mean);
+        apart[c] += square(weight[j]) * (cache.v_variance[at + c] + by_key * square(from_mean));
+      }
+    }
+    for (const double x : o) squares += x * x / static_cast<double>(d);
+    const double second_order = std::exp(kDeviations * mean_off);
+    for (size_t c = 0; c < d; ++c) {
+      const double own = square(kHalfStep) * (squares + o[c] * o[c]) / 3;
+      tolerance[c] =
+          kDeviations * second_order * (shared[c] + std::sqrt(apart[c] + own)) + kFloatSlack * std::fabs(o[c]);
+    }
+  }
 
   // RoPE; keys and values, which both programs store as halves, to the layer's cache. Returns the queries.
   Uncertain append(int layer, const Uncertain& qkv) {
