@@ -108,11 +108,12 @@ float times(const RoundedInput& in, int64_t column) {
 }
 
 // Another program: each value is moved by up to `move` of it before it is rounded (but at the first rounding, before
-// which no program rounds anything), and what was made of it is told as the GPU's taps tell it. alter: may change codes
-// last.
+// which no program rounds anything), and so is each scale per token; what was made of it is told as the GPU's taps tell
+// it. alter: may change codes last.
 OtherRun run_other(const std::shared_ptr<const Checkpoint>& checkpoint, double move, const RoundingJudge& alter = {}) {
   OtherRun other;
   Rng rng(9);
+  const bool per_token = checkpoint->quant().activations == ActivationScaling::dynamic_token;
   const auto judge = [&](const Rounding& r) {
     const RoundedInput& in = r.input;
     const CodeGrid grid{in.format == WeightFormat::fp8};
@@ -126,14 +127,16 @@ OtherRun run_other(const std::shared_ptr<const Checkpoint>& checkpoint, double m
       return;
     }
     const bool first = r.layer == 0 && r.role == LinearRole::qkv;
-    for (int64_t i = 0; i < in.m && !first; ++i)
+    const auto moved = [&] { return 1 + move * (2 * rng.next_uniform() - 1); };
+    for (int64_t i = 0; i < in.m && !first; ++i) {
+      if (per_token) in.scales[i] *= static_cast<float>(moved());
       for (int64_t c = 0; c < in.k; ++c) {
         float& code = in.codes[i * in.stride + c];
-        const double moved = 1 + move * (2 * rng.next_uniform() - 1);
         if (std::fabs(static_cast<double>(code)) < grid.largest())
           code = static_cast<float>(
-              grid.nearest(static_cast<double>(in.x[i * in.k + c] * times(in, c) / in.scales[i]) * moved));
+              grid.nearest(static_cast<double>(in.x[i * in.k + c] * times(in, c) / in.scales[i]) * moved()));
       }
+    }
     if (alter) alter(r);
     told.clear();
     for (int64_t i = 0; i < in.m; ++i)
