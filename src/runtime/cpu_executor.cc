@@ -29,8 +29,8 @@ int64_t pages_for(const ExecutorOptions& options, int64_t bytes_per_page_of_all_
 
 class CpuExecutor : public Executor {
  public:
-  CpuExecutor(std::shared_ptr<const Checkpoint> checkpoint, const ExecutorOptions& options)
-      : checkpoint_(std::move(checkpoint)), table_(checkpoint_->table()), options_(options) {
+  CpuExecutor(std::shared_ptr<const Checkpoint> checkpoint, const ExecutorOptions& options, RoundingJudge judge)
+      : checkpoint_(std::move(checkpoint)), table_(checkpoint_->table()), options_(options), judge_(std::move(judge)) {
     const ModelShape& s = table_.shape;
     if (options_.page_tokens <= 0 || options_.max_rows <= 0)
       throw Error(
@@ -85,6 +85,7 @@ class CpuExecutor : public Executor {
   std::vector<CpuLayer> layers_;
   CpuHead head_;
   Tap tap_;
+  RoundingJudge judge_;
   KernelsRan ran_;
   LayerBuffers buffers_;
 };
@@ -133,8 +134,9 @@ void CpuExecutor::run_layers(const StepInput& input, std::vector<float>& hidden)
       if (storage.shaping) shape_queries(*storage.shaping, s.heads, s.kv_heads, s.head_dim, qkv, s.qkv_rows(), m);
       run_attention_reference(attention_, {qkv, s.qkv_rows(), pool, storage.scale, pieces, attended});
     };
-    forward_layer({s, layers_[static_cast<size_t>(layer)], static_cast<int>(layer), m, rope, tap_, attention, &ran_},
-                  buffers_, hidden.data());
+    forward_layer(
+        {s, layers_[static_cast<size_t>(layer)], static_cast<int>(layer), m, rope, tap_, attention, &ran_, judge_},
+        buffers_, hidden.data());
   }
   ran_.names.insert(attention_reference_name(attention_));
 }
@@ -200,8 +202,8 @@ void CpuExecutor::copy_page(int32_t from, int32_t to) {
 }  // namespace
 
 std::unique_ptr<Executor> make_cpu_executor(std::shared_ptr<const Checkpoint> checkpoint,
-                                            const ExecutorOptions& options) {
-  return std::make_unique<CpuExecutor>(std::move(checkpoint), options);
+                                            const ExecutorOptions& options, RoundingJudge judge) {
+  return std::make_unique<CpuExecutor>(std::move(checkpoint), options, std::move(judge));
 }
 
 }  // namespace qg

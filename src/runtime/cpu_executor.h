@@ -6,12 +6,13 @@
 
 #include "checkpoint/checkpoint.h"
 #include "runtime/executor.h"
+#include "runtime/rounding_judge.h"
 
 namespace qg {
 
 // Weights are held once (views of the file's map where the layout allows). Throws Error when the KV format cannot be
-// had: int8 needs calibrated scales; fp8 without them uses scales of 1.
+// had: int8 needs calibrated scales; fp8 without them uses scales of 1. judge: see rounding_judge.h; may be empty.
 std::unique_ptr<Executor> make_cpu_executor(std::shared_ptr<const Checkpoint> checkpoint,
-                                            const ExecutorOptions& options);
+                                            const ExecutorOptions& options, RoundingJudge judge = {});
 
 }  // namespace qg

@@ -30,10 +30,14 @@ class Taps {
   const LayerPass& pass_;
 };
 
-// y [m, n] = linear(x).
-void apply(const LayerPass& pass, const CpuLinear& linear, const std::vector<float>& x, std::vector<float>& y) {
+// y [m, n] = linear(x); tap: what x is called.
+void apply(const LayerPass& pass, LinearRole role, const char* tap, const std::vector<float>& x,
+           std::vector<float>& y) {
+  const CpuLinear& linear = pass.layer.linear(role);
   y.resize(static_cast<size_t>(pass.m * linear.weights.n));
-  const ComputePath path = linear.run(x.data(), pass.m, y.data());
+  InputJudge judge;
+  if (pass.judge) judge = [&](const RoundedInput& input) { pass.judge({pass.index, role, tap, input}); };
+  const ComputePath path = linear.run(x.data(), pass.m, y.data(), judge);
   if (!pass.ran) return;
   pass.ran->names.insert(linear_reference_name(describe_linear(linear.weights, linear.activations, pass.m)));
   pass.ran->linear_weights[path] += linear.weights.n * linear.weights.k;
@@ -48,7 +52,7 @@ void attention_half(const LayerPass& pass, const Taps& taps, LayerBuffers& b, fl
   const ModelShape& s = pass.shape;
   normalize(pass, hidden, pass.layer.attention_norm, b.normed);
   taps.yield("attention_in", b.normed, s.hidden);
-  apply(pass, pass.layer.qkv, b.normed, b.qkv);
+  apply(pass, LinearRole::qkv, "attention_in", b.normed, b.qkv);
 
   float *q = b.qkv.data(), *k = q + s.q_rows(), *v = k + s.kv_rows();
   rope(pass.rope, q, s.qkv_rows(), pass.m, s.heads + s.kv_heads, s.head_dim);  // k's heads follow q's
@@ -58,7 +62,7 @@ void attention_half(const LayerPass& pass, const Taps& taps, LayerBuffers& b, fl
   b.attended.resize(static_cast<size_t>(pass.m * s.q_rows()));
   pass.attention(b.qkv.data(), b.attended.data());
   taps.yield("attention_out", b.attended, s.q_rows());
-  apply(pass, pass.layer.attention_output, b.attended, b.projected);
+  apply(pass, LinearRole::attention_output, "attention_out", b.attended, b.projected);
   add(hidden, b.projected.data(), pass.m, s.hidden);
 }
 
@@ -66,11 +70,11 @@ void mlp_half(const LayerPass& pass, const Taps& taps, LayerBuffers& b, float* h
   const ModelShape& s = pass.shape;
   normalize(pass, hidden, pass.layer.mlp_norm, b.normed);
   taps.yield("mlp_in", b.normed, s.hidden);
-  apply(pass, pass.layer.gate, b.normed, b.gate);
-  apply(pass, pass.layer.up, b.normed, b.up);
+  apply(pass, LinearRole::gate, "mlp_in", b.normed, b.gate);
+  apply(pass, LinearRole::up, "mlp_in", b.normed, b.up);
   silu_mul(b.gate.data(), b.up.data(), b.gate.data(), pass.m, s.ffn);
   taps.yield("mlp_act", b.gate, s.ffn);
-  apply(pass, pass.layer.down, b.gate, b.projected);
+  apply(pass, LinearRole::down, "mlp_act", b.gate, b.projected);
   add(hidden, b.projected.data(), pass.m, s.hidden);
 }
 

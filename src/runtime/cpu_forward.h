@@ -9,6 +9,7 @@
 
 #include "kernels/pointwise/run.h"
 #include "runtime/cpu_layer.h"
+#include "runtime/rounding_judge.h"
 
 namespace qg {
 
@@ -37,6 +38,7 @@ struct LayerPass {
   // Attention over the rows: qkv [m, qkv_rows], q and k after RoPE; may change them. Fills attended [m, q_rows].
   std::function<void(float* qkv, float* attended)> attention;
   KernelsRan* ran = nullptr;  // may be null
+  RoundingJudge judge = {};   // may be empty
 };
 
 // hidden [m, hidden], in place.

@@ -9,7 +9,6 @@
 #include "kernels/attention/run.h"
 #include "kernels/kvcache/run.h"
 #include "kernels/kvcache/shaping.h"
-#include "kernels/linear/run.h"
 #include "runtime/cpu_forward.h"
 
 namespace qg {
@@ -68,8 +67,8 @@ AttentionDesc dense_desc(const ModelShape& shape) {
 
 }  // namespace
 
-ComputePath CpuLinear::run(const float* x, int64_t m, float* y) const {
-  return run_linear_reference(describe_linear(weights, activations, m), linear_params(weights, x, y));
+ComputePath CpuLinear::run(const float* x, int64_t m, float* y, const InputJudge& judge) const {
+  return run_linear_reference(describe_linear(weights, activations, m), linear_params(weights, x, y), judge);
 }
 
 std::vector<float> CpuLinear::dequantized() const {

@@ -9,6 +9,7 @@
 #include "checkpoint/checkpoint.h"
 #include "core/model_shape.h"
 #include "core/quant_spec.h"
+#include "kernels/linear/run.h"
 #include "runtime/executor.h"
 
 namespace qg {
@@ -17,8 +18,8 @@ struct CpuLinear {
   LinearWeights weights;
   ActivationScaling activations = ActivationScaling::none;  // from the checkpoint's QuantSpec
 
-  // x [m, k] → y [m, n]. Returns what was computed.
-  ComputePath run(const float* x, int64_t m, float* y) const;
+  // x [m, k] → y [m, n]. Returns what was computed. judge: see run_linear_reference.
+  ComputePath run(const float* x, int64_t m, float* y, const InputJudge& judge = {}) const;
   std::vector<float> dequantized() const;  // [n, k], without prequant and activation scales
   int64_t bytes() const;                   // of all its tensors
 };

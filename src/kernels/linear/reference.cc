@@ -73,7 +73,7 @@ QG_MULTIVERSION void multiply(const float* x, const float* by, float* to, int64_
   for (int64_t i = 0; i < count; ++i) to[i] = x[i] * by[i];
 }
 
-Input prepare_input(const LinearDesc& d, const LinearParams& p) {
+Input prepare_input(const LinearDesc& d, const LinearParams& p, const InputJudge& judge) {
   Input in;
   in.stride = round_up(d.k, kGemmLanes);
   const float* x = static_cast<const float*>(p.x);
@@ -89,6 +89,7 @@ Input prepare_input(const LinearDesc& d, const LinearParams& p) {
     const float fixed = d.activations == ActivationScaling::static_tensor ? *p.input_scale : 0.0f;
     const auto quantize = d.weights == WeightFormat::fp8 ? quantize_activation_fp8 : quantize_activation_int8;
     quantize(x, p.prequant_scale, fixed, in.storage.data(), in.stride, in.scales.data(), d.m, d.k);
+    if (judge) judge({d.weights, d.m, d.k, x, p.prequant_scale, in.storage.data(), in.stride, in.scales.data()});
     return in;
   }
   parallel_for(d.m, 16, [&](int64_t begin, int64_t end) {
@@ -198,10 +199,10 @@ std::string linear_reference_name(const LinearDesc& d) {
   return name;
 }
 
-ComputePath run_linear_reference(const LinearDesc& desc, const LinearParams& params) {
+ComputePath run_linear_reference(const LinearDesc& desc, const LinearParams& params, const InputJudge& judge) {
   check(desc, params);
   if (desc.m == 0 || desc.n == 0) return linear_reference_path(desc);
-  const Input in = prepare_input(desc, params);
+  const Input in = prepare_input(desc, params, judge);
   parallel_for(desc.n, block_rows(desc, in.stride),
                [&](int64_t begin, int64_t end) { run_block(desc, params, in, begin, end); });
   return linear_reference_path(desc);

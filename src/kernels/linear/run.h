@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <string>
 
 #include "core/format.h"
@@ -10,6 +11,18 @@ namespace qg {
 // Pointers into `weights`; x [m, k] and y [m, n] are float.
 LinearParams linear_params(const LinearWeights& weights, const float* x, float* y);
 
+// An input that was just rounded. Who gets it may change codes and scales: the product goes on with what is left there.
+struct RoundedInput {
+  WeightFormat format;              // fp8 or int8_sq
+  int64_t m, k;                     // rows, columns
+  const float* x;                   // [m, k], before the rounding and without prequant scales
+  const float* prequant = nullptr;  // [k]; null: ones
+  float* codes;                     // [m, stride], e4m3 values or integers; columns from k on are zeros
+  int64_t stride;
+  float* scales;  // [m], all the same where the scale is static
+};
+using InputJudge = std::function<void(const RoundedInput& input)>;
+
 // The definition of a quantized linear layer, in float on the CPU. Returns what was computed. Each element of y is a
 // sum in an order that depends on k alone: results do not depend on the other rows, on the number of threads or on the
 // processor. Throws Error when the desc asks for a combination that does not exist.
@@ -20,7 +33,9 @@ LinearParams linear_params(const LinearWeights& weights, const float* x, float* 
 //   w8a8_fp8   y = (sum q(x p) W8) * (xs * ws)
 //   w8a8_int8  y = (sum q(x p) W8) * (xs * ws), the sum an exact integer
 //   w4a16      y = sum x p ((u - zero) * ws)
-ComputePath run_linear_reference(const LinearDesc& desc, const LinearParams& params);
+//
+// judge: called with a quantized input before it is multiplied, not where inputs are not quantized.
+ComputePath run_linear_reference(const LinearDesc& desc, const LinearParams& params, const InputJudge& judge = {});
 
 // What run_linear_reference computes for a desc, and its name: "cpu_reference_w8a8_fp8_static". Throws Error as it
 // does.
