@@ -90,6 +90,16 @@ std::string measurement_lines(const EngineCase& e, const Measurement& m, Notes& 
   return text;
 }
 
+// What the engine's own benchmark cannot measure is measured by `run`, on the engine's server.
+std::string served_lines(const Grid& grid, const EngineCase& e, const Workload& w) {
+  const EngineSpec& engine = engine_spec(e.engine);
+  std::string text = "\n" + comment("--- " + w.name, "  ");
+  text += comment("No requests at a rate in the engine's own benchmark. On its server:", "  ");
+  std::string command = "quantgrid run " + word(grid.file.string()) + " --engine " + std::string(engine.name);
+  if (!engine.backend.empty()) command += " --backend " + std::string(engine.backend);
+  return text + comment(command + fmt::format(" --served --filter number={} --points {}", e.c.number, w.name), "  ");
+}
+
 std::string case_title(const PlanRow& row) {
   return row.c.number > 0 ? fmt::format("Case {}: {} ({})", row.c.number, row.c.id(), to_string(row.c.section))
                           : fmt::format("{} ({})", row.c.id(), to_string(row.c.section));
@@ -112,7 +122,8 @@ std::string case_lines(const Grid& grid, const PlanRow& row, const PlanOptions& 
                             to_string(row.c.kv), *row.kv_bytes_per_token));
   const EngineCase e = engine_case(grid, row, options, dir);
   text += function_name(row) + "() {\n  local bad=0\n" + checkpoint_lines(row, e) + build_lines(e, notes);
-  for (const Workload& w : e.workloads) text += measurement_lines(e, measurement(e, w), notes);
+  for (const Workload& w : e.workloads)
+    text += has_benchmark(w) ? measurement_lines(e, measurement(e, w), notes) : served_lines(grid, e, w);
   return text + "  return $bad\n}\n" + fmt::format("run_case {} {}\n", word(row.c.id()), function_name(row));
 }
 
