@@ -19,19 +19,24 @@ std::string percentiles(const RateRow& row, const std::string& metric) {
   return text;
 }
 
+// What a load states, as it was stated: no digits that nobody wrote.
+std::string plain(double value) {
+  return fmt::format("{:g}", value);
+}
+
 std::string good_text(const RateRow& row) {
   const Record* good = row.cell->row(row.workload, "goodput_requests_s");
   const Record* share = row.cell->row(row.workload, "goodput_share");
   if (!good || !share) return "–";
   std::string limits;
-  if (row.about->ttft_limit_ms) limits += ", TTFT ≤ " + figure(*row.about->ttft_limit_ms) + " ms";
-  if (row.about->tpot_limit_ms) limits += ", TPOT ≤ " + figure(*row.about->tpot_limit_ms) + " ms";
+  if (row.about->ttft_limit_ms) limits += ", TTFT ≤ " + plain(*row.about->ttft_limit_ms) + " ms";
+  if (row.about->tpot_limit_ms) limits += ", TPOT ≤ " + plain(*row.about->tpot_limit_ms) + " ms";
   return figure(*good->value) + " (" + percent(*share->value) + limits + ")";
 }
 
 std::string load_text(const RateRow& row, const Speaker& say) {
   return say("rate.load_text", row.workload, row.about->isl.value_or(0), row.about->osl.value_or(0),
-             figure(*row.about->request_rate)) +
+             plain(*row.about->request_rate)) +
          (row.about->synthetic ? " °" : "");
 }
 
