@@ -90,14 +90,23 @@ std::string measurement_lines(const EngineCase& e, const Measurement& m, Notes& 
   return text;
 }
 
-// What the engine's own benchmark cannot measure is measured by `run`, on the engine's server.
-std::string served_lines(const Grid& grid, const EngineCase& e, const Workload& w) {
+// What the engine's own benchmark cannot measure: `run` starts the engine's server, as these scripts would, and loads
+// it. It keeps what it did in a journal of its own and does nothing twice.
+std::string served_lines(const Grid& grid, const EngineCase& e, const PlanOptions& options, const fs::path& dir) {
+  std::string points;
+  for (const Workload& w : e.workloads)
+    if (!has_benchmark(w)) points += (points.empty() ? "" : ",") + w.name;
+  if (points.empty()) return {};
   const EngineSpec& engine = engine_spec(e.engine);
-  std::string text = "\n" + comment("--- " + w.name, "  ");
-  text += comment("No requests at a rate in the engine's own benchmark. On its server:", "  ");
-  std::string command = "quantgrid run " + word(grid.file.string()) + " --engine " + std::string(engine.name);
-  if (!engine.backend.empty()) command += " --backend " + std::string(engine.backend);
-  return text + comment(command + fmt::format(" --served --filter number={} --points {}", e.c.number, w.name), "  ");
+  std::vector<std::string> argv{"quantgrid", "run", grid.file.string(), "--engine", std::string(engine.name)};
+  if (!engine.backend.empty()) argv.insert(argv.end(), {"--backend", std::string(engine.backend)});
+  argv.insert(argv.end(), {"--served", "--filter", fmt::format("number={}", e.c.number), "--points", points,
+                           "--profile", std::string(to_string(options.profile)), "--engine-dir", dir.string(),
+                           "--journal", (dir / "results" / "served.jsonl").string()});
+  return "\n" + comment("--- " + points, "  ") +
+         comment("No requests at a rate in the engine's own benchmark: its server is loaded, into served.jsonl.",
+                 "  ") +
+         shell_command(argv, "  ") + " \\\n    --gpu \"$CUDA_VISIBLE_DEVICES\" || bad=1\n";
 }
 
 std::string case_title(const PlanRow& row) {
@@ -123,7 +132,8 @@ std::string case_lines(const Grid& grid, const PlanRow& row, const PlanOptions& 
   const EngineCase e = engine_case(grid, row, options, dir);
   text += function_name(row) + "() {\n  local bad=0\n" + checkpoint_lines(row, e) + build_lines(e, notes);
   for (const Workload& w : e.workloads)
-    text += has_benchmark(w) ? measurement_lines(e, measurement(e, w), notes) : served_lines(grid, e, w);
+    if (has_benchmark(w)) text += measurement_lines(e, measurement(e, w), notes);
+  text += served_lines(grid, e, options, dir);
   return text + "  return $bad\n}\n" + fmt::format("run_case {} {}\n", word(row.c.id()), function_name(row));
 }
 

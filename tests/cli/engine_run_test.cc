@@ -44,40 +44,6 @@ TEST_F(EngineRunTest, RowsOfThreeEnginesInOneReport) {
   EXPECT_NE(none.err.find("no results of the engine"), std::string::npos);
 }
 
-// A rate is no workload of an engine's own benchmark: a row says so, nothing is started for it, and no case fails.
-TEST_F(EngineRunTest, ARateIsNotMeasuredByTheEnginesOwnBenchmark) {
-  const std::string rate =
-      "[[workloads]]\nname = \"rate/50\"\nkind = \"rate\"\nisl = 8\nosl = 4\nrate = 50\nrequests = 10\n";
-  write_grid(kEngineWorkloads + rate);
-  for (const std::string engine : {"tensorrt-llm --backend pytorch", "tensorrt-llm --backend tensorrt", "vllm"}) {
-    fs::remove(folder_ / "j.jsonl");
-    fs::remove(programs_->folder() / "CALLS");
-    const std::string command = "run grid.toml --journal j.jsonl --filter number=1 --engine " + engine;
-    const Outcome alone = run(command + " --points rate/50");
-    EXPECT_EQ(alone.exit_code, 0) << alone.err;
-    EXPECT_NE(alone.err.find("--served"), std::string::npos) << alone.err;
-    EXPECT_TRUE(programs_->calls().empty()) << "an engine was started for nothing";
-    ASSERT_EQ(ends().size(), 1u);
-    EXPECT_EQ(ends()[0]["status"], "skipped_unsupported");
-    EXPECT_EQ(ends()[0]["error_code"], "needs_server");
-    EXPECT_EQ(ends()[0]["request_rate"], 50);
-    EXPECT_EQ(run(command).exit_code, 0);  // the others are measured
-    EXPECT_EQ(ends_by_workload().at("decode/b2")["status"], "ok");
-    const size_t lines = ends().size();
-    EXPECT_EQ(run(command).exit_code, 0);
-    EXPECT_EQ(ends().size(), lines) << "said twice";
-    ASSERT_EQ(run("report j.jsonl --grid grid.toml -o r.html").exit_code, 0);
-    EXPECT_EQ(read_text(folder_ / "r.html").find("Cases that failed"), std::string::npos);
-
-    ASSERT_EQ(run("plan grid.toml --emit out --force --engine " + engine).exit_code, 0);
-    EXPECT_NE(
-        read_text(folder_ / "out/tiny-h100.sh")
-            .find("#   quantgrid run grid.toml --engine " + engine + " --served --filter number=1 --points rate/50"),
-        std::string::npos)
-        << read_text(folder_ / "out/tiny-h100.sh");
-  }
-}
-
 TEST_F(EngineRunTest, ARunUsesTheCommandsThatAreEmitted) {
   for (const char* engine :
        {"--engine tensorrt-llm --backend pytorch", "--engine tensorrt-llm --backend tensorrt", "--engine vllm"}) {

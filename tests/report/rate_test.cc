@@ -66,10 +66,9 @@ TEST(RateReport, RowsAreTheOwnCards) {
   EXPECT_EQ(rows[0].cell->about.number, 15);
   EXPECT_EQ(rows[1].cell->about.number, 16);
   const Speaker say(Language::en);
-  EXPECT_EQ(rate_figures_of(rows[1], say),
-            (std::vector<std::string>{"rate/8: 1024 in, 128 out, 8 requests/s", "7.96",
-                                      "7.52 (94.5 %, TTFT ≤ 500 ms, TPOT ≤ 30 ms)", "41.2 / 82.5 / –",
-                                      "6.21 / 7.05 / 9.31"}));
+  EXPECT_EQ(rate_figures_of(rows[1], say), (std::vector<std::string>{"rate/8: 1024 in, 128 out, 8 requests/s", "7.96",
+                                                                     "7.52 (94.5 %, TTFT ≤ 500 ms, TPOT ≤ 30 ms)",
+                                                                     "41.2 / 82.5 / –", "6.21 / 7.05 / 9.31"}));
   EXPECT_EQ(rate_figures_of(rows[0], say)[0], "rate/8: 1024 in, 128 out, 8 requests/s °");
   EXPECT_EQ(rate_figures_of(rows[0], say)[2], "–") << "without limits there is no goodput";
   EXPECT_EQ(rate_heads(say).size(), rate_figures_of(rows[0], say).size());
