@@ -130,6 +130,7 @@ BenchResult measure_rate(LoadTarget& target, const Load& load, const std::functi
 
 std::vector<LoadFigure> rate_figures(const BenchResult& r) {
   std::vector<LoadFigure> list;
+  if (r.ttft_ms.n == 0) return list;  // another load
   const auto add = [&](const Percentiles& p, std::string_view p50, std::string_view p90, std::string_view p99) {
     if (p.n == 0) return;
     list.push_back({p50, p.p50, p.n});

@@ -31,7 +31,7 @@ struct LoadFigure {
 };
 // What a served load has beside output and total tokens a second: percentiles of TTFT, TPOT, ITL and E2E, requests and
 // good requests a second, the share of good ones. A 99th percentile of fewer than 300 samples is left out: it would be
-// their maximum.
+// their maximum. Empty for other loads.
 std::vector<LoadFigure> rate_figures(const BenchResult& result);
 
 // How a load was offered, for the record: arrivals, warm-up, limits, in words.
