@@ -3,6 +3,7 @@
 
 #include "bench/gpu_window.h"
 #include "bench/measure.h"
+#include "bench/rate.h"
 #include "bench_flags.h"
 #include "card_here.h"
 #include "core/json.h"
@@ -30,6 +31,10 @@ Load load_of_flags(const BenchFlags& flags) {
   } else if (flags.rate > 0) {
     load.arrival = Arrival::rate;
     load.rate_per_s = flags.rate;
+    load.burstiness = flags.burstiness;
+    load.arrival_seed = flags.seed;
+    load.max_ttft_ms = flags.max_ttft_ms;
+    load.max_tpot_ms = flags.max_tpot_ms;
     load.speed = SpeedKind::throughput;
     if (load.requests == 0) load.requests = 100;
     load.name = fmt::format("{}/{} at {}/s", flags.isl, flags.osl, flags.rate);
@@ -56,7 +61,9 @@ Json or_null(const std::optional<T>& value) {
 Json result_json(const BenchResult& r, const Load& load, Executor& executor, const Run& run) {
   Json json;
   json["workload"] = load.name;
-  json["method"] = load.window_s > 0 ? fmt::format("steady window of {} s", load.window_s) : "whole run";
+  json["method"] = load.window_s > 0               ? fmt::format("steady window of {} s", load.window_s)
+                   : load.arrival == Arrival::rate ? describe_arrivals(load)
+                                                   : "whole run";
   json["output_tok_s"] = r.output_tok_s.value;
   json["ci_lo"] = r.output_tok_s.ci_lo;
   json["ci_hi"] = r.output_tok_s.ci_hi;
@@ -72,6 +79,7 @@ Json result_json(const BenchResult& r, const Load& load, Executor& executor, con
   json["device_busy_share"] = r.device_busy_share > 0 ? Json(r.device_busy_share) : Json();
   json["seconds"] = r.seconds;
   json["output_tokens"] = r.output_tokens;
+  for (const LoadFigure& figure : rate_figures(r)) json[std::string(figure.metric)] = figure.value;
   json["requests"] = r.requests;
   json["failed"] = r.failed;
   json["kernels"] = r.kernels;
@@ -109,9 +117,12 @@ void print_result(const BenchResult& r, const Load& load, Executor& executor, co
              r.itl_ms_p99);
   if (r.device_busy_share > 0) fmt::print("GPU busy        {:.1f} % of the time\n", 100 * r.device_busy_share);
   if (run.roofline_share) fmt::print("of the roofline {:.1f} %\n", 100 * *run.roofline_share);
-  if (run.gpu.energy_j && r.output_tokens > 0)
+  if (r.goodput)
+    fmt::print("good            {:.2f} requests/s, {:.1f} % of them (95 %: {:.1f} to {:.1f})\n", r.goodput->requests_s,
+               100 * r.goodput->share.value, 100 * r.goodput->share.ci_lo, 100 * r.goodput->share.ci_hi);
+  if (run.gpu.energy_j && r.window_tokens > 0)
     fmt::print("energy          {:.3f} J an output token; {:.0f} W mean\n",
-               *run.gpu.energy_j / static_cast<double>(r.output_tokens), run.gpu.power_w_mean.value_or(0));
+               *run.gpu.energy_j / static_cast<double>(r.window_tokens), run.gpu.power_w_mean.value_or(0));
   fmt::print("batch achieved  {:.2f};  {} requests, {} failed\n", r.batch_achieved, r.requests, r.failed);
   fmt::print("loaded in       {:.1f} s; the first token {:.1f} s after the start\n", run.load_seconds,
              run.first_token_seconds);
@@ -190,6 +201,21 @@ ExitCode run(const BenchFlags& flags) {
   return result.failed > 0 ? ExitCode::cases_failed : ExitCode::done;
 }
 
+void declare_rate_flags(CLI::App& command, BenchFlags& flags) {
+  auto* rate = command.add_option("--rate", flags.rate, "requests per second that arrive, whatever the engine does")
+                   ->check(CLI::Range(1e-3, 1e6));
+  command.add_option("--burstiness", flags.burstiness, "of arrivals: 1 Poisson, below 1 burstier, above 1 more even")
+      ->check(CLI::Range(0.01, 100.0))
+      ->needs(rate);
+  command.add_option("--seed", flags.seed, "of the moments of arrival")->needs(rate);
+  command.add_option("--max-ttft", flags.max_ttft_ms, "ms to the first token within which a request counts as good")
+      ->check(CLI::PositiveNumber)
+      ->needs(rate);
+  command.add_option("--max-tpot", flags.max_tpot_ms, "ms a later token within which a request counts as good")
+      ->check(CLI::PositiveNumber)
+      ->needs(rate);
+}
+
 const RegisterVerb kVerb(
     {90, "bench", "One speed measurement of one model",
      "quantgrid bench --model models/smollm2-135m-instruct --isl 128 --osl 64 --batch 4",
@@ -202,8 +228,8 @@ const RegisterVerb kVerb(
        command.add_option("--batch", flags->batch, "requests that start together (decode speed)")
            ->check(CLI::Range(1, 100000));
        command.add_option("--concurrency", flags->concurrency, "requests kept in flight")->check(CLI::Range(1, 100000));
-       command.add_option("--rate", flags->rate, "requests per second, Poisson arrivals")->check(CLI::PositiveNumber);
-       command.add_option("--requests", flags->requests, "requests in all, with --concurrency or --rate")
+       declare_rate_flags(command, *flags);
+       command.add_option("--requests", flags->requests, "requests, with --concurrency or --rate")
            ->check(CLI::Range(1, 10000000));
        command.add_option("--rounds", flags->rounds, "measured rounds after one warm-up")->check(CLI::Range(1, 1000));
        command

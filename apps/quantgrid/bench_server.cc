@@ -66,8 +66,8 @@ std::vector<std::string> serve_flags(const BenchFlags& flags, const Load& load) 
   add("--prefill-chunk", chunk);
   add("--context-tokens", context);
   if (!cuda) add("--kv-tokens", (max_batch + 1) * (context + 64));
-  add("--max-queue", std::max<int64_t>(1024, load.batch));
-  add("--max-connections", std::max<int64_t>(1024, load.batch + 64));
+  add("--max-queue", std::max<int64_t>(1024, open_at_most(load)));
+  add("--max-connections", std::max<int64_t>(1024, open_at_most(load) + 64));
   add("--request-timeout", 86400);
   add("--drain-timeout", 0);
   words.emplace_back("--no-prefix-reuse");
@@ -82,7 +82,7 @@ Json run_json(const EngineRun& run, const BenchResult& r, const Load& load, cons
   }
   for (const EngineMetric& metric : run.metrics) {
     json[metric.name] = metric.value;
-    if (metric.ci_lo && metric.ci_hi) {
+    if (metric.ci_lo && metric.ci_hi && !json.contains("ci_lo")) {  // of the speed, which comes first
       json["ci_lo"] = *metric.ci_lo;
       json["ci_hi"] = *metric.ci_hi;
     }
@@ -112,6 +112,9 @@ void print_run(const EngineRun& run, const BenchResult& r, const Load& load, con
              r.itl_ms_p99);
   for (const EngineMetric& metric : run.metrics)
     if (metric.name.starts_with("client_")) fmt::print("{:<17} {:.3f}\n", metric.name, metric.value);
+  if (r.goodput)
+    fmt::print("good            {:.2f} requests/s, {:.1f} % of them\n", r.goodput->requests_s,
+               100 * r.goodput->share.value);
   fmt::print("{} requests, {} failed\n", r.requests, r.failed);
 }
 

@@ -211,7 +211,7 @@ CudaExecutorOptions GridRun::cuda_options(const Case& c) const {
 
 std::shared_ptr<Executor> GridRun::speed_executor(Model& m, const Case& c, const Load& load,
                                                   const EngineOptions& engine) {
-  if (options_.executor == "cpu") return executor(m, c, load.batch * (load.isl + load.osl + 32), engine.max_rows);
+  if (options_.executor == "cpu") return executor(m, c, engine.max_batch * (load.isl + load.osl + 32), engine.max_rows);
   if (speed_case_ == c.id() && speed_executor_) return speed_executor_;
   speed_executor_.reset();  // its memory is needed
   ExecutorOptions options;

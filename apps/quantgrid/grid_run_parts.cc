@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <chrono>
 
+#include "bench/load_record.h"
 #include "bench/measure.h"
+#include "bench/rate.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/log.h"
@@ -51,6 +53,21 @@ std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const
   speed->ci_level = 0.95;
   speed->ci_method = load.speed == SpeedKind::throughput ? "slices" : "t_log";
   speed->n = r.output_tok_s.n;
+  if (load.arrival == Arrival::rate) {
+    add("total_tok_s", r.total_tok_s);
+    add("batch_achieved", r.batch_achieved);
+    for (const LoadFigure& figure : rate_figures(r)) {
+      Record* row = add(figure.metric, figure.value);
+      row->n = figure.n;
+      if (figure.ci_lo == figure.ci_hi) continue;
+      row->ci_lo = figure.ci_lo;
+      row->ci_hi = figure.ci_hi;
+      row->ci_level = 0.95;
+      row->ci_method = "binomial";
+    }
+    add("peak_rss_bytes", static_cast<double>(peak_rss_bytes()));
+    return rows;
+  }
   add("ttft_ms_p50", r.ttft_ms_p50);
   if (load.speed != SpeedKind::prefill) {
     add("total_tok_s", r.total_tok_s);
@@ -76,8 +93,8 @@ void add_conditions(const GpuUse& use, Record& common) {
 void add_gpu_rows(const Record& common, const BenchResult& r, const GpuUse& use, std::vector<Record>& rows) {
   if (use.memory_bytes_max)
     rows.push_back(measured(common, "peak_gpu_bytes", static_cast<double>(*use.memory_bytes_max)));
-  if (use.energy_j && r.output_tokens > 0)
-    rows.push_back(measured(common, "j_per_output_token", *use.energy_j / static_cast<double>(r.output_tokens)));
+  if (use.energy_j && r.window_tokens > 0)
+    rows.push_back(measured(common, "j_per_output_token", *use.energy_j / static_cast<double>(r.window_tokens)));
   if (use.power_w_mean) rows.push_back(measured(common, "power_w_mean", *use.power_w_mean));
 }
 
@@ -178,8 +195,7 @@ bool GridRun::in_window(const Workload& w) const {
 }
 
 std::string GridRun::speed_description(const Workload& w) const {
-  return fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds) +
-         (in_window(w) ? fmt::format(" window {}", options_.window_s) : "");
+  return describe(w) + (in_window(w) ? fmt::format(" window {}", options_.window_s) : "");
 }
 
 void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
@@ -193,19 +209,19 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
     load.window_s = options_.window_s;
     common.protocol = fmt::format("steady window of {} s, requests started at random depths", load.window_s);
   }
-  common.isl = load.isl;
-  common.osl = load.osl;
-  common.batch = load.batch;
+  describe_load(load, common);
+  const bool cuda = options_.executor == "cuda";
+  const int64_t at_once = running_at_once(load, cuda);
   try {
     EngineOptions options;
-    options.max_batch = load.batch;
+    options.max_batch = at_once;
     options.prefix_reuse = false;
-    if (options_.executor == "cuda") options.prefill_chunk = options.max_rows;
+    if (cuda) options.prefill_chunk = options.max_rows;
     const std::shared_ptr<Executor> ran = speed_executor(m, c, load, options);
     // No more than fit to their end: who is preempted is computed twice.
     const int64_t pool_tokens = ran->num_pages() * ran->page_tokens();
     options.max_batch = std::clamp<int64_t>(pool_tokens / (load.isl + load.osl + ran->page_tokens()), 1,
-                                            std::min(load.batch, kMostSequences));
+                                            std::min(at_once, kMostSequences));
     if (load.window_s > 0) load.batch = options.max_batch;
     Engine engine(ran, options);
     NativeTarget target(engine);
@@ -225,6 +241,7 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
     common.rounds = r.rounds;
     common.num_requests = r.requests;
     common.num_failed = r.failed;
+    if (load.arrival == Arrival::rate) common.window_s = r.seconds;
     common.batch_achieved = r.batch_achieved;
     std::vector<Record> rows = speed_rows(common, r, load);
     if (options_.executor == "cuda") add_gpu_rows(common, r, use, rows);

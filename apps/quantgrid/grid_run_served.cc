@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "bench/load_record.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/progress.h"
@@ -14,19 +15,23 @@
 
 namespace qg {
 
-// One server for the decode and prefill workloads of a case, one for each throughput workload: how many replies may run
-// at once depends on their length there.
+// One server for the decode and prefill workloads of a case, one for each of the others: how many replies may run at
+// once depends on their length there.
 ServeChild& GridRun::serve_child(Model& m, const Case& c, const Workload& workload) {
-  int64_t batch = 1, context = 1, in_all = 1;
-  for (const Workload& w : workloads()) {
-    const bool together = w.kind == WorkloadKind::throughput;
-    if (together ? w.name != workload.name : workload.kind == WorkloadKind::throughput) continue;
-    const Load load = load_of(w);
-    batch = std::max(batch, load.batch);
-    context = std::max(context, load.isl + load.osl);
-    in_all = std::max(in_all, load.batch * (load.isl + load.osl + 32));
-  }
+  const auto alone = [](const Workload& w) {
+    return w.kind == WorkloadKind::throughput || w.kind == WorkloadKind::rate;
+  };
   const bool cuda = options_.executor == "cuda";
+  int64_t batch = 1, context = 1, in_all = 1, open = 1;
+  for (const Workload& w : workloads()) {
+    if (alone(w) ? w.name != workload.name : alone(workload)) continue;
+    const Load load = load_of(w);
+    const int64_t at_once = running_at_once(load, cuda);
+    batch = std::max(batch, at_once);
+    open = std::max(open, open_at_most(load));
+    context = std::max(context, load.isl + load.osl);
+    in_all = std::max(in_all, at_once * (load.isl + load.osl + 32));
+  }
   EngineOptions engine;  // as run_speed() has them
   if (cuda) engine.prefill_chunk = engine.max_rows;
   const int64_t max_batch = std::min(batch, cuda ? kMostSequences : batch);
@@ -59,8 +64,8 @@ ServeChild& GridRun::serve_child(Model& m, const Case& c, const Workload& worklo
     add("--gpu", device_uuid(options_.cuda.device));
     words.emplace_back("--shared");  // whether it is busy was asked when it was chosen
   }
-  add("--max-queue", std::max<int64_t>(1024, batch));
-  add("--max-connections", std::max<int64_t>(1024, batch + 64));
+  add("--max-queue", std::max<int64_t>(1024, open));
+  add("--max-connections", std::max<int64_t>(1024, open + 64));
   add("--request-timeout", 86400);
   add("--drain-timeout", 0);
   words.emplace_back("--no-prefix-reuse");
@@ -72,13 +77,10 @@ ServeChild& GridRun::serve_child(Model& m, const Case& c, const Workload& worklo
 }
 
 void GridRun::run_served(Model& m, const Case& c, const Workload& w) {
-  const CellPart p =
-      part(m, c, w.name, fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds));
+  const CellPart p = part(m, c, w.name, describe(w));
   const Load load = load_of(w);
   Record common = common_record(m, c, p);
-  common.isl = load.isl;
-  common.osl = load.osl;
-  common.batch = load.batch;
+  describe_load(load, common);
   EngineRun run;
   BenchResult result;
   GpuUse use;

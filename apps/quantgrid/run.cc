@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "bench/gpu_choice.h"
+#include "bench/load_record.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "core/log.h"
@@ -154,12 +155,17 @@ std::string shown(const std::map<std::string, Record>& rows, const std::string& 
   return it == rows.end() || !it->second.value ? "–" : fmt::format("{:.{}f}", *it->second.value * scale, digits);
 }
 
+std::string unit_of(const Workload& w) {
+  if (w.kind != WorkloadKind::rate) return "tok/s";
+  return headline_metric(w) == "goodput_requests_s" ? "good req/s" : "req/s";
+}
+
 void print_table(GridRun& run, const std::vector<Workload>& workloads) {
   fmt::print("\n{:>3}  {:<44} {:>8} {:>7} {:>8} {:>6} {:>9} {:>8}", "#", "case", "ppl", "ratio", "KL", "top-1",
              "weights", "KV/token");
   for (const Workload& w : workloads) fmt::print(" {:>14}", w.name);
   fmt::print("\n{:>3}  {:<44} {:>8} {:>7} {:>8} {:>6} {:>9} {:>8}", "", "", "", "", "nats", "", "MB", "bytes");
-  for (size_t i = 0; i < workloads.size(); ++i) fmt::print(" {:>14}", "tok/s");
+  for (const Workload& w : workloads) fmt::print(" {:>14}", unit_of(w));
   fmt::print("\n");
   for (const Case& c : run.cases()) {
     const auto rows = run.measured_rows(c);
@@ -168,7 +174,7 @@ void print_table(GridRun& run, const std::vector<Workload>& workloads) {
                shown(rows, "weights_bytes", 1, 1e-6), shown(rows, "kv_bytes_per_token", 0));
     for (const Workload& w : workloads)
       fmt::print(" {:>14}",
-                 shown(rows, w.name + (w.kind == WorkloadKind::prefill ? " prefill_tok_s" : " output_tok_s"), 1));
+                 shown(rows, fmt::format("{} {}", w.name, headline_metric(w)), w.kind == WorkloadKind::rate ? 2 : 1));
     fmt::print("\n");
   }
   fmt::print("\n");

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "bench/load_record.h"
 #include "checkpoint/lineage.h"
 #include "core/hash.h"
 #include "core/json.h"
@@ -55,7 +56,7 @@ std::string shown(const std::map<std::string, Record>& rows, const std::string& 
 }
 
 std::string speed_metric(const Workload& w) {
-  return w.name + (w.kind == WorkloadKind::prefill ? " prefill_tok_s" : " output_tok_s");
+  return fmt::format("{} {}", w.name, headline_metric(w));
 }
 
 void print_table(const EngineGridRun& run) {

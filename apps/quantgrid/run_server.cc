@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "bench/load_record.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "core/log.h"
@@ -114,21 +115,19 @@ ExitCode run_on_server(const Grid& grid, const std::vector<Case>& cases, const S
     id.model_sha = "server:" + facts.dialect.model;
     id.weights = common.weights;
     id.kv = common.kv;
-    id.workload = fmt::format("{}: {} {} {} {} {} {}{}", w.name, w.isl_tokens, w.osl_tokens, w.batch, w.requests,
-                              w.rounds, options.server.prompts, options.server.chat ? " chat" : "");
+    id.workload =
+        fmt::format("{}: {} {}{}", w.name, describe(w), options.server.prompts, options.server.chat ? " chat" : "");
     id.engine = common.engine;
     id.engine_build = facts.version;
     id.target = id.measured_on = c.gpu;
     Record row = common;
     row.case_key = case_key(id);
     row.workload = w.name;
-    row.isl = load.isl;
-    row.osl = load.osl;
-    row.batch = load.batch;
+    describe_load(load, row);
     row.seed = static_cast<int64_t>(load.seed);
     row.started_at = utc_now();
     if (!options.rerun && journal.is_done(row.case_key)) continue;
-    room_for_open_files(load.batch + 16);
+    room_for_open_files(open_at_most(load) + 16);
     EngineRun run = identified;
     if (run.ok()) {
       Progress progress(fmt::format("{} {}", c.id(), w.name), total_output_tokens(load), "tokens");

@@ -1,5 +1,6 @@
 #include "bench/load.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "core/error.h"
@@ -49,11 +50,30 @@ Load load_of(const Workload& w) {
     load.speed = SpeedKind::throughput;
     load.rounds = 1;
     load.batch = w.requests > 0 ? w.requests : 16;
+  } else if (w.kind == WorkloadKind::rate) {
+    load.arrival = Arrival::rate;
+    load.speed = SpeedKind::throughput;
+    load.rounds = 1;
+    load.rate_per_s = w.rate_per_s;
+    load.burstiness = w.burstiness;
+    load.arrival_seed = w.seed;
+    load.max_ttft_ms = w.max_ttft_ms;
+    load.max_tpot_ms = w.max_tpot_ms;
+    load.requests = w.requests;
   } else {
     load.speed = w.kind == WorkloadKind::prefill ? SpeedKind::prefill : SpeedKind::decode;
     load.batch = w.batch;
   }
   return load;
+}
+
+int64_t open_at_most(const Load& load) {
+  return load.arrival == Arrival::rate ? load.requests + rate_warm_up(load.requests) : load.batch;
+}
+
+int64_t running_at_once(const Load& load, bool cuda) {
+  if (load.arrival != Arrival::rate) return load.batch;
+  return std::min<int64_t>(cuda ? 256 : 64, open_at_most(load));
 }
 
 std::vector<int32_t> load_prompt(const Load& load, int64_t index, int64_t vocab) {

@@ -1,13 +1,13 @@
 #include "bench/measure.h"
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 
+#include "bench/arrivals.h"
+#include "bench/rate.h"
 #include "bench/steady.h"
 #include "core/error.h"
 #include "core/interrupt.h"
-#include "core/rng.h"
 
 namespace qg {
 namespace {
@@ -22,16 +22,12 @@ int64_t requests_of_round(const Load& w) {
 }
 
 // When request i of a round is offered: at once, when a place is free (infinity: decided while running), or at the i-th
-// arrival of a Poisson process.
+// arrival.
 class Schedule {
  public:
   Schedule(const Load& load, int64_t count) : load_(load), count_(count) {
-    double t = 0;
-    const Rng rng(load.seed, 0x5eed);
-    for (int64_t i = 0; i < count && load.arrival == Arrival::rate; ++i) {
-      times_.push_back(t);
-      t -= std::log(1.0 - rng.uniform(static_cast<uint64_t>(i))) / load.rate_per_s;
-    }
+    if (load.arrival == Arrival::rate)
+      times_ = arrival_times({load.rate_per_s, load.burstiness, load.arrival_seed}, count);
   }
   bool due(int64_t next, int64_t in_flight, double now) const {
     if (next >= count_) return false;
@@ -39,11 +35,11 @@ class Schedule {
     if (load_.arrival == Arrival::concurrency) return in_flight < load_.batch;
     return times_[static_cast<size_t>(next)] <= now;
   }
-  // When request i counts as offered: a Poisson arrival when it came, also where a step kept it waiting at the door.
+  // When request i counts as offered: an arrival when it came, also where a step kept it waiting at the door.
   double offered(int64_t i, double now) const {
     return load_.arrival == Arrival::rate ? times_[static_cast<size_t>(i)] : now;
   }
-  // Seconds until the next arrival; only for Poisson arrivals.
+  // The moment of the next arrival; far away for other loads.
   double next_time(int64_t next) const {
     return next < static_cast<int64_t>(times_.size()) ? times_[static_cast<size_t>(next)] : 1e9;
   }
@@ -78,7 +74,7 @@ double span_seconds(const RoundTrace& round) {
 }  // namespace
 
 RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, int64_t count,
-                     const std::function<void(int64_t)>& on_token) {
+                     const std::function<void(int64_t)>& on_token, const std::function<void(int64_t)>& on_offer) {
   RoundTrace round;
   round.requests.resize(static_cast<size_t>(count));
   std::map<int64_t, size_t> place;  // request id -> index
@@ -110,6 +106,7 @@ RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, 
   while (next < count || in_flight > 0) {
     stop_if_interrupted("finished cases stay, this measurement starts again");
     while (schedule.due(next, in_flight, seconds_between(start, EngineClock::now()))) {
+      if (on_offer) on_offer(next);
       auto prompt = load_prompt(load, first_index + next, target.vocab());
       round.requests[static_cast<size_t>(next)].offered =
           schedule.offered(next, seconds_between(start, EngineClock::now()));
@@ -162,6 +159,7 @@ Estimate throughput_estimate(const RoundTrace& round) {
 
 int64_t total_output_tokens(const Load& w) {
   if (w.window_s > 0) return 0;
+  if (w.arrival == Arrival::rate) return open_at_most(w) * w.osl;
   const int64_t rounds = w.arrival == Arrival::together ? w.rounds + 1 : 1;
   return rounds * requests_of_round(w) * w.osl;
 }
@@ -172,8 +170,8 @@ constexpr int64_t kThroughputWarmUp = 16;
 BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t)>& on_token,
                     const std::function<void()>& on_start) {
   if (load.window_s > 0) return measure_window(target, load, on_token, on_start);
+  if (load.arrival == Arrival::rate) return measure_rate(target, load, on_token, on_start);
   if (load.arrival == Arrival::together && load.batch < 1) throw Error("a batch of no requests cannot be measured");
-  if (load.arrival == Arrival::rate && !(load.rate_per_s > 0)) throw Error("the request rate must be above zero");
   const int64_t count = requests_of_round(load);
   int64_t index = 0;
   const bool warm_up = load.arrival == Arrival::together;
@@ -210,7 +208,7 @@ BenchResult measure(LoadTarget& target, const Load& load, const std::function<vo
   if (speeds.empty()) throw Error("every request failed: " + result.first_error, load.name);
   result.output_tok_s =
       load.speed == SpeedKind::throughput && speeds.size() == 1 ? throughput_estimate(round) : geometric_mean(speeds);
-  result.output_tokens = tokens_out;
+  result.output_tokens = result.window_tokens = tokens_out;
   result.total_tok_s = static_cast<double>(tokens_in + tokens_out) / result.seconds;
   result.ttft_ms_p50 = quantile(ttft, 0.5);
   result.ttft_ms_p99 = quantile(ttft, 0.99);

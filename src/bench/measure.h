@@ -4,6 +4,7 @@
 //   throughput  output tok/s = all output tokens / (last token - first request), ramp and tail included
 //   TTFT        first token - offered;  TPOT = (last - first token) / (tokens - 1);  ITL = gaps between tokens
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,18 @@ struct RoundTrace {
   std::vector<double> token_times;  // ascending; for the intervals of throughput runs
 };
 
+struct Percentiles {
+  double p50 = 0, p90 = 0, p99 = 0;
+  int64_t n = 0;  // samples; 0: none
+};
+
+// Requests that were served within the limits of a load (rate.h).
+struct Goodput {
+  int64_t good = 0;
+  Estimate share;         // of the counted requests, failed ones among them
+  double requests_s = 0;  // good ones over the measured time
+};
+
 struct BenchResult {
   Estimate output_tok_s;   // of a prefill load: prompt tokens per second
   double total_tok_s = 0;  // input and output tokens
@@ -36,18 +49,25 @@ struct BenchResult {
   int64_t requests = 0, failed = 0, rounds = 0;
   double seconds = 0;
   int64_t output_tokens = 0;  // of the measured rounds
+  // Tokens given while the energy counter ran: of a load at a rate the warm-up's last ones too.
+  int64_t window_tokens = 0;
+  Percentiles ttft_ms, tpot_ms, itl_ms, e2e_ms;  // of a load at a rate; no samples otherwise
+  std::optional<Goodput> goodput;                // of a load at a rate with limits
   std::vector<std::string> kernels;
   std::string compute_path;
   std::string first_error;
 };
 
-// Runs one round: `count` requests, prompts numbered from first_index. on_token is called for each output token.
+// Runs one round: `count` requests, prompts numbered from first_index. on_token is called for each output token,
+// on_offer (may be empty) before request i of the round is offered.
 RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, int64_t count,
-                     const std::function<void(int64_t tokens)>& on_token);
+                     const std::function<void(int64_t tokens)>& on_token,
+                     const std::function<void(int64_t i)>& on_offer = {});
 
 // Warm-up (a whole round; 16 requests of a throughput run) and rounds; throws Error when every request fails, with the
 // first reason.
-// on_start (may be empty) is called when the warm-up is over. A load with a window goes to measure_window().
+// on_start (may be empty) is called when the warm-up is over. A load with a window goes to measure_window(), one at a
+// rate to measure_rate().
 BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t tokens)>& on_token,
                     const std::function<void()>& on_start = {});
 

@@ -88,6 +88,7 @@ class SteadyRun {
     const auto slice = static_cast<size_t>((now_ - *begin_) / load_.window_s * kSlices);
     slices_[std::min<size_t>(slice, kSlices - 1)] += static_cast<double>(tokens);
     result_.output_tokens += tokens;
+    result_.window_tokens += tokens;
   }
 
   void start_window() {

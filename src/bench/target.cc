@@ -1,5 +1,7 @@
 #include "bench/target.h"
 
+#include <thread>
+
 namespace qg {
 
 int64_t NativeTarget::submit(std::vector<int32_t> prompt, int64_t output_tokens) {
@@ -10,9 +12,9 @@ int64_t NativeTarget::submit(std::vector<int32_t> prompt, int64_t output_tokens)
   return engine_.add(std::move(request));
 }
 
-bool NativeTarget::poll(EngineClock::time_point, const std::function<void(const LoadEvent&)>& on_event) {
+bool NativeTarget::poll(EngineClock::time_point deadline, const std::function<void(const LoadEvent&)>& on_event) {
   // The engine computes in this thread: a step takes as long as it takes, and always brings events sooner or later.
-  return engine_.step([&](const TokenEvent& event) {
+  const bool worked = engine_.step([&](const TokenEvent& event) {
     LoadEvent e;
     e.request = event.request;
     e.tokens = event.token >= 0 ? 1 : 0;
@@ -21,6 +23,8 @@ bool NativeTarget::poll(EngineClock::time_point, const std::function<void(const 
     if (event.finish == FinishReason::refused) e.error = event.reason;
     on_event(e);
   });
+  if (!worked && engine_.idle()) std::this_thread::sleep_until(deadline);  // until the next request arrives
+  return worked;
 }
 
 int64_t NativeTarget::vocab() const {

@@ -88,7 +88,13 @@ std::optional<CommandLine> build_command(const EngineCase& e) {
   return trtllm_build_command(e);
 }
 
+bool has_benchmark(const Workload& workload) {
+  return workload.kind != WorkloadKind::rate;
+}
+
 Measurement measurement(const EngineCase& e, const Workload& workload) {
+  if (!has_benchmark(workload))
+    throw Error("the engine's own benchmark offers no requests at a rate", workload.name, "load its server: --served");
   switch (e.engine) {
     case EngineId::trtllm_tensorrt:
     case EngineId::trtllm_pytorch:

@@ -70,7 +70,12 @@ struct Measurement {
 // TensorRT back end: the command that builds the engine of this case. Empty for the others.
 std::optional<CommandLine> build_command(const EngineCase& e);
 
-// Throws Error for the native engine and OpenAI-compatible servers: they are not driven by commands.
+// Whether the engines' own benchmarks measure it: none offers requests at a rate and waits for nobody (trtllm-bench has
+// no such option, `vllm bench` only against a server). Such a load is put on the engine's server, by our client.
+bool has_benchmark(const Workload& workload);
+
+// Throws Error for the native engine and OpenAI-compatible servers: they are not driven by commands; and for a workload
+// without a benchmark.
 Measurement measurement(const EngineCase& e, const Workload& workload);
 
 // The engine's server on 127.0.0.1, for load over HTTP. GET `health` answers 200 when it is up.

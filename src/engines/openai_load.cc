@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bench/rate.h"
 #include "core/error.h"
 #include "core/hash.h"
 #include "engines/openai_probe.h"
@@ -37,17 +38,34 @@ std::vector<EngineMetric> metrics_of(const BenchResult& r, const Load& load, con
   speed.ci_method = load.speed == SpeedKind::throughput ? "slices" : "t_log";
   speed.n = r.output_tok_s.n;
   list.push_back(speed);
-  list.push_back(metric("ttft_ms_p50", r.ttft_ms_p50));
-  list.push_back(metric("ttft_ms_p99", r.ttft_ms_p99));
+  for (const LoadFigure& figure : rate_figures(r)) {
+    EngineMetric m = metric(std::string(figure.metric).c_str(), figure.value);
+    m.n = figure.n;
+    if (figure.ci_lo != figure.ci_hi) {
+      m.ci_lo = figure.ci_lo;
+      m.ci_hi = figure.ci_hi;
+      m.ci_level = 0.95;
+      m.ci_method = "binomial";
+    }
+    list.push_back(std::move(m));
+  }
+  const bool at_rate = load.arrival == Arrival::rate;
+  if (!at_rate) {
+    list.push_back(metric("ttft_ms_p50", r.ttft_ms_p50));
+    list.push_back(metric("ttft_ms_p99", r.ttft_ms_p99));
+  }
   if (load.speed != SpeedKind::prefill) {
     list.push_back(metric("total_tok_s", r.total_tok_s));
-    list.push_back(metric("tpot_ms_p50", r.tpot_ms_p50));
-    list.push_back(metric("itl_ms_p99", r.itl_ms_p99));
+    if (!at_rate) {
+      list.push_back(metric("tpot_ms_p50", r.tpot_ms_p50));
+      list.push_back(metric("itl_ms_p99", r.itl_ms_p99));
+    }
     list.push_back(metric("output_tokens_mean", static_cast<double>(r.output_tokens) /
                                                     static_cast<double>(std::max<int64_t>(1, r.requests))));
   }
   if (prompt_tokens) list.push_back(metric("prompt_tokens_mean", *prompt_tokens));
-  if (r.seconds > 0) list.push_back(metric("requests_s", static_cast<double>(r.requests - r.failed) / r.seconds));
+  if (r.seconds > 0 && !at_rate)
+    list.push_back(metric("requests_s", static_cast<double>(r.requests - r.failed) / r.seconds));
   const OpenAiTarget::Overhead overhead = target.overhead();
   list.push_back(metric("client_lag_ms_p99", overhead.lag_ms_p99));
   list.push_back(metric("client_lag_ms_max", overhead.lag_ms_max));

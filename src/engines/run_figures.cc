@@ -72,6 +72,8 @@ void take_trtllm_report(const EngineReport& r, const Workload& w, EngineRun& run
       add(run, "ttft_ms_p99", r.e2e_ms_p99, r.requests);
       run.rounds = w.rounds;
       break;
+    case WorkloadKind::rate:
+      return spoil(run, "no_rate", "the engine's benchmark offers no requests at a rate");
   }
   add(run, "requests_s", r.requests_s, r.requests);
   if (w.kind != WorkloadKind::prefill) {

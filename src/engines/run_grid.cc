@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "bench/load_record.h"
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/interrupt.h"
@@ -24,16 +25,12 @@ std::string flags_of(const EngineCase& e, const Workload* w, bool served) {
   };
   if (const auto build = build_command(e)) add(*build);
   if (served) add(serve_command(e, 0).command);
-  if (w && !served) {
+  if (w && !served && has_benchmark(*w)) {
     const Measurement m = measurement(e, *w);
     for (const BenchRun& run : m.runs) add(run.command);
     for (const WrittenFile& file : m.files) words += file.text;
   }
   return words;
-}
-
-std::string describe(const Workload& w) {
-  return fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds);
 }
 
 std::optional<double> limit_tok_s(const ModelShape& shape, const Card& card, const Case& c, const Workload& w,
@@ -116,9 +113,8 @@ EngineGridRun::Part EngineGridRun::part(const PlanRow& row, const EngineCase& e,
   r.engine_version = id.engine_build;
   r.workload = w ? w->name : name;
   if (w) {
-    r.isl = w->isl_tokens;
-    r.osl = w->kind == WorkloadKind::prefill ? 1 : w->osl_tokens;
-    if (w->kind != WorkloadKind::throughput) r.batch = w->batch;
+    describe_load(load_of(*w), r);
+    if (w->kind == WorkloadKind::throughput) r.batch.reset();  // how many run at once, the engine decides
   }
   r.checkpoint = e.checkpoint.filename().string();
   r.base_ckpt_sha = id.model_sha;
@@ -151,8 +147,18 @@ void EngineGridRun::run_case(const PlanRow& row) {
     return;
   }
   std::vector<Workload> todo;
-  for (const Workload& w : workloads())
-    if (wanted(part(row, e, &w, "").key)) todo.push_back(w);
+  for (const Workload& w : workloads()) {
+    const Part p = part(row, e, &w, "");
+    if (!wanted(p.key)) continue;
+    if (options_.served || has_benchmark(w)) {
+      todo.push_back(w);
+    } else if (!journal_.is_done(p.key)) {
+      append(p, failed_run(CaseStatus::skipped_unsupported, "needs_server",
+                           fmt::format("not measured by {}'s own benchmark, which offers no requests at a rate; "
+                                       "--served loads its server",
+                                       engine_spec(plan_.engine).label)));
+    }
+  }
   if (todo.empty()) return;
   EngineRun ready = checked_;
   if (ready.ok()) {

@@ -90,6 +90,25 @@ std::string measurement_lines(const EngineCase& e, const Measurement& m, Notes& 
   return text;
 }
 
+// What the engine's own benchmark cannot measure: `run` starts the engine's server, as these scripts would, and loads
+// it. It keeps what it did in a journal of its own and does nothing twice.
+std::string served_lines(const Grid& grid, const EngineCase& e, const PlanOptions& options, const fs::path& dir) {
+  std::string points;
+  for (const Workload& w : e.workloads)
+    if (!has_benchmark(w)) points += (points.empty() ? "" : ",") + w.name;
+  if (points.empty()) return {};
+  const EngineSpec& engine = engine_spec(e.engine);
+  std::vector<std::string> argv{"quantgrid", "run", grid.file.string(), "--engine", std::string(engine.name)};
+  if (!engine.backend.empty()) argv.insert(argv.end(), {"--backend", std::string(engine.backend)});
+  argv.insert(argv.end(), {"--served", "--filter", fmt::format("number={}", e.c.number), "--points", points,
+                           "--profile", std::string(to_string(options.profile)), "--engine-dir", dir.string(),
+                           "--journal", (dir / "results" / "served.jsonl").string()});
+  return "\n" + comment("--- " + points, "  ") +
+         comment("No requests at a rate in the engine's own benchmark: its server is loaded, into served.jsonl.",
+                 "  ") +
+         shell_command(argv, "  ") + " \\\n    --gpu \"$CUDA_VISIBLE_DEVICES\" || bad=1\n";
+}
+
 std::string case_title(const PlanRow& row) {
   return row.c.number > 0 ? fmt::format("Case {}: {} ({})", row.c.number, row.c.id(), to_string(row.c.section))
                           : fmt::format("{} ({})", row.c.id(), to_string(row.c.section));
@@ -112,7 +131,9 @@ std::string case_lines(const Grid& grid, const PlanRow& row, const PlanOptions& 
                             to_string(row.c.kv), *row.kv_bytes_per_token));
   const EngineCase e = engine_case(grid, row, options, dir);
   text += function_name(row) + "() {\n  local bad=0\n" + checkpoint_lines(row, e) + build_lines(e, notes);
-  for (const Workload& w : e.workloads) text += measurement_lines(e, measurement(e, w), notes);
+  for (const Workload& w : e.workloads)
+    if (has_benchmark(w)) text += measurement_lines(e, measurement(e, w), notes);
+  text += served_lines(grid, e, options, dir);
   return text + "  return $bad\n}\n" + fmt::format("run_case {} {}\n", word(row.c.id()), function_name(row));
 }
 

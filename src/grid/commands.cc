@@ -29,6 +29,19 @@ std::string make_commands(const Grid& grid, const PlanRow& row) {
       c.sample_tokens, c.search_tokens, c.seed);
 }
 
+}  // namespace
+
+std::string rate_flags(const Workload& w) {
+  std::string text = fmt::format(" --rate {} --requests {}", w.rate_per_s, w.requests);
+  if (w.burstiness != 1) text += fmt::format(" --burstiness {}", w.burstiness);
+  if (w.seed != kDefaultArrivalSeed) text += fmt::format(" --seed {}", w.seed);
+  if (w.max_ttft_ms > 0) text += fmt::format(" --max-ttft {}", w.max_ttft_ms);
+  if (w.max_tpot_ms > 0) text += fmt::format(" --max-tpot {}", w.max_tpot_ms);
+  return text;
+}
+
+namespace {
+
 std::string native_commands(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
   const GridModel& model = grid.model(row.c.model);
   const std::filesystem::path folder =
@@ -37,6 +50,10 @@ std::string native_commands(const Grid& grid, const PlanRow& row, const PlanOpti
   std::string text;
   for (const Workload& w : grid.workloads_of(options.profile)) {
     text += fmt::format("quantgrid bench {} --isl {} --osl {}", common, w.isl_tokens, w.osl_tokens);
+    if (w.kind == WorkloadKind::rate) {
+      text += rate_flags(w) + fmt::format(" --json  # {}\n", w.name);
+      continue;
+    }
     if (w.kind == WorkloadKind::throughput)
       text += w.requests > 0 ? fmt::format(" --concurrency {0} --requests {0}", w.requests) : " --concurrency 1024";
     else

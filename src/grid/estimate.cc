@@ -51,6 +51,9 @@ double workload_seconds(const ModelShape& shape, const Card& card, WeightFormat 
   const double rounds = w.rounds + 1;  // one to warm up
   const double prefill = pass_seconds(shape, card, isl * sequences, sequences);
   if (w.kind == WorkloadKind::prefill) return rounds * prefill;
+  if (w.kind == WorkloadKind::rate)  // arrivals take as long as they take, the last one its own reply
+    return static_cast<double>(w.requests + rate_warm_up(w.requests)) / w.rate_per_s + prefill +
+           osl * decode_step_seconds(shape, card, weights, kv, w);
   if (w.kind == WorkloadKind::decode)
     return rounds * (prefill + osl * decode_step_seconds(shape, card, weights, kv, w));
   const auto serial = serial_throughput(shape, card, weights, kv, w.isl_tokens, w.osl_tokens);

@@ -9,7 +9,7 @@
 namespace qg {
 namespace {
 
-constexpr std::array<std::string_view, 3> kKindNames{"decode", "throughput", "prefill"};
+constexpr std::array<std::string_view, 4> kKindNames{"decode", "throughput", "prefill", "rate"};
 constexpr std::array<std::string_view, 2> kProfileNames{"quick", "full"};
 
 void add_once(std::vector<std::string>& names, const std::string& name) {
@@ -29,6 +29,18 @@ std::optional<Profile> parse_profile(std::string_view name) {
   for (Profile profile : {Profile::quick, Profile::full})
     if (to_string(profile) == name) return profile;
   return std::nullopt;
+}
+
+int64_t rate_warm_up(int64_t requests) {
+  return std::clamp<int64_t>(requests / 10, std::min<int64_t>(16, requests), 1000);
+}
+
+std::string describe(const Workload& w) {
+  std::string text = fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds);
+  if (w.kind == WorkloadKind::rate)
+    text += fmt::format(" rate {} burstiness {} seed {} ttft {} tpot {}", w.rate_per_s, w.burstiness, w.seed,
+                        w.max_ttft_ms, w.max_tpot_ms);
+  return text;
 }
 
 const GridModel& Grid::model(std::string_view name) const {

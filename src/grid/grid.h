@@ -21,24 +21,38 @@ struct GridModel {
   std::optional<ModelShape> shape;  // empty: not a model known by name, and its folder is not here
 };
 
-enum class WorkloadKind { decode, throughput, prefill };
+enum class WorkloadKind { decode, throughput, prefill, rate };
 enum class Profile { quick, full };  // full runs everything, quick its part
+inline constexpr uint64_t kDefaultArrivalSeed = 42;
 std::string_view to_string(WorkloadKind kind);
 std::string_view to_string(Profile profile);
 std::optional<Profile> parse_profile(std::string_view name);
 
 // decode: `batch` requests of isl tokens start together, osl tokens out each. throughput: `requests` requests are
-// offered at once. prefill: isl tokens in, one out, `batch` at a time.
+// offered at once. prefill: isl tokens in, one out, `batch` at a time. rate: requests arrive at random moments, so many
+// a second, whatever the engine does.
 struct Workload {
-  std::string name;  // "decode/b8", "1000/1000", "prefill/512"
+  std::string name;  // "decode/b8", "1000/1000", "prefill/512", "rate/8"
   WorkloadKind kind = WorkloadKind::decode;
   int64_t isl_tokens = 128, osl_tokens = 256;
   int64_t batch = 1;     // decode and prefill
-  int64_t requests = 0;  // throughput; 0: as many as give a steady part
+  int64_t requests = 0;  // throughput: 0 = as many as give a steady part; rate: that are counted, 1 or more
   int rounds = 5;
   Profile profile = Profile::quick;
+  double rate_per_s = 0;   // rate: > 0
+  double burstiness = 1;   // rate: shape of the gamma distribution of gaps; 1: Poisson arrivals
+  double max_ttft_ms = 0;  // rate: limits of goodput; 0: none
+  double max_tpot_ms = 0;
+  uint64_t seed = kDefaultArrivalSeed;  // rate: of the moments of arrival
   bool operator==(const Workload&) const = default;
 };
+
+// Of a load at a rate: requests that arrive before the `requests` that are counted, so that these meet an engine at
+// work.
+int64_t rate_warm_up(int64_t requests);
+
+// What makes two measurements of a workload the same, beside its name: a part of the key of a result.
+std::string describe(const Workload& workload);
 
 struct AccuracySettings {
   std::filesystem::path text;  // empty: accuracy is not measured

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -10,6 +9,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "grid/grid.h"
+#include "grid/load_workload.h"
 #include "grid/models.h"
 #include "grid/names.h"
 #include "grid/toml_reader.h"
@@ -19,7 +19,6 @@ namespace {
 
 constexpr size_t kMaxCases = 10000;
 constexpr int64_t kMaxNumber = 999'999;
-constexpr int64_t kMaxTokens = int64_t{1} << 24;
 
 template <class Enum, size_t N>
 std::vector<std::string> names_of(const std::array<Enum, N>& values) {
@@ -273,54 +272,6 @@ class Loader {
         throw Error(fmt::format("two workloads are called \"{}\"", w.name), row.where("name"), "rename one");
       grid_.workloads.push_back(std::move(w));
     }
-  }
-
-  static Workload read_workload(const TomlReader& row) {
-    row.only({"name", "kind", "isl", "osl", "batch", "requests", "rounds", "profile"});
-    Workload w;
-    w.name = row.get_string("name");
-    if (w.name.empty() || w.name.size() > 64 || !std::all_of(w.name.begin(), w.name.end(), [](unsigned char c) {
-          return std::isalnum(c) || c == '/' || c == '-' || c == '_' || c == '.';
-        }))
-      throw Error("a workload's name is 1 to 64 letters, digits, '/', '-', '_' and '.'", row.where("name"),
-                  R"(for example "decode/b8" or "1000/1000")");
-    const std::string kind = row.get_string("kind");
-    if (kind == to_string(WorkloadKind::decode))
-      w.kind = WorkloadKind::decode;
-    else if (kind == to_string(WorkloadKind::throughput))
-      w.kind = WorkloadKind::throughput;
-    else if (kind == to_string(WorkloadKind::prefill))
-      w.kind = WorkloadKind::prefill;
-    else
-      row.not_one_of("kind", kind, {"decode", "throughput", "prefill"});
-    read_workload_sizes(row, w);
-    const std::string profile = row.get_string("profile", "quick");
-    const auto parsed = parse_profile(profile);
-    if (!parsed) row.not_one_of("profile", profile, {"quick", "full"});
-    w.profile = *parsed;
-    return w;
-  }
-
-  static void read_workload_sizes(const TomlReader& row, Workload& w) {
-    w.isl_tokens = row.get_int("isl", {}, 1, kMaxTokens);
-    if (w.kind == WorkloadKind::prefill && row.has("osl"))
-      throw Error("a prefill workload makes one token; it has no osl", row.where("osl"), "take osl out");
-    w.osl_tokens = w.kind == WorkloadKind::prefill ? 1 : row.get_int("osl", {}, 1, kMaxTokens);
-    if (w.kind == WorkloadKind::decode && w.osl_tokens < 2)
-      throw Error("decode speed is measured after the first token, so osl must be 2 or more", row.where("osl"),
-                  "use osl = 256");
-    if (w.kind == WorkloadKind::throughput) {
-      if (row.has("batch"))
-        throw Error("a throughput workload offers all requests at once; it has no batch", row.where("batch"),
-                    "use requests = ...");
-      w.requests = row.get_int("requests", 0, 0, 10'000'000);
-      w.rounds = static_cast<int>(row.get_int("rounds", 1, 1, 1000));
-      return;
-    }
-    if (row.has("requests"))
-      throw Error("only a throughput workload has requests", row.where("requests"), "use batch = ...");
-    w.batch = row.get_int("batch", 1, 1, 65536);
-    w.rounds = static_cast<int>(row.get_int("rounds", 5, 1, 1000));
   }
 
   void read_accuracy() {

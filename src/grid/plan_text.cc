@@ -167,6 +167,23 @@ std::string summary(const std::vector<PlanRow>& rows, const std::vector<PlanChec
   return text;
 }
 
+// "rate/8        1024 in, 128 out, 8 requests/s, 480 of them; good: first token in 500 ms, then 30 ms a token"
+std::string workload_text(const Workload& w) {
+  std::string text = fmt::format("{} in, {} out", w.isl_tokens, w.osl_tokens);
+  if (w.kind == WorkloadKind::rate) {
+    text += fmt::format(", {:g} requests/s, {} of them", w.rate_per_s, w.requests);
+    if (w.burstiness != 1) text += fmt::format(", burstiness {:g}", w.burstiness);
+    if (w.max_ttft_ms > 0) text += fmt::format("; good: first token in {:g} ms", w.max_ttft_ms);
+    if (w.max_tpot_ms > 0)
+      text += fmt::format("{} {:g} ms a token", w.max_ttft_ms > 0 ? ", then" : "; good:", w.max_tpot_ms);
+  } else if (w.kind == WorkloadKind::throughput) {
+    text += w.requests > 0 ? fmt::format(", {} requests at once", w.requests) : ", all requests at once";
+  } else {
+    text += fmt::format(", batch {}, {} rounds", w.batch, w.rounds);
+  }
+  return fmt::format("  {:<14}{}\n", w.name, text);
+}
+
 }  // namespace
 
 std::string duration_text(double seconds) {
@@ -240,6 +257,10 @@ std::string plan_table(const Grid& grid, const std::vector<PlanRow>& rows, const
   text += notes.text() + "\nCheckpoint folders (ckpt):\n";
   for (size_t i = 0; i < folders.size(); ++i)
     text += fmt::format("  {}  {}{}\n", letter(i), folder_text(folders[i]), folder_remark(folders[i]));
+  if (const auto workloads = grid.workloads_of(options.profile); !workloads.empty()) {
+    text += fmt::format("\nWorkloads (profile {}):\n", to_string(options.profile));
+    for (const Workload& w : workloads) text += workload_text(w);
+  }
   return text + "\n" + summary(rows, folders, options);
 }
 

@@ -56,10 +56,10 @@ struct Record {
   // The workload.
   std::string workload;  // "decode/b8", "1000/1000", "accuracy", "max_batch", "quantize"
   std::optional<int64_t> isl, osl, batch, rounds, context_len, concurrency;
-  std::optional<double> request_rate, batch_achieved, window_s;
+  std::optional<double> request_rate, ttft_limit_ms, tpot_limit_ms, batch_achieved, window_s;
   std::optional<int64_t> num_requests, num_failed;
   std::string dataset;   // "jargon-text 4.4.7"
-  std::string protocol;  // accuracy: window, stride, BOS, in words
+  std::string protocol;  // how it was measured, in words: window, stride, BOS; arrivals, warm-up, limits
   std::string workload_sha;
   std::optional<int64_t> seed;
 

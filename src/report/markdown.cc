@@ -6,6 +6,7 @@
 #include "report/across.h"
 #include "report/explain.h"
 #include "report/page.h"
+#include "report/rate.h"
 
 namespace qg {
 namespace {
@@ -53,6 +54,26 @@ std::string cells_table(const Study& study, const std::vector<const Cell*>& cell
   return text;
 }
 
+std::string rate_table(const Study& study, const Speaker& say) {
+  const std::vector<RateRow> rows = rate_rows(study);
+  if (rows.empty()) return {};
+  std::string text = "\n### " + say("rate.title") + "\n\n" + say("rate.note") + "\n\n| " + say("answer.model") + " | " +
+                     say("grid.card") + " | " + say("grid.weights") + " | " + say("grid.kv") + " | " +
+                     say("grid.engine") + " |";
+  std::string line = "|---|---|---|---|---|";
+  for (const std::string& head : rate_heads(say)) text += " " + head + " |", line += line.size() < 22 ? "---|" : "--:|";
+  text += "\n" + line + "\n";
+  for (const RateRow& row : rows) {
+    const Case& about = row.cell->about;
+    text += "| " + markdown_text(study.model_label(about.model)) + " | " + markdown_text(study.card_label(about.gpu)) +
+            " | " + std::string(weight_format_spec(about.weights).label) + " | " +
+            std::string(kv_format_spec(about.kv).label) + " | " + markdown_text(row.cell->engine) + " |";
+    for (const std::string& value : rate_figures_of(row, say)) text += " " + markdown_text(value) + " |";
+    text += "\n";
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string markdown_page(const Study& study, const PageOptions& options) {
@@ -79,6 +100,7 @@ std::string markdown_page(const Study& study, const PageOptions& options) {
   if (!others.empty()) text += "\n### " + say("grid.others") + "\n\n" + cells_table(study, others, say);
   if (!planned.empty())
     text += "\n### " + markdown_text(say("grid.plan", study.grid->title)) + "\n\n" + cells_table(study, planned, say);
+  text += rate_table(study, say);
   text += "\n## " + say("method.title") + "\n\n" +
           say("method.rule_admissible", fmt::format("{:g}", study.gates.max_ppl_ratio),
               fmt::format("{:g}", study.gates.max_kld_nats)) +

@@ -27,7 +27,8 @@ Json chart_data(const Study& study, const PageOptions& options);  // what page.j
 
 // Workloads with a speed that the cells have, in the order in which a reader meets them: decode by batch, then others.
 std::vector<std::string> speed_workloads(const std::vector<const Cell*>& cells);
-// output_tok_s or prefill_tok_s of that workload if it may be shown as this card's; otherwise null.
+// output_tok_s or prefill_tok_s of that workload if it may be shown as this card's speed; otherwise null. A load at a
+// rate has none: its tokens a second are those that were asked for (rate.h).
 const Record* shown_speed(const Cell& cell, const std::string& workload);
 
 }  // namespace qg

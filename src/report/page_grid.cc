@@ -4,6 +4,7 @@
 #include "grid/formats.h"
 #include "report/html.h"
 #include "report/page.h"
+#include "report/rate.h"
 
 namespace qg {
 namespace {
@@ -141,7 +142,7 @@ const Record* shown_speed(const Cell& cell, const std::string& workload) {
   for (const char* metric : {"output_tok_s", "prefill_tok_s"}) {
     if (workload.starts_with("prefill/") != (std::string_view(metric) == "prefill_tok_s")) continue;
     const Record* row = cell.row(workload, metric);
-    if (row && !row->cross_target) return row;
+    if (row && !row->cross_target && !row->request_rate) return row;
   }
   return nullptr;
 }
@@ -167,6 +168,7 @@ std::string grid_section(const Study& study, const PageOptions& options) {
   html += element("p", "muted small", say("grid.note_speed") + " " + say("method.reading"));
   if (!others.empty()) html += element("h3", "", say("grid.others")) + tables(study, others, say);
   if (!planned.empty()) html += element("h3", "", say("grid.plan", study.grid->title)) + tables(study, planned, say);
+  html += rate_html(study, say);
   const bool synthetic = std::any_of(study.cells.begin(), study.cells.end(), [](const Cell& cell) {
     return std::any_of(cell.rows.begin(), cell.rows.end(), [](const auto& entry) { return entry.second->synthetic; });
   });

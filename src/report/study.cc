@@ -114,6 +114,8 @@ void settle_state(Cell& cell, bool emulated) {
   else if (cell.state == CellState::not_run && cell.support.status == SupportStatus::unsupported)
     cell.state = CellState::unsupported;
   if (cell.state == CellState::unsupported && cell.problem.empty()) cell.problem = cell.support.reason;
+  // A workload that the engine has no means for is no failure of a case that has results.
+  if (cell.has_results() && cell.problem.starts_with("skipped_")) cell.problem.clear();
 }
 
 Support support_of(const Study& study, const Cell& cell) {

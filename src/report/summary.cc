@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "grid/formats.h"
+#include "report/rate.h"
 #include "report/texts.h"
 
 namespace qg {
@@ -56,11 +57,24 @@ std::string speed_lines(const Study& study, const Cell& cell) {
   std::string lines;
   for (const auto& [key, row] : cell.rows) {
     if (key.second != "output_tok_s" && key.second != "prefill_tok_s") continue;
-    if (row->cross_target) continue;  // never shown as this card's speed
+    if (row->cross_target || row->request_rate) continue;  // never shown as this card's speed
     const std::string path = row->compute_path.empty() ? cell.compute_path : row->compute_path;
     lines += names_of(study, cell) + key.first + (row->synthetic ? " (random weights: speed only)" : "") + " | " +
              with_interval(row) + " | " + (path.empty() ? "–" : path) + " | " + share_of_roofline(cell, *row) + " | " +
              row->ended_at.substr(0, 10) + " |\n";
+  }
+  return lines;
+}
+
+std::string rate_lines(const Study& study, const Cell& cell) {
+  std::string lines;
+  const Speaker say(Language::en);
+  for (const RateRow& row : rate_rows(study)) {
+    if (row.cell != &cell) continue;
+    lines += names_of(study, cell) + cell.engine;
+    for (const std::string& value : rate_figures_of(row, say)) lines += " | " + value;
+    lines += (row.about->synthetic ? " | random weights | " : " | real weights | ") +
+             row.about->ended_at.substr(0, 10) + " |\n";
   }
   return lines;
 }
@@ -89,6 +103,10 @@ std::string table_head(const std::string& table, const Study& study) {
   if (table == "speed")
     return "| model | card | weights | KV | workload | tok/s [95 %] | computed as | of roofline | date |\n"
            "|---|---|---|---|---|--:|---|--:|---|\n";
+  if (table == "rate")
+    return "| model | card | weights | KV | engine | load | finished, 1/s | good, 1/s | TTFT, ms p50 / p90 / p99 | "
+           "TPOT, "
+           "ms p50 / p90 / p99 | | date |\n|---|---|---|---|---|---|--:|--:|--:|--:|---|---|\n";
   if (table == "accuracy")
     return "| model | card | weights | KV | perplexity [95 %] | KL, nats [95 %] | top-1 [95 %] | computed as | "
            "measured on "
@@ -124,6 +142,7 @@ std::string result_table(const Study& study, const TableRequest& request) {
     if (!request.model.empty() && cell.about.model != request.model) continue;
     if (!request.gpu.empty() && cell.about.gpu != request.gpu) continue;
     if (request.table == "speed") body += speed_lines(study, cell);
+    if (request.table == "rate") body += rate_lines(study, cell);
     if (request.table == "accuracy") body += accuracy_line(study, cell);
     if (request.table == "memory") body += memory_line(study, cell);
   }
@@ -136,10 +155,12 @@ TableRequest parse_request(const std::string& words, const std::string& where) {
   TableRequest request;
   std::string rest;
   in >> request.table >> request.model >> request.gpu >> rest;
-  const bool known = request.table == "speed" || request.table == "accuracy" || request.table == "memory";
+  const bool known =
+      request.table == "speed" || request.table == "rate" || request.table == "accuracy" || request.table == "memory";
   if (!known || !rest.empty())
-    throw Error("marker \"results:" + words + "\" is not known", where,
-                "write <!-- results:speed -->, accuracy or memory, with a model and a card behind it if you like");
+    throw Error(
+        "marker \"results:" + words + "\" is not known", where,
+        "write <!-- results:speed -->, rate, accuracy or memory, with a model and a card behind it if you like");
   return request;
 }
 

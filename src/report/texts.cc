@@ -121,6 +121,24 @@ const std::vector<Text>& texts() {
        "速度为每秒输出 token 数；prefill 为每秒提示词 token 数。数字下方为 95% 区间的一半。"},
       {"grid.synthetic_mark", "° random weights: speed only, accuracy unmeasured", "° 随机权重：只有速度，精度未测"},
       {"grid.roofline", "{0} roofline", "roofline {0}"},
+      // served loads
+      {"rate.title", "Served load: requests that arrive at a rate", "在线负载：请求按给定速率到达"},
+      {"rate.load", "Load", "负载"},
+      {"rate.load_text", "{0}: {1} in, {2} out, {3} requests/s", "{0}：输入 {1}，输出 {2}，{3} 请求/s"},
+      {"rate.finished", "Finished, 1/s", "完成，1/s"},
+      {"rate.good", "Good, 1/s", "达标，1/s"},
+      {"rate.ttft", "TTFT, ms", "TTFT (ms)"},
+      {"rate.tpot", "TPOT, ms", "TPOT (ms)"},
+      {"rate.note",
+       "Times are the 50th / 90th / 99th percentile over requests and count from the moment at which a request "
+       "arrived, "
+       "however busy the engine was; a 99th percentile needs 300 requests. Good requests are within the limits that "
+       "the "
+       "load states. Requests of the warm-up are not counted. Tokens a second are the load's here, so these rows "
+       "decide "
+       "no pick.",
+       "时间为各请求的第 50 / 90 / 99 百分位，从请求到达时刻算起，与引擎是否繁忙无关；第 99 百分位至少需要 300 个请求。"
+       "达标请求满足负载声明的上限。预热请求不计入。此处每秒 token 数由负载决定，因此不参与选择。"},
       // states
       {"state.measured", "measured", "已测"},
       {"state.emulated", "measured, emulated", "已测（软件模拟）"},

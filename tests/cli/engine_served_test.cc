@@ -159,6 +159,31 @@ TEST_F(EngineServedTest, EachFailureHasItsStatusAndTheGridGoesOn) {
   EXPECT_LE(programs_->completions(10, 5).size(), ok);
 }
 
+TEST_F(EngineServedTest, ARateOnEachEnginesServer) {
+  write_grid(
+      "[[workloads]]\nname = \"rate/50\"\nkind = \"rate\"\nisl = 9\nosl = 4\nrate = 50\nrequests = 20\nmax_ttft_ms = "
+      "30000\n");
+  for (const std::string engine : kEngines) {
+    std::filesystem::remove(folder_ / "j.jsonl");
+    std::filesystem::remove(programs_->folder() / "REQUESTS");
+    const Outcome outcome = run_served(engine, "--filter number=1");
+    ASSERT_EQ(outcome.exit_code, 0) << engine << outcome.err;
+    EXPECT_EQ(programs_->completions(9, 4).size(), 36u) << "20 that are counted, and 16 before them";
+    EXPECT_GT(metric("rate/50", "ttft_ms_p90"), 0);
+    EXPECT_GT(metric("rate/50", "tpot_ms_p90"), -1);
+    EXPECT_EQ(metric("rate/50", "goodput_share"), 1);
+    const Json row = rows("rate/50").at(0);
+    EXPECT_TRUE(row["engine"].get<std::string>().ends_with("/served")) << row;
+    EXPECT_EQ(row["request_rate"], 50);
+    EXPECT_EQ(row["num_requests"], 20);
+    EXPECT_EQ(row["ttft_limit_ms"], 30000);
+    EXPECT_NE(row["protocol"].get<std::string>().find("Poisson arrivals at 50"), std::string::npos);
+    EXPECT_EQ(run_served(engine, "--filter number=1").exit_code, 0);
+    EXPECT_EQ(programs_->completions(9, 4).size(), 36u) << "what was measured was measured again";
+    expect_all_gone();
+  }
+}
+
 // A server that does not come up ends its case with the reason, and the next case is tried.
 TEST_F(EngineServedTest, AServerThatDoesNotComeUp) {
   write_grid(workload("8/5", 8, 5, 4));

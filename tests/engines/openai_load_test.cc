@@ -325,6 +325,14 @@ TEST(OpenAiLoad, OpenLoopOffersOnTimeWhateverTheServerDoes) {
   ASSERT_TRUE(run.ok()) << run.reason;
   EXPECT_EQ(result.requests, 40);
   EXPECT_GE(most, 6);
+  EXPECT_GE(metric_of(run, "ttft_ms_p50"), 290);
+  EXPECT_GE(metric_of(run, "e2e_ms_p90"), metric_of(run, "ttft_ms_p50"));
+  EXPECT_GT(metric_of(run, "requests_s"), 10);
+  load.requests = 8;
+  load.max_ttft_ms = 100;
+  EXPECT_EQ(metric_of(measure_server(address_of(server), load, options), "goodput_share"), 0);
+  load.max_ttft_ms = 20000;
+  EXPECT_EQ(metric_of(measure_server(address_of(server), load, options), "goodput_share"), 1);
 
   load.arrival = Arrival::concurrency;
   load.batch = 3;

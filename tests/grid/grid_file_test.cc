@@ -146,6 +146,67 @@ isl = 512
   EXPECT_EQ(grid.workloads_of(Profile::quick).size(), 2u);
 }
 
+TEST(GridFile, WorkloadsAtARate) {
+  const Grid grid = parse(std::string(kOneCase) + R"(
+[[workloads]]
+name = "rate/8"
+kind = "rate"
+isl = 1024
+osl = 128
+rate = 8
+requests = 480
+max_ttft_ms = 500
+max_tpot_ms = 30
+[[workloads]]
+name = "rate/slow"
+kind = "rate"
+isl = 1
+osl = 1
+rate = 0.25
+seconds = 90
+burstiness = 0.5
+seed = 7
+profile = "full"
+)");
+  ASSERT_EQ(grid.workloads.size(), 2u);
+  const Workload &quick = grid.workloads[0], &slow = grid.workloads[1];
+  EXPECT_EQ(quick.kind, WorkloadKind::rate);
+  EXPECT_EQ(quick.rate_per_s, 8);
+  EXPECT_EQ(quick.requests, 480);
+  EXPECT_EQ(quick.burstiness, 1);
+  EXPECT_EQ(quick.seed, 42u);
+  EXPECT_EQ(quick.max_ttft_ms, 500);
+  EXPECT_EQ(quick.max_tpot_ms, 30);
+  EXPECT_EQ(slow.requests, 23);  // 22.5, rounded
+  EXPECT_EQ(slow.burstiness, 0.5);
+  EXPECT_EQ(slow.seed, 7u);
+  EXPECT_EQ(slow.max_ttft_ms, 0);
+  EXPECT_EQ(slow.profile, Profile::full);
+  EXPECT_EQ(rate_warm_up(480), 48);
+  EXPECT_EQ(rate_warm_up(23), 16);
+  EXPECT_EQ(rate_warm_up(3), 3);
+  EXPECT_EQ(rate_warm_up(500'000), 1000);
+}
+
+// A part of the keys of results: journals that are there must stay valid.
+TEST(GridFile, WhatAWorkloadIsDoesNotChange) {
+  Workload w;
+  w.name = "decode/b8";
+  w.batch = 8;
+  EXPECT_EQ(describe(w), "128 256 8 0 5");
+  Workload rate{"rate/8", WorkloadKind::rate, 1024, 128, 1, 480, 1, Profile::quick, 8, 1, 500, 30, 42};
+  EXPECT_EQ(describe(rate), "1024 128 1 480 1 rate 8 burstiness 1 seed 42 ttft 500 tpot 30");
+  for (double Workload::*field :
+       {&Workload::rate_per_s, &Workload::burstiness, &Workload::max_ttft_ms, &Workload::max_tpot_ms}) {
+    Workload other = rate;
+    other.*field += 0.5;
+    EXPECT_NE(describe(other), describe(rate));
+  }
+  Workload other = rate;
+  other.seed = 1;
+  EXPECT_NE(describe(other), describe(rate));
+}
+
 struct BadFile {
   const char* text;
   std::vector<const char*> said;  // all of it must stand in the error
@@ -217,6 +278,43 @@ INSTANTIATE_TEST_SUITE_P(
         BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
                 "\"throughput\"\nisl = 1\nosl = 1\nbatch = 2\n",
                 {"mine.toml:7", "requests"}},
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
+                "\"decode\"\nisl = 1\nosl = 2\nrate = 2\n",
+                {"mine.toml:7: workloads[1].rate", "only a rate workload has rate", "kind = \"rate\""}},
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
+                "\"throughput\"\nisl = 1\nosl = 2\nmax_ttft_ms = 2\n",
+                {"mine.toml:7: workloads[1].max_ttft_ms", "only a rate workload"}},
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
+                "\"rate\"\nisl = 1\nosl = 2\nrate = 0\n",
+                {"mine.toml:7: workloads[1].rate", "0 is out of range"}},
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
+                "\"rate\"\nisl = 1\nosl = 2\nrate = -3\n",
+                {"mine.toml:7: workloads[1].rate", "-3 is out of range"}},
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
+                "\"rate\"\nisl = 1\nosl = 2\nrequests = 3\n",
+                {"mine.toml:2", "\"rate\" is missing"}},
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
+                "\"rate\"\nisl = 1\nosl = 2\nrate = 3\n",
+                {"mine.toml:2", "\"requests\" or \"seconds\" is missing", "seconds = 60"}},
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
+                "\"rate\"\nisl = 1\nosl = 2\nrate = 3\nrequests = 1\nseconds = 3\n",
+                {"mine.toml:9: workloads[1].seconds", "not both"}},
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
+                "\"rate\"\nisl = 1\nosl = 2\nrate = 3\nseconds = 1000000\n",
+                {"mine.toml:8: workloads[1].seconds", "3e+06 requests", "1000000"}},
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
+                "\"rate\"\nisl = 1\nosl = 2\nrate = 3\nrequests = 1\nbatch = 4\n",
+                {"mine.toml:9: workloads[1].batch", "one by one"}},
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"x\"\nkind = "
+                "\"rate\"\nisl = 1\nosl = 2\nrate = 3\nrequests = 1\nburstiness = 0\n",
+                {"mine.toml:9: workloads[1].burstiness", "out of range"}},
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"1/2\"\nkind = "
+                "\"rate\"\nisl = 1\nosl = 2\nrate = 3\nrequests = 1\n",
+                {"mine.toml:3: workloads[1].name", "begin with \"rate/\"", "\"rate/8\""}},
+        BadFile{
+            "cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"rate/2\"\nkind = "
+            "\"prefill\"\nisl = 1\n",
+            {"mine.toml:3: workloads[1].name", "only theirs"}},
         BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"a b\"\n",
                 {"mine.toml:3", "letters, digits"}},
         BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[accuracy]\nwindows = 3\n",

@@ -199,5 +199,18 @@ TEST(Estimate, OrdersOfMagnitude) {
   EXPECT_GT(run_seconds(s, h100, WeightFormat::fp8, KvFormat::fp8, grid, Profile::full), 3 * quick);
 }
 
+// Arrivals take their time whatever the card can do: 480 and 48 of the warm-up at 8 a second.
+TEST(Estimate, ALoadAtARateTakesAsLongAsItsArrivals) {
+  Grid grid;
+  const ModelShape& s = find_known_model("llama-3.1-8b")->shape;
+  const auto seconds = [&] {
+    return run_seconds(s, *find_card("h100"), WeightFormat::fp8, KvFormat::fp8, grid, Profile::quick);
+  };
+  const double nothing = seconds();
+  grid.workloads.push_back({"rate/8", WorkloadKind::rate, 1024, 128, 1, 480, 1, Profile::quick, 8, 1, 0, 0, 42});
+  EXPECT_GT(seconds() - nothing, 66);
+  EXPECT_LT(seconds() - nothing, 70);
+}
+
 }  // namespace
 }  // namespace qg
