@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """compressed-tensors and AutoAWQ folders that Quantgrid made, loaded and run by transformers: other people's code judges.
 
-    transformers_layouts.py --program bin/quantgrid [--tiny|--quick] [--work FOLDER] [--only fp8,int4,…]
+    transformers_layouts.py --program bin/quantgrid [--executor cpu|cuda] [--tiny|--quick] [--work FOLDER] [--only fp8,int4,…]
 
 For SmolLM2, every form of the layouts: the perplexity that transformers computes on windows of the evaluation text is
 within 0.5 % of Quantgrid's, and differs from the 16-bit model's (so that a folder which was silently run unquantized
@@ -78,7 +78,7 @@ def our_perplexities(options, folders):
     """eval's object of each folder, in one pass over the 16-bit model."""
     more = [word for folder in folders[1:] for word in ("--also", folder)]
     said = json.loads(run(options.program, "eval", "--model", folders[0], *more, "--base", SMOLLM2, "--text", TEXT, "--windows",
-                          options.windows, "--window", options.window, "--json"))
+                          options.windows, "--window", options.window, "--executor", options.executor, "--json"))
     return said if more else [said]
 
 
@@ -101,7 +101,8 @@ def check_tiny(options, form, folder, work):
     (work / "ids.json").write_text(json.dumps(ids))
     ours = {}
     for name, model in (("folder", folder), ("base", options.tiny_model)):
-        run(options.program, "logits", "--model", model, "--tokens", work / "ids.json", "--out", work / f"{name}.safetensors")
+        run(options.program, "logits", "--model", model, "--tokens", work / "ids.json", "--out", work / f"{name}.safetensors",
+            "--executor", options.executor)
         ours[name] = load_file(work / f"{name}.safetensors")["logits"].float()
     theirs = logits_of(load(folder), ids)
     size = ours["base"].square().mean()
@@ -115,6 +116,7 @@ def check_tiny(options, form, folder, work):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=str(ROOT / "bin/quantgrid"))
+    parser.add_argument("--executor", choices=("cpu", "cuda"), default="cpu", help="what makes and runs our side")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--tiny-model", default=ROOT / "tests/golden/models/llama-gqa8-llama3rope-tied-fp16")
     parser.add_argument("--work", type=pathlib.Path)
@@ -147,7 +149,8 @@ def main():
         folders[form] = work / f"{'tiny-' if options.tiny else ''}{form}"
         if not (folders[form] / "config.json").exists():
             text = ROOT / "models/texts/calibration.txt"
-            run(options.program, "quantize", "--model", base, "--calib", text, "--out", folders[form], *calibration, *flags)
+            run(options.program, "quantize", "--executor", options.executor, "--model", base, "--calib", text, "--out",
+                folders[form], *calibration, *flags)
     if not folders:
         sys.exit(f"transformers_layouts: --only has none of {', '.join(FORMS)}")
     ours = {} if options.tiny else dict(zip(folders, our_perplexities(options, list(folders.values()))))
