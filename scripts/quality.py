@@ -103,7 +103,8 @@ class Bench:
             pass  # another system: its architecture has to do
         machine = f"{cpu}, {os.cpu_count()} cores"
         if self.executor == "cuda":
-            machine = f"{json.loads(self.run('devices', '--json'))[0]['name']}; {machine}"
+            devices = json.loads(self.run("devices", "--json"))
+            machine = f"{devices['gpus'][0]['name']}, driver {devices['driver']}; {machine}"
         return {"date": datetime.date.today().isoformat(), "machine": machine, "executor": self.executor,
                 "program": self.version, "command": shlex.join(sys.argv)}
 
