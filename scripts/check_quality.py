@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Holds the quantizers to their targets, also on texts that nothing was tuned on.
 
-    scripts/check_quality.py [--program bin/quantgrid] [--work FOLDER] [--only fp8,int8,…] [--texts tuned,policy,…]
-                             [--windows 8] [--json FILE]
+    scripts/check_quality.py [--program bin/quantgrid] [--executor cpu|cuda] [--work FOLDER] [--only fp8,int8,…]
+                             [--texts tuned,policy,…] [--windows 8] [--json FILE]
 
 Quantizes SmolLM2 (and, for INT4, its rotated copy) once per format and scores each on
   tuned       the 8 windows of models/texts/evaluation.txt that all published figures are of
@@ -20,7 +20,7 @@ import pathlib
 import sys
 import tempfile
 
-from quality import CALIBRATION, EVALUATION, FORMS, Bench
+from quality import CALIBRATION, EVALUATION, FORMS, Bench, add_bench_options
 
 TARGETS = {"fp8": 0.036, "fp8_dynamic": 0.030, "int8": 0.016, "int4": 0.20, "int4_rotated": None}  # KL; None: a ratio
 ROTATED_RATIO = 0.6  # of what plain rounding costs on the same text
@@ -53,8 +53,7 @@ def chosen(options, name, known):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", default="bin/quantgrid")
-    parser.add_argument("--work")
+    add_bench_options(parser)
     parser.add_argument("--only", help=f"of {', '.join(TARGETS)}")
     parser.add_argument("--texts", help="texts to score; the bounds of all are made from what plain rounding costs on tuned")
     parser.add_argument("--more-texts", default="models/texts", help="where make_texts.py --more put its texts")
@@ -62,7 +61,7 @@ def main():
     parser.add_argument("--json")
     options = parser.parse_args()
     kept = tempfile.TemporaryDirectory() if not options.work else None
-    bench = Bench(options.program, options.work or kept.name)
+    bench = Bench(options.program, options.work or kept.name, options.executor)
     texts, rows, missed = make_texts(bench.work, options.more_texts), [], 0
     names = chosen(options.texts, "--texts", texts)
 

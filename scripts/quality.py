@@ -32,18 +32,25 @@ VARIANTS = {  # name: (what it is, flags of quantize)
 }
 
 
-class Bench:
-    """Makes folders under work and scores them; what is there already, from the same program, is used again."""
+def add_bench_options(parser):
+    parser.add_argument("--program", default="bin/quantgrid")
+    parser.add_argument("--work", help="folders and scores are kept here and used again (default: nothing is kept)")
+    parser.add_argument("--executor", choices=("cpu", "cuda"), default="cpu", help="what makes the folders and scores them")
 
-    def __init__(self, program, work):
-        self.program, self.work = program, pathlib.Path(work)
+
+class Bench:
+    """Makes folders under work and scores them; what is there already, from the same program and executor, is used again."""
+
+    def __init__(self, program, work, executor="cpu"):
+        self.program, self.work, self.executor = program, pathlib.Path(work), executor
         self.work.mkdir(parents=True, exist_ok=True)
         self.version = self.run("--version").strip()
-        made_by = self.work / "program.txt"
-        if made_by.exists() and made_by.read_text().strip() != self.version:
+        made_by, maker = self.work / "program.txt", f"{self.version}, {executor} executor"
+        if made_by.exists() and made_by.read_text().strip() != maker:
             sys.exit(f"quality: {self.work} holds folders that {made_by.read_text().strip()} made, and this is "
-                     f"{self.version}; give another --work or remove it")
-        made_by.write_text(self.version + "\n")
+                     f"{maker}; give another --work or remove it")
+        if not made_by.exists():  # written once: others may be reading it
+            made_by.write_text(maker + "\n")
 
     def run(self, *arguments):
         done = subprocess.run([self.program, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
@@ -56,7 +63,7 @@ class Bench:
         if not (out / "config.json").exists():
             _, base, flags = FORMS[form]
             self.run("quantize", "--model", base, "--calib", CALIBRATION, "--calib-sequences", 32, "--calib-tokens", 512,
-                     "--out", out, *flags, *VARIANTS[variant][1])
+                     "--executor", self.executor, "--out", out, *flags, *VARIANTS[variant][1])
         return out
 
     def score(self, folder, text, base=BASE, windows=8, window=1024):
@@ -69,11 +76,14 @@ class Bench:
         kept = [self.work / "scores" / f"{pathlib.Path(folder).name}.{named}.{windows}x{window}.json" for folder in folders]
         (self.work / "scores").mkdir(exist_ok=True)
         missing = [(folder, path) for folder, path in zip(folders, kept) if not path.exists()]
+        # Kernels that a file of measured times chooses would sum in orders of their own on each machine. Scores, unlike
+        # times, do not depend on who else uses the card.
+        how = ["--executor", self.executor, *(["--tuning", "none", "--shared"] if self.executor == "cuda" else [])]
         for begin in range(0, len(missing), AT_ONCE):
             part = missing[begin:begin + AT_ONCE]
             more = [word for folder, _ in part[1:] for word in ("--also", folder)]
             said = json.loads(self.run("eval", "--model", part[0][0], *more, "--base", base, "--text", text, "--windows",
-                                       windows, "--window", window, "--json"))
+                                       windows, "--window", window, *how, "--json"))
             for (_, path), one in zip(part, said if more else [said]):
                 path.write_text(json.dumps(one, indent=1) + "\n")
         return [json.loads(path.read_text()) for path in kept]
@@ -91,7 +101,11 @@ class Bench:
             cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
         except (OSError, StopIteration):
             pass  # another system: its architecture has to do
-        return {"date": datetime.date.today().isoformat(), "machine": f"{cpu}, {os.cpu_count()} cores",
+        machine = f"{cpu}, {os.cpu_count()} cores"
+        if self.executor == "cuda":
+            devices = json.loads(self.run("devices", "--json"))
+            machine = f"{devices['gpus'][0]['name']}, driver {devices['driver']}; {machine}"
+        return {"date": datetime.date.today().isoformat(), "machine": machine, "executor": self.executor,
                 "program": self.version, "command": shlex.join(sys.argv)}
 
     def said_of_it(self):

@@ -2,7 +2,7 @@
 """Perplexity, KL divergence and top-1 of quantized checkpoints: Quantgrid's against those of Model Optimizer and AutoAWQ.
 
     scripts/quality_table.py [--tools quantgrid,modelopt,autoawq] [--only fp8,int4,…] [--variants ours,plain,…]
-                             [--work FOLDER] [--json FILE] [--md FILE]
+                             [--executor cpu|cuda] [--device cpu|cuda] [--work FOLDER] [--json FILE] [--md FILE]
 
 Every form of ours is made as it is by default, without error feedback, (FP8) with scales from maxima alone, and rounded to
 nearest. All tools get the same 16-bit model and the same calibration tokens (32 x 512 of models/texts/calibration.txt);
@@ -25,7 +25,7 @@ import shutil
 import sys
 import tempfile
 
-from quality import BASE, CALIBRATION, EVALUATION, FORMS, GROUP, VARIANTS, Bench, cell
+from quality import BASE, CALIBRATION, EVALUATION, FORMS, GROUP, VARIANTS, Bench, add_bench_options, cell
 
 MODELOPT = {"fp8": "FP8_DEFAULT_CFG", "int8_static": "INT8_SMOOTHQUANT_CFG", "int4": "INT4_AWQ_CFG"}
 ONLY_FP8 = {"amax"}  # variants that say nothing new of the other formats
@@ -70,13 +70,13 @@ def interval(values, seed=20261126, rounds=1000, block=128):
 
 
 @functools.cache
-def wanted_in_transformers(text, windows, window):
+def wanted_in_transformers(text, windows, window, device):
     """Of each window: its tokens, and what the FP32 model makes of them as log probabilities [window - 1, vocab]."""
     import torch
     from transformers import AutoModelForCausalLM
-    base = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
+    base = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval().to(device)
     with torch.no_grad():
-        return [(ids, base(ids[None]).logits[0, :-1].log_softmax(-1)) for ids in token_rows(text, windows, window)]
+        return [(ids, base(ids[None]).logits[0, :-1].log_softmax(-1)) for ids in token_rows(text, windows, window).to(device)]
 
 
 def score_in_transformers(options, model):
@@ -84,7 +84,8 @@ def score_in_transformers(options, model):
     import torch
     columns = {"nll": [], "kld": [], "top1": []}
     with torch.no_grad():
-        for window, wanted in wanted_in_transformers(options.text, options.windows, options.window):
+        for window, wanted in wanted_in_transformers(options.text, options.windows, options.window,
+                                                     options.device):
             logits = model(window[None]).logits[0, :-1].float().log_softmax(-1)
             columns["nll"] += (-logits.gather(1, window[1:, None])[:, 0]).tolist()
             columns["kld"] += (wanted.exp() * (wanted - logits)).sum(-1, dtype=torch.double).tolist()
@@ -101,7 +102,7 @@ def keep_tokenizer(folder):
         shutil.copy(pathlib.Path(BASE) / name, folder)
 
 
-def modelopt_quantized(form):
+def modelopt_quantized(form, device):
     import copy
     import modelopt.torch.quantization as mtq
     import torch
@@ -113,10 +114,10 @@ def modelopt_quantized(form):
 
     def forward(model):
         with torch.no_grad():
-            for sequence in token_rows(CALIBRATION, 32, 512):
+            for sequence in token_rows(CALIBRATION, 32, 512).to(device):
                 model(sequence[None])
 
-    return mtq.quantize(AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval(), config, forward)
+    return mtq.quantize(AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval().to(device), config, forward)
 
 
 def modelopt_rows(options, bench):
@@ -125,7 +126,7 @@ def modelopt_rows(options, bench):
     for form in (form for form in options.only if form in MODELOPT):
         out = bench.work / f"modelopt-{form}"
         shutil.rmtree(out, ignore_errors=True)
-        model = modelopt_quantized(form)
+        model = modelopt_quantized(form, options.device)
         tool = f"modelopt {importlib.metadata.version('nvidia-modelopt')}"
         yield row(f"{tool}, before export", form, score_in_transformers(options, model))
         try:
@@ -145,7 +146,7 @@ def autoawq_rows(options, bench):
 
     out = bench.work / "autoawq-int4_zeros"
     shutil.rmtree(out, ignore_errors=True)
-    model = AutoAWQForCausalLM.from_pretrained(BASE, device_map="cpu")
+    model = AutoAWQForCausalLM.from_pretrained(BASE, device_map=options.device)
     model.quantize(None, calib_data=token_rows(CALIBRATION, 32, 512).tolist(), max_calib_samples=32,
                    max_calib_seq_len=512,
                    quant_config={"zero_point": True, "q_group_size": GROUP, "w_bit": 4, "version": "GEMM"})
@@ -167,14 +168,14 @@ def listed(name, text, known):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", default="bin/quantgrid")
+    add_bench_options(parser)
+    parser.add_argument("--device", default="cpu", help="where torch runs the other tools: cpu or cuda")
     parser.add_argument("--text", default=EVALUATION)
     parser.add_argument("--tools", default=",".join(TOOLS))
     parser.add_argument("--only", default=",".join(FORMS))
     parser.add_argument("--variants", default="ours,no-feedback,amax,plain")
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--window", type=int, default=1024)
-    parser.add_argument("--work")
     parser.add_argument("--json", help="also write the rows to this file")
     parser.add_argument("--md", help="also write the table to this file")
     options = parser.parse_args()
@@ -182,7 +183,7 @@ def main():
     options.variants = ["" if one == "ours" else one
                         for one in listed("--variants", options.variants, ["ours", *filter(None, VARIANTS)])]
     kept = tempfile.TemporaryDirectory() if not options.work else None
-    bench = Bench(options.program, options.work or kept.name)
+    bench = Bench(options.program, options.work or kept.name, options.executor)
     rows, lines = [], []
 
     def say(line):

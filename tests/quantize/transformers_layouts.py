@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """compressed-tensors and AutoAWQ folders that Quantgrid made, loaded and run by transformers: other people's code judges.
 
-    transformers_layouts.py --program bin/quantgrid [--tiny|--quick] [--work FOLDER] [--only fp8,int4,…]
+    transformers_layouts.py --program bin/quantgrid [--executor cpu|cuda] [--tiny|--quick] [--work FOLDER] [--only fp8,int4,…]
 
 For SmolLM2, every form of the layouts: the perplexity that transformers computes on windows of the evaluation text is
 within 0.5 % of Quantgrid's, and differs from the 16-bit model's (so that a folder which was silently run unquantized
@@ -13,7 +13,9 @@ of .022 nats (FP8 per token, where the format costs .030), and we differ from ei
 perplexities differ by about sqrt(2 * .022 / tokens) for no reason, .16 % on 16 windows and .33 % on 4.
 
 Needs scripts/requirements-layouts.txt (scripts/setup.sh --layouts). AutoAWQ's layout is read by GPTQModel, which transformers
-asks for, and which has no wheel to pin: `pip install gptqmodel` beside them, or it is left out and said. The last line counts.
+asks for, and which has no wheel to pin: `pip install gptqmodel` beside them. Without it AutoAWQ's own code reads it, on a card and in an
+environment of its own (`pip install autoawq==0.2.9 transformers==4.51.3`, --only autoawq). Without either it is left out and said. The
+last line counts.
 """
 import argparse
 import importlib.util
@@ -23,6 +25,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import traceback
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMOLLM2, TEXT = ROOT / "models/smollm2-135m-instruct", ROOT / "models/texts/evaluation.txt"
@@ -39,11 +42,24 @@ FORMS = {
 }
 
 
+DEVICE_OF_AUTOAWQ = "cuda:0"  # on a processor it asks for Intel's extension of torch
+
+
 def run(program, *arguments):
     done = subprocess.run([program, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise RuntimeError(f"quantgrid {' '.join(map(str, arguments))} failed")
     return done.stdout
+
+
+def how_to_run(options):
+    return ["--executor", options.executor, *(["--tuning", "none", "--shared"] if options.executor == "cuda" else [])]
+
+
+def load_by_autoawq(folder):
+    sys.modules["awq.modules.triton.gemm"] = None  # its plain code instead of its kernels
+    from awq import AutoAWQForCausalLM
+    return AutoAWQForCausalLM.from_quantized(str(folder), fuse_layers=False, device_map={"": DEVICE_OF_AUTOAWQ}).model.eval()
 
 
 def load(folder):
@@ -52,6 +68,8 @@ def load(folder):
     # compressed-tensors 0.20 makes room for unpacked zero points and then finds packed ones; dequantizing it reads them.
     quant = json.loads((folder / "config.json").read_text())["quantization_config"]
     more = {}
+    if quant["quant_method"] == "awq" and not importlib.util.find_spec("gptqmodel"):
+        return load_by_autoawq(folder)
     if quant["quant_method"] == "awq":  # GPTQModel's plain code: its fast one is compiled for minutes and takes fewer shapes
         more = {"quantization_config": AwqConfig(backend="torch_awq")}
     elif not quant["config_groups"]["group_0"]["weights"]["symmetric"]:
@@ -62,7 +80,7 @@ def load(folder):
 def logits_of(model, ids):
     import torch
     with torch.no_grad():
-        return model(torch.tensor([ids]), use_cache=False).logits[0].float()
+        return model(torch.tensor([ids], device=model.device), use_cache=False).logits[0].float().cpu()
 
 
 def perplexity(model, windows):
@@ -78,7 +96,7 @@ def our_perplexities(options, folders):
     """eval's object of each folder, in one pass over the 16-bit model."""
     more = [word for folder in folders[1:] for word in ("--also", folder)]
     said = json.loads(run(options.program, "eval", "--model", folders[0], *more, "--base", SMOLLM2, "--text", TEXT, "--windows",
-                          options.windows, "--window", options.window, "--json"))
+                          options.windows, "--window", options.window, *how_to_run(options), "--json"))
     return said if more else [said]
 
 
@@ -101,7 +119,8 @@ def check_tiny(options, form, folder, work):
     (work / "ids.json").write_text(json.dumps(ids))
     ours = {}
     for name, model in (("folder", folder), ("base", options.tiny_model)):
-        run(options.program, "logits", "--model", model, "--tokens", work / "ids.json", "--out", work / f"{name}.safetensors")
+        run(options.program, "logits", "--model", model, "--tokens", work / "ids.json", "--out", work / f"{name}.safetensors",
+            *how_to_run(options))
         ours[name] = load_file(work / f"{name}.safetensors")["logits"].float()
     theirs = logits_of(load(folder), ids)
     size = ours["base"].square().mean()
@@ -115,6 +134,7 @@ def check_tiny(options, form, folder, work):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=str(ROOT / "bin/quantgrid"))
+    parser.add_argument("--executor", choices=("cpu", "cuda"), default="cpu", help="what makes and runs our side")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--tiny-model", default=ROOT / "tests/golden/models/llama-gqa8-llama3rope-tied-fp16")
     parser.add_argument("--work", type=pathlib.Path)
@@ -124,7 +144,8 @@ def main():
     parser.add_argument("--window", type=int, default=1024)
     options = parser.parse_args()
     try:
-        import compressed_tensors  # noqa: F401
+        if options.only != "autoawq":
+            import compressed_tensors  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
         sys.exit(f"transformers_layouts: {error}; scripts/setup.sh --layouts installs what this test needs")
@@ -140,19 +161,25 @@ def main():
     for form, flags in FORMS.items():
         if options.only and form not in options.only.split(","):
             continue
-        if form == "autoawq" and not importlib.util.find_spec("gptqmodel"):
+        if form == "autoawq" and not (importlib.util.find_spec("gptqmodel") or importlib.util.find_spec("awq")):
             left_out.append(form)
-            print(f"{form:12} left out: transformers reads it with GPTQModel, which is not installed", flush=True)
+            print(f"{form:12} left out: neither GPTQModel, by which transformers reads it, nor AutoAWQ is installed", flush=True)
             continue
         folders[form] = work / f"{'tiny-' if options.tiny else ''}{form}"
         if not (folders[form] / "config.json").exists():
             text = ROOT / "models/texts/calibration.txt"
-            run(options.program, "quantize", "--model", base, "--calib", text, "--out", folders[form], *calibration, *flags)
+            run(options.program, "quantize", "--executor", options.executor, "--model", base, "--calib", text, "--out",
+                folders[form], *calibration, *flags)
     if not folders:
         sys.exit(f"transformers_layouts: --only has none of {', '.join(FORMS)}")
     ours = {} if options.tiny else dict(zip(folders, our_perplexities(options, list(folders.values()))))
     for form, folder in folders.items():
-        if check_tiny(options, form, folder, work) if options.tiny else check_smollm2(options, form, folder, ours[form]):
+        try:
+            good = check_tiny(options, form, folder, work) if options.tiny else check_smollm2(options, form, folder, ours[form])
+        except Exception:  # what other people's code cannot load is a failure of this form alone
+            traceback.print_exc()
+            good = False
+        if good:
             passed += 1
         else:
             failed.append(form)
