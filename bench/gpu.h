@@ -4,7 +4,8 @@ namespace qg {
 
 // Each prints its table. Throws Error where there is no card.
 void bench_linear();
-void bench_linear_int4();  // a part of it
+void bench_linear_int4();
+void bench_linear_bf16();  // a part of it
 void bench_decode();
 void bench_prefill();
 void bench_append();

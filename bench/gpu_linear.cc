@@ -1,6 +1,7 @@
 // Time of the four linear layers of Llama-3.1-8B by format and rows: `bench_gpu linear`; `bench_gpu linear_int4` only
-// for FP16 and int4, with the table of ratios at its end. Each figure is a graph of launches in a chain over copies of
-// the weights that exceed the L2 cache, so that every launch reads its weights from memory.
+// for FP16 and int4, with the table of ratios at its end; `bench_gpu linear_bf16` only for FP16 and BF16. Each figure
+// is a graph of launches in a chain over copies of the weights that exceed the L2 cache, so that every launch reads its
+// weights from memory.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -49,13 +50,14 @@ class Copies {
     layers_[0].prepare(m);
     const int launches = m > kUsualRows ? 8 : std::max(20, static_cast<int>(layers_.size()));
     const ActivationBuffer x = {values_.data(), scales_.as<float>()};
-    layers_[0].run(CudaQueue{stream, true}, m, x, y_.data(), DType::f16);  // loads the kernels
+    layers_[0].run(CudaQueue{stream, true}, m, x, y_.data(), layers_[0].output_type());  // loads the kernels
     QG_CUDA(cudaStreamSynchronize(stream));
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t exec = nullptr;
     QG_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
     for (int i = 0; i < launches; ++i)
-      layers_[static_cast<size_t>(i) % layers_.size()].run(CudaQueue{stream, true}, m, x, y_.data(), DType::f16);
+      layers_[static_cast<size_t>(i) % layers_.size()].run(CudaQueue{stream, true}, m, x, y_.data(),
+                                                           layers_[0].output_type());
     QG_CUDA(cudaStreamEndCapture(stream, &graph));
     QG_CUDA(cudaGraphInstantiate(&exec, graph, 0));
     cudaEvent_t begin = nullptr, end = nullptr;
@@ -98,7 +100,7 @@ double sum_of(const std::vector<double>& us) {
 
 // Prints a table; f16: with the times of FP16, filled by its own table.
 LayerTimes print_table(const Table& table, const DeviceCapabilities& device, cudaStream_t stream, LayerTimes& f16) {
-  CudaLinearContext context(device, table.most_rows);
+  CudaLinearContext context(device, table.most_rows, test::type_of(table.kind));
   context.state().wanted = table.wanted;
   LayerTimes us;
   std::map<int64_t, std::string> names;
@@ -174,6 +176,10 @@ void bench_linear() {
                 {Kind::f16, LinearRoute::skinny, " skinny", 16},
                 {Kind::fp8_static, LinearRoute::skinny, " skinny", 16},
                 {Kind::w4, LinearRoute::skinny, " skinny", 16}});
+}
+
+void bench_linear_bf16() {
+  print_tables({{Kind::f16, {}}, {Kind::bf16, {}}});
 }
 
 void bench_linear_int4() {

@@ -29,7 +29,7 @@ constexpr int bulk_x_vectors(SkinnyFormat format) {  // of 16 bytes a lane, chun
 
 // How y is written where rows of W alternate between 8 of a gate and 8 of its up: silu(gate) * up in the form that the
 // next layer wants, n / 2 columns.
-enum class GateForm { none, f16, fp8, int8 };
+enum class GateForm { none, f16, fp8, int8 };  // f16: bf16 where the products are
 
 struct BulkArguments {
   TensorMap weight;  // of row-major formats: boxes of 16 rows x 128 bytes
@@ -59,7 +59,8 @@ struct BulkKernel {
 };
 // One per source file.
 BulkKernel bulk_kernel_w16(SkinnyFormat format, int token_tiles);  // f16, e4m3_f16
-BulkKernel bulk_kernel_w4(SkinnyFormat format, int token_tiles);   // w4*
-BulkKernel bulk_kernel_w8(SkinnyFormat format, int token_tiles);   // e4m3, int8
+BulkKernel bulk_kernel_bf16(int token_tiles);
+BulkKernel bulk_kernel_w4(SkinnyFormat format, int token_tiles);  // w4*
+BulkKernel bulk_kernel_w8(SkinnyFormat format, int token_tiles);  // e4m3, int8
 
 }  // namespace qg
