@@ -8,7 +8,7 @@ namespace qg {
 
 struct GateArguments {
   int width;
-  const void* x;  // 16 bits, [rows, width]; gated: [rows, 2 * width], 8 of gate, 8 of up, ...
+  const __half* x;  // or bfloat16; [rows, width]; gated: [rows, 2 * width], 8 of gate, 8 of up, ...
   bool gated;
   const float* prequant;
   float static_scale;
@@ -29,7 +29,7 @@ __device__ __forceinline__ void load_eight(float (&x)[8], const typename Wide<kF
 
 template <ActivationForm kForm>
 __device__ __forceinline__ void values_at(const GateArguments& a, int64_t row, int column, float (&x)[8]) {
-  const auto* values = static_cast<const typename Wide<kForm>::Type*>(a.x);
+  const auto* values = reinterpret_cast<const typename Wide<kForm>::Type*>(a.x);
   if (a.gated) {
     const auto* gate = values + (row * a.width + column) * 2;
     float up[8];

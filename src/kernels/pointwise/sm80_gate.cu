@@ -92,15 +92,16 @@ void run_gate(const CudaQueue& queue, int64_t rows, const ActivationRequest& req
 
 void silu_mul(const CudaQueue& queue, int64_t rows, int64_t width, const void* gate_up,
               const ActivationRequest& request, const ActivationBuffer& out) {
-  run_gate(
-      queue, rows, request,
-      {static_cast<int>(width), gate_up, true, request.prequant, request.static_scale, out.values, out.row_scales});
+  run_gate(queue, rows, request,
+           {static_cast<int>(width), static_cast<const __half*>(gate_up), true, request.prequant, request.static_scale,
+            out.values, out.row_scales});
 }
 
 void quantize_rows(const CudaQueue& queue, int64_t rows, int64_t width, const void* x, const ActivationRequest& request,
                    const ActivationBuffer& out) {
   run_gate(queue, rows, request,
-           {static_cast<int>(width), x, false, request.prequant, request.static_scale, out.values, out.row_scales});
+           {static_cast<int>(width), static_cast<const __half*>(x), false, request.prequant, request.static_scale,
+            out.values, out.row_scales});
 }
 
 void convert_in_place(const CudaQueue& queue, int64_t count, void* values, DType to) {
