@@ -5,6 +5,7 @@ namespace qg {
 // Each prints its table. Throws Error where there is no card.
 void bench_linear();
 void bench_linear_int4();  // a part of it
+void bench_linear_bf16();  // another
 void bench_linear_gate();
 void bench_decode();
 void bench_prefill();

@@ -1,7 +1,7 @@
 // Time of the four linear layers of Llama-3.1-8B by format and rows: `bench_gpu linear`; `bench_gpu linear_int4` only
-// for FP16 and int4, with the table of ratios at its end; `bench_gpu linear_gate` gate and up with the gating that
-// follows, by one launch and by two. Each figure is a graph of launches in a chain over copies of
-// the weights that exceed the L2 cache, so that every launch reads its weights from memory.
+// for FP16 and int4, with the table of ratios at its end; `bench_gpu linear_bf16` only for FP16 and BF16; `bench_gpu
+// linear_gate` gate and up with the gating that follows, by one launch and by two. Each figure is a graph of launches
+// in a chain over copies of the weights that exceed the L2 cache, so that every launch reads its weights from memory.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -55,7 +55,7 @@ class Copies {
     layers_[0].prepare(m);
     const ActivationBuffer x = {values_.data(), scales_.as<float>()};
     return time_us(m, stream, [&](const CudaLinear& layer) {
-      layer.run(CudaQueue{stream, true}, m, x, y_.data(), DType::f16);
+      layer.run(CudaQueue{stream, true}, m, x, y_.data(), layer.output_type());
     });
   }
   // Gate and up, and silu(gate) * up as f16 or in the form that such a layer reads; 0: no kernel does both.
@@ -123,7 +123,7 @@ double sum_of(const std::vector<double>& us) {
 
 // Prints a table; f16: with the times of FP16, filled by its own table.
 LayerTimes print_table(const Table& table, const DeviceCapabilities& device, cudaStream_t stream, LayerTimes& f16) {
-  CudaLinearContext context(device, table.most_rows);
+  CudaLinearContext context(device, table.most_rows, test::type_of(table.kind));
   context.state().wanted = table.wanted;
   LayerTimes us;
   std::map<int64_t, std::string> names;
@@ -200,6 +200,10 @@ void bench_linear() {
                 {Kind::f16, LinearRoute::skinny, " skinny", 16},
                 {Kind::fp8_static, LinearRoute::skinny, " skinny", 16},
                 {Kind::w4, LinearRoute::skinny, " skinny", 16}});
+}
+
+void bench_linear_bf16() {
+  print_tables({{Kind::f16, {}}, {Kind::bf16, {}}});
 }
 
 void bench_linear_gate() {

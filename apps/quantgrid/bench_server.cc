@@ -52,6 +52,7 @@ std::vector<std::string> serve_flags(const BenchFlags& flags, const Load& load) 
     words.push_back(fmt::format("{}", value));
   };
   if (!flags.model.kv_scales.empty()) add("--kv-scales", flags.model.kv_scales);
+  if (flags.model.dtype != "fp16") add("--dtype", flags.model.dtype);
   if (!flags.model.gpu.empty()) add("--gpu", flags.model.gpu);
   if (flags.model.shared) words.emplace_back("--shared");
   if (!flags.model.tuning.empty()) add("--tuning", flags.model.tuning);

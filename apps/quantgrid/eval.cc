@@ -36,6 +36,7 @@ Session base_session(const EvalFlags& flags) {
   ModelFlags base = flags.model;
   base.model = flags.base.empty() ? flags.model.model : flags.base;
   base.kv = flags.base_kv;
+  base.dtype = "fp16";
   if (!flags.base_executor.empty()) base.executor = flags.base_executor;
   return Session(base);
 }
@@ -174,7 +175,7 @@ const RegisterVerb kVerb(
            ->check(CLI::IsMember({"fp16", "fp8", "int8"}));
        command
            .add_option("--base-executor", flags->base_executor,
-                       "cpu or cuda for the base (default: the same as for --model)")
+                       "cpu or cuda for the base (default: the same as for --model); a GPU computes it in FP16")
            ->check(CLI::IsMember({"cpu", "cuda"}));
        command.add_option("--text", flags->text, "text file to score");
        command.add_option(

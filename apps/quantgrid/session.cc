@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/memory.h"
 #include "model/open_model.h"
+#include "runtime/compute_type.h"
 #include "runtime/make_executor.h"
 
 namespace qg {
@@ -41,6 +42,12 @@ void declare_model_flags(CLI::App& command, ModelFlags& flags) {
   command.add_option(
       "--kv-scales", flags.kv_scales,
       "calibration of the KV cache for a model without its own (`quantgrid quantize --kv-scales` makes it)");
+  command
+      .add_option("--dtype", flags.dtype,
+                  "what a GPU computes unquantized models in: fp16, or bf16 (less precise, but no activation is too "
+                  "large for it)")
+      ->check(CLI::IsMember({"fp16", "bf16"}))
+      ->capture_default_str();
   command.add_option("--executor", flags.executor, "cpu, cuda, or auto (cuda in a build that has it)")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   command.add_option("--tokenizer", flags.tokenizer, "folder with another tokenizer than the model's own");
@@ -69,6 +76,7 @@ Session::Session(ModelFlags flags, std::shared_ptr<const Checkpoint> checkpoint)
   checkpoint_ = checkpoint ? std::move(checkpoint) : open_model(resolve_model(flags_.model));
   if (!flags_.kv_scales.empty()) checkpoint_ = with_kv_scales(checkpoint_, flags_.kv_scales);
   kv_ = choose_kv(flags_, *checkpoint_);
+  check_compute_type(parse_compute_type(flags_.dtype), executor_, checkpoint_->quant(), checkpoint_->folder().string());
 }
 
 ExecutorOptions Session::executor_options() const {
@@ -98,6 +106,7 @@ std::unique_ptr<Executor> Session::make_executor(ExecutorOptions options) const 
   if (options.num_pages == 0 && options.kv_bytes == 0 && executor_ == "cpu") options.kv_bytes = default_kv_bytes();
   CudaExecutorOptions cuda;
   cuda.device = device_;
+  cuda.dtype = parse_compute_type(flags_.dtype);
   set_tuning(cuda, flags_.tuning, flags_.tune);
   return qg::make_executor(executor_, checkpoint_, options, cuda);
 }

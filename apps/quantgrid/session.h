@@ -24,6 +24,7 @@ struct ModelFlags {
   std::string model;              // --model: a folder, or a name in the local Hugging Face cache
   std::string kv = "auto";        // --kv: fp16, fp8, int8; auto = what the folder fixes, else fp16
   std::string kv_scales;          // --kv-scales: a file of calibrated scales; empty = those of the model's folder
+  std::string dtype = "fp16";     // --dtype: fp16, bf16; what a GPU computes unquantized models in
   std::string executor = "auto";  // --executor: cpu, cuda; auto = cuda in a build that has it, else cpu
   std::string tokenizer;          // --tokenizer: a folder; empty = the model's own
   std::string gpu;                // --gpu: index or UUID; empty = the first
@@ -32,7 +33,8 @@ struct ModelFlags {
   bool tune = false;              // --tune: measured anew
 };
 
-// Declares --model --kv --kv-scales --executor --tokenizer --gpu --shared --tuning --tune, the same for every verb.
+// Declares --model --kv --kv-scales --dtype --executor --tokenizer --gpu --shared --tuning --tune, the same for every
+// verb.
 void declare_model_flags(CLI::App& command, ModelFlags& flags);
 
 // Sets what --tuning and --tune say.

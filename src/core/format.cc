@@ -5,7 +5,8 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kWeightNames{"fp16", "fp8", "int4_awq", "int8_sq"};
 constexpr std::array<std::string_view, 3> kKvNames{"fp16", "fp8", "int8"};
-constexpr std::array<std::string_view, 5> kPathNames{"w16a16", "w8a8_fp8", "w8a8_int8", "w4a16", "w8a16_fp8"};
+constexpr std::array<std::string_view, 6> kPathNames{"w16a16", "w8a8_fp8",  "w8a8_int8",
+                                                     "w4a16",  "w8a16_fp8", "w16a16_bf16"};
 
 template <class Enum, size_t N>
 std::optional<Enum> parse(const std::array<std::string_view, N>& names, std::string_view name) {

@@ -9,13 +9,13 @@ namespace qg {
 enum class WeightFormat { fp16, fp8, int4_awq, int8_sq };
 enum class KvFormat { fp16, fp8, int8 };
 // What really ran: set by the kernel that was chosen, never by the configuration.
-enum class ComputePath { w16a16, w8a8_fp8, w8a8_int8, w4a16, w8a16_fp8 };
+enum class ComputePath { w16a16, w8a8_fp8, w8a8_int8, w4a16, w8a16_fp8, w16a16_bf16 };
 
 inline constexpr std::array kWeightFormats{WeightFormat::fp16, WeightFormat::fp8, WeightFormat::int4_awq,
                                            WeightFormat::int8_sq};
 inline constexpr std::array kKvFormats{KvFormat::fp16, KvFormat::fp8, KvFormat::int8};
-inline constexpr std::array kComputePaths{ComputePath::w16a16, ComputePath::w8a8_fp8, ComputePath::w8a8_int8,
-                                          ComputePath::w4a16, ComputePath::w8a16_fp8};
+inline constexpr std::array kComputePaths{ComputePath::w16a16, ComputePath::w8a8_fp8,  ComputePath::w8a8_int8,
+                                          ComputePath::w4a16,  ComputePath::w8a16_fp8, ComputePath::w16a16_bf16};
 
 std::string_view to_string(WeightFormat f);
 std::string_view to_string(KvFormat f);

@@ -150,7 +150,7 @@ WeightBudget CudaExecutor::weight_budget() const {
 }
 
 void CudaExecutor::load() {
-  linear_ = std::make_unique<CudaLinearContext>(device_, options_.max_rows);
+  linear_ = std::make_unique<CudaLinearContext>(device_, options_.max_rows, cuda_.dtype);
   // With --deterministic the library's own first choices stand, which are the same in every run.
   std::optional<CudaTuning> tuning;
   if (!options_.deterministic) tuning.emplace(cuda_, device_, *linear_);

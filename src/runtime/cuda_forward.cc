@@ -27,16 +27,17 @@ class LayerLaunches {
 
   void run() {
     norm(layer_.attention_norm, *layer_.qkv, "attention_in");
-    layer_.qkv->run(queue_, step_.rows, input(), b_.qkv.data(), DType::f16);
+    layer_.qkv->run(queue_, step_.rows, input(), b_.qkv.data(),
+                    DType::f16);  // which attention reads, whatever the type
     observe("qkv");
     attend();
     if (mlp_rows_ == 0) return;
-    layer_.attention_output->run(queue_, step_.rows, input(), b_.projected.data(), DType::f16);
+    layer_.attention_output->run(queue_, step_.rows, input(), b_.projected.data(), f_.model.type);
     observe("attention_projected");
     norm(layer_.mlp_norm, *layer_.gate_up, "mlp_in");
     const ActivationBuffer gated = gate();
     observe("mlp_act");
-    layer_.down->run(queue_, mlp_rows_, gated, b_.projected.data(), DType::f16);
+    layer_.down->run(queue_, mlp_rows_, gated, b_.projected.data(), f_.model.type);
     observe("mlp_projected");
     observe("out");
   }
@@ -63,9 +64,9 @@ class LayerLaunches {
       queue.chained = false;
       params.tokens = batch_.tokens();
       params.sampled = f_.sampled;
-      params.embedding = f_.model.embedding.as<__half>();
+      params.embedding = f_.model.embedding.data();
     } else {
-      params.delta = b_.projected.as<__half>();
+      params.delta = b_.projected.data();
     }
     params.weight = weight.as<float>();
     params.request = next.input();
@@ -79,15 +80,15 @@ class LayerLaunches {
   ActivationBuffer gate() {
     const ActivationRequest wanted = layer_.down->input();
     if (!layer_.gate_up->can_gate(mlp_rows_, wanted)) {
-      layer_.gate_up->run(queue_, mlp_rows_, input(), b_.gate_up.data(), DType::f16);
+      layer_.gate_up->run(queue_, mlp_rows_, input(), b_.gate_up.data(), f_.model.type);
       observe("gate_up");
-      silu_mul(queue_, mlp_rows_, f_.shape.ffn, b_.gate_up.as<__half>(), wanted, input());
+      silu_mul(queue_, mlp_rows_, f_.shape.ffn, b_.gate_up.data(), wanted, input());
       return input();
     }
     const ActivationBuffer gated = {b_.gate_up.data(), b_.row_scales.as<float>()};
     layer_.gate_up->run_gated(queue_, mlp_rows_, input(), wanted, gated.values);
     if (f_.observe) {  // observers look for what a layer reads in one place
-      const size_t bytes = bytes_of(step_.rows * f_.shape.ffn, wanted.form == ActivationForm::f16 ? sizeof(__half) : 1);
+      const auto bytes = static_cast<size_t>(step_.rows * f_.shape.ffn * qg::bytes_of(wanted.form));
       QG_CUDA(cudaMemcpyAsync(b_.input.data(), gated.values, bytes, cudaMemcpyDeviceToDevice, queue_.stream));
     }
     return gated;
@@ -99,11 +100,12 @@ class LayerLaunches {
     const KvScale scale = f_.kv_scales[layer];
     const CudaQkv qkv = {b_.qkv.as<__half>(), f_.shape.qkv_rows(), f_.shape.heads};
     const CudaKvShaping* shaping = f_.kv_shaping.empty() ? nullptr : &f_.kv_shaping[layer];
-    const ActivationRequest request = layer_.attention_output->input();
+    ActivationRequest request = layer_.attention_output->input();
+    if (request.form == ActivationForm::bf16) request.form = ActivationForm::f16;  // bring_into_type() does the rest
     if (!step_.prefill && !f_.observe && f_.attention.appends(step_.decode_pieces, shaping != nullptr)) {
       f_.attention.append_and_decode(queue_, batch_.view(), step_.decode_pieces, step_.max_context, qkv, f_.rope_table,
                                      pool, scale, shaping, request, input());
-      return;
+      return bring_into_type();
     }
     rope_and_append(queue_, f_.kv, batch_.view(), step_.rows, qkv, f_.rope_table, scale, b_.q.as<__half>(), pool,
                     shaping);
@@ -113,7 +115,14 @@ class LayerLaunches {
       f_.attention.decode(queue_, batch_.view(), step_.decode_pieces, step_.max_context, b_.q.as<__half>(), pool, scale,
                           request, input());
     if (step_.prefill) f_.attention.prefill(queue_, batch_.view(), b_.q.as<__half>(), pool, scale, request, input());
+    bring_into_type();
     observe("attention_out");
+  }
+
+  // Attention's halves to what the output layer reads.
+  void bring_into_type() {
+    if (f_.model.type == DType::bf16)
+      convert_in_place(queue_, step_.rows * f_.shape.q_rows(), b_.input.data(), DType::bf16);
   }
 
   const CudaForward& f_;
@@ -161,7 +170,8 @@ void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int
   params.width = forward.shape.hidden;
   params.epsilon = static_cast<float>(forward.shape.norm_epsilon);
   params.residual = b.residual.as<float>();
-  params.delta = b.projected.as<__half>() + std::max<int64_t>(first_projected, 0) * forward.shape.hidden;
+  // Of 16 bits an element, whichever type it is.
+  params.delta = b.projected.data() + std::max<int64_t>(first_projected, 0) * forward.shape.hidden * 2;
   params.delta_in_order = first_projected >= 0;
   params.source_rows = source_rows;
   params.keeps_sum = false;

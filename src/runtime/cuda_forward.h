@@ -19,7 +19,7 @@ namespace qg {
 // Rows of logits computed at a time.
 inline constexpr int64_t kLogitRows = 256;
 
-// Intermediates of a step, at fixed addresses. rows: most tokens of a step.
+// Intermediates of a step, at fixed addresses. rows: most tokens of a step. wide: of the model's 16-bit type.
 struct CudaActivations {
   CudaActivations(const ModelShape& shape, int64_t rows);
   int64_t bytes() const;
@@ -29,8 +29,8 @@ struct CudaActivations {
   DeviceBuffer row_scales;  // float [rows]
   DeviceBuffer qkv;         // half [rows, qkv_rows]
   DeviceBuffer q;           // half [rows, q_rows]
-  DeviceBuffer projected;   // half [rows, hidden]
-  DeviceBuffer gate_up;     // half [rows, 2 * ffn]
+  DeviceBuffer projected;   // wide [rows, hidden]
+  DeviceBuffer gate_up;     // wide [rows, 2 * ffn]
   DeviceBuffer logits;      // float [min(rows, kLogitRows), vocab]
   DeviceBuffer argmax;      // scratch
 };

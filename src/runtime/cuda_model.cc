@@ -36,33 +36,47 @@ DeviceBuffer upload(const void* from, size_t bytes) {
   return buffer;
 }
 
+// What becomes of tensors that are stored in another type than they are computed in.
+void tell_type(DType stored, DType computed) {
+  if (stored == DType::bf16 && computed == DType::f16)
+    info(
+        "tensors stored in BF16 are computed in FP16: every value within its range is exact there down to 6e-5; a "
+        "larger one than 65504 is refused (--dtype bf16 computes in BF16)");
+  if (stored == DType::f16 && computed == DType::bf16)
+    info("tensors stored in FP16 are computed in BF16: they are rounded from 11 bits to 8");
+}
+
 }  // namespace
 
 DeviceBuffer upload_f32(std::span<const float> values) {
   return upload(values.data(), values.size_bytes());
 }
 
-DeviceBuffer upload_f16(const Tensor& tensor, const std::string& name) {
-  if (tensor.dtype == DType::f16) return upload(tensor.data, tensor.bytes());
-  std::vector<uint16_t> half(static_cast<size_t>(tensor.elements()));
+DeviceBuffer upload_16(const Tensor& tensor, DType type, const std::string& name) {
+  if (tensor.dtype == type) return upload(tensor.data, tensor.bytes());
+  const float largest = type == DType::f16 ? 65504.0f : 3.3895314e38f;
+  std::vector<uint16_t> bits(static_cast<size_t>(tensor.elements()));
   std::atomic<bool> overflow = false;
   parallel_for(tensor.elements(), 1 << 16, [&](int64_t begin, int64_t end) {
     std::vector<float> values(static_cast<size_t>(end - begin));
     f32_from_any(tensor.dtype, tensor.data + static_cast<size_t>(begin) * size_bytes(tensor.dtype), values.data(),
                  values.size());
-    f16_from_f32(values.data(), half.data() + begin, values.size());
+    any_from_f32(type, values.data(), bits.data() + begin, values.size());
     for (const float value : values)
-      if (!(std::fabs(value) <= 65504.0f)) overflow = true;
+      if (!(std::fabs(value) <= largest)) overflow = true;
   });
-  if (overflow)
+  if (overflow && type == DType::f16)
     throw Error("a weight is beyond the range of fp16 (65504), in which the GPU engine computes", name,
-                "use --executor cpu, or convert the model with smaller weights");
-  return upload(half.data(), half.size() * sizeof(uint16_t));
+                "use --dtype bf16 or --executor cpu, or convert the model with smaller weights");
+  if (overflow)
+    throw Error("a weight is beyond the range of bf16 (3.39e38), or not a number", name,
+                "look for what is wrong with the model (`quantgrid inspect`)");
+  return upload(bits.data(), bits.size() * sizeof(uint16_t));
 }
 
 CudaShaping upload_shaping(const KvShaping& shaping) {
   const auto half = [](const std::vector<float>& values, const char* name) {
-    return upload_f16(tensor_from_f32(values, {static_cast<int64_t>(values.size())}), name);
+    return upload_16(tensor_from_f32(values, {static_cast<int64_t>(values.size())}), DType::f16, name);
   };
   return {upload_f32(shaping.k_center), half(shaping.k_transform, "k_transform"),
           half(shaping.q_transform, "q_transform"), half(shaping.k_feedback, "k_feedback")};
@@ -70,12 +84,9 @@ CudaShaping upload_shaping(const KvShaping& shaping) {
 
 CudaModel load_cuda_model(const Checkpoint& checkpoint, CudaLinearContext& context) {
   const ModelShape& shape = checkpoint.table().shape;
-  if (checkpoint.dtype() == DType::bf16)
-    info(
-        "tensors stored in BF16 are computed in FP16: every value within its range is exact there down to 6e-5; a "
-        "larger "
-        "one than 65504 is refused");
+  tell_type(checkpoint.dtype(), context.type());
   CudaModel model;
+  model.type = context.type();
   Progress progress("load", shape.layers + 2, "layers");
   for (int layer = 0; layer < shape.layers; ++layer) {
     stop_if_interrupted("from the start: loading was not finished");
@@ -95,11 +106,11 @@ CudaModel load_cuda_model(const Checkpoint& checkpoint, CudaLinearContext& conte
   }
   const TensorSpec& embedding = spec_of(checkpoint, TensorRole::embedding);
   const Tensor table = checkpoint.tensor(embedding);
-  if (table.dtype == DType::f16) {
+  if (table.dtype == model.type) {
     model.embedding = DeviceBuffer(table.bytes());
     context.upload().bytes(model.embedding.data(), table.data, table.bytes());
   } else {
-    model.embedding = upload_f16(table, embedding.hf_name);
+    model.embedding = upload_16(table, model.type, embedding.hf_name);
   }
   progress.advance();
   model.final_norm = upload_f32(to_f32(checkpoint.tensor(spec_of(checkpoint, TensorRole::final_norm))));

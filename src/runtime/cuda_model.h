@@ -17,7 +17,8 @@ struct CudaLayer {
 };
 
 struct CudaModel {
-  DeviceBuffer embedding;  // half [vocab, hidden]
+  DType type = DType::f16;  // F16 or BF16: of the embedding, and of activations where they have 16 bits
+  DeviceBuffer embedding;   // [vocab, hidden]
   std::vector<CudaLayer> layers;
   DeviceBuffer final_norm;
   std::unique_ptr<CudaLinear> lm_head;  // logits
@@ -25,8 +26,8 @@ struct CudaModel {
   int64_t bytes_read = 0;               // that went to the device, before repacking
 };
 
-// Layer by layer, with progress. Throws Error when a weight overflows half, when no kernel can run a layer, when there
-// is not enough memory.
+// Layer by layer, with progress, in the context's type. Throws Error when a weight overflows it, when no kernel can run
+// a layer, when there is not enough memory.
 CudaModel load_cuda_model(const Checkpoint& checkpoint, CudaLinearContext& context);
 
 // One layer's KvShaping on the device.
@@ -38,8 +39,8 @@ struct CudaShaping {
 };
 CudaShaping upload_shaping(const KvShaping& shaping);
 
-// A tensor of floats on the device; a tensor of any float type as half (throws Error when a value overflows).
+// A tensor of floats on the device; a tensor of any float type as F16 or BF16 (throws Error when a value overflows).
 DeviceBuffer upload_f32(std::span<const float> values);
-DeviceBuffer upload_f16(const Tensor& tensor, const std::string& name);
+DeviceBuffer upload_16(const Tensor& tensor, DType type, const std::string& name);
 
 }  // namespace qg

@@ -22,14 +22,15 @@ class Observer {
     if (what == "final_norm") return tap_("final_norm", linear_input(*model_.lm_head, rows), rows, hidden);
     const std::string full = fmt::format("layers.{}.{}", layer, name);
     const CudaLayer& l = model_.layers[static_cast<size_t>(layer)];
-    if (what == "q") return tap_(full, halves(buffers_.q, rows * shape_.q_rows()), rows, shape_.q_rows());
-    if (what == "qkv") return tap_(full, halves(buffers_.qkv, rows * shape_.qkv_rows()), rows, shape_.qkv_rows());
-    if (what == "gate_up") return tap_(full, halves(buffers_.gate_up, rows * 2 * shape_.ffn), rows, 2 * shape_.ffn);
+    if (what == "q") return tap_(full, wide(buffers_.q, rows * shape_.q_rows()), rows, shape_.q_rows());
+    if (what == "qkv") return tap_(full, wide(buffers_.qkv, rows * shape_.qkv_rows()), rows, shape_.qkv_rows());
+    if (what == "gate_up")
+      return tap_(full, wide(buffers_.gate_up, rows * 2 * shape_.ffn, model_.type), rows, 2 * shape_.ffn);
     if (what == "attention_projected" || what == "mlp_projected")
-      return tap_(full, halves(buffers_.projected, rows * hidden), rows, hidden);
+      return tap_(full, wide(buffers_.projected, rows * hidden, model_.type), rows, hidden);
     if (what == "out") {
       std::vector<float> sum = read<float>(buffers_.residual.data(), rows * hidden);
-      const std::vector<float> last = halves(buffers_.projected, rows * hidden);
+      const std::vector<float> last = wide(buffers_.projected, rows * hidden, model_.type);
       for (size_t i = 0; i < sum.size(); ++i) sum[i] += last[i];
       return tap_(full, sum, rows, hidden);
     }
@@ -48,10 +49,10 @@ class Observer {
     QG_CUDA(cudaStreamSynchronize(stream_));
     return values;
   }
-  std::vector<float> halves(const DeviceBuffer& buffer, int64_t count) const {
+  std::vector<float> wide(const DeviceBuffer& buffer, int64_t count, DType type = DType::f16) const {
     const std::vector<uint16_t> bits = read<uint16_t>(buffer.data(), count);
     std::vector<float> values(bits.size());
-    f32_from_f16(bits.data(), values.data(), bits.size());
+    f32_from_any(type, bits.data(), values.data(), bits.size());
     return values;
   }
 
@@ -59,8 +60,8 @@ class Observer {
     const ActivationRequest request = reader.input();
     const int64_t width = reader.k();
     std::vector<float> values;
-    if (request.form == ActivationForm::f16) {
-      values = halves(buffers_.input, rows * width);
+    if (is_16_bit(request.form)) {
+      values = wide(buffers_.input, rows * width, reader.output_type());
     } else {
       for (const uint8_t code : read<uint8_t>(buffers_.input.data(), rows * width))
         values.push_back(request.form == ActivationForm::fp8 ? f32_from_e4m3(code)

@@ -1,6 +1,7 @@
 #include "runtime/make_executor.h"
 
 #include "core/error.h"
+#include "runtime/compute_type.h"
 #include "runtime/cpu_executor.h"
 
 namespace qg {
@@ -18,6 +19,7 @@ bool has_cuda_executor() {
 std::unique_ptr<Executor> make_executor(const std::string& name, std::shared_ptr<const Checkpoint> checkpoint,
                                         const ExecutorOptions& options,
                                         [[maybe_unused]] const CudaExecutorOptions& cuda) {
+  check_compute_type(cuda.dtype, name, checkpoint->quant(), checkpoint->folder().string());
   if (name == "cpu") return make_cpu_executor(std::move(checkpoint), options);
 #ifdef QG_WITH_CUDA
   if (name == "cuda") return make_cuda_executor(std::move(checkpoint), options, cuda);

@@ -46,6 +46,18 @@ inline std::vector<uint16_t> to_half(const std::vector<float>& values) {
   return half;
 }
 
+inline std::vector<uint16_t> to_bfloat(const std::vector<float>& values) {
+  std::vector<uint16_t> bits(values.size());
+  bf16_from_f32(values.data(), bits.data(), values.size());
+  return bits;
+}
+
+inline std::vector<float> from_bfloat(const std::vector<uint16_t>& bits) {
+  std::vector<float> values(bits.size());
+  f32_from_bf16(bits.data(), values.data(), bits.size());
+  return values;
+}
+
 inline std::vector<float> from_half(const std::vector<uint16_t>& half) {
   std::vector<float> values(half.size());
   f32_from_f16(half.data(), values.data(), half.size());

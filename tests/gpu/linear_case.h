@@ -41,8 +41,19 @@ inline DeviceBuffer to_device(const void* from, size_t bytes) {
   return buffer;
 }
 
+// `count` places spread over [0, size), ends included.
+inline std::vector<int64_t> spread(int64_t size, int64_t count) {
+  std::vector<int64_t> places;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = count == 1 ? 0 : i * (size - 1) / (count - 1);
+    if (places.empty() || places.back() != at) places.push_back(at);
+  }
+  return places;
+}
+
 // How far an output may be off:
-// - the output's own rounding, 2^-11 (2^-22 for F32, whose scale products round too);
+// - the output's own rounding, 2^-11 (2^-22 for F32, whose scale products round too), 2^-8 for BF16; the library's BF16
+//   products that become halves have both roundings;
 // - float sums: each of the k/16 additions of an instruction's result, and the 64 of warps and slices, is off by at
 // most
 //   2^-23 of a partial sum, which is at most the sum of the magnitudes. Integer sums are exact;
@@ -52,7 +63,9 @@ inline DeviceBuffer to_device(const void* from, size_t bytes) {
 //   lose with their signs, independently and evenly between 0 and u: three standard deviations are 3 u sqrt(k / 3);
 // - weights expanded to halves: each is off by at most 2^-11, independently: four standard deviations.
 inline double tolerance(const Expected& e, Kind kind, const std::string& kernel, int64_t k, DType y_type) {
-  double allowed = std::fabs(e.value) * (y_type == DType::f16 ? std::ldexp(1.0, -11) : std::ldexp(1.0, -21));
+  const int bits = y_type == DType::f16 ? 11 : y_type == DType::bf16 ? 8 : 21;
+  double allowed = std::fabs(e.value) * std::ldexp(1.0, -bits);
+  if (y_type == DType::f16 && kernel == "cublaslt_w16a16_bf16") allowed += std::fabs(e.value) * std::ldexp(1.0, -8);
   allowed += y_type == DType::f16 ? std::ldexp(1.0, -25) : 0;
   if (is_int8(kind)) return allowed + std::fabs(e.value) * std::ldexp(1.0, -21);
   allowed += (static_cast<double>(k) / 16 + 64) * std::ldexp(1.0, -23) * e.magnitude;
@@ -106,8 +119,11 @@ class Case {
   }
 
   // Runs m rows twice on poisoned memory and compares. Reports the worst output.
-  void check(int64_t m, DType y_type = DType::f16) {
+  void check(int64_t m) { check(m, layer_->output_type()); }
+  void check(int64_t m, DType y_type) {
     const std::string kernel = layer_->kernel_name(m);
+    if ((kernel.find("w16a16_bf16") != std::string::npos) != (type_of(kind_) == DType::bf16))
+      ADD_FAILURE() << name_ << " m=" << m << " went through " << kernel;
     const std::vector<std::byte> first = run(m, y_type), second = run(m, y_type);
     if (first != second) {
       int64_t differ = 0, at = -1, last = -1;
@@ -156,7 +172,7 @@ class Case {
     }
     uint16_t v;
     std::memcpy(&v, y.data() + at * 2, 2);
-    return static_cast<double>(f32_from_f16(v));
+    return static_cast<double>(type == DType::bf16 ? f32_from_bf16(v) : f32_from_f16(v));
   }
 
   std::vector<std::byte> run(int64_t m, DType y_type) {

@@ -79,7 +79,7 @@ TEST(Linear, ChainSeesTheNewestInput) {
         const DeviceBuffer one_by_one(bytes * kSteps), chained(bytes * kSteps);
         const auto step = [&](size_t i, bool chain, const DeviceBuffer& to) {
           const CudaQueue queue{stream, chain};
-          quantize_rows(queue, m, kK, sources[i].as<__half>(), request, input);
+          quantize_rows(queue, m, kK, sources[i].data(), request, input);
           layer.run(queue, m, input, to.data() + i * bytes, DType::f16);
         };
         for (size_t i = 0; i < kSteps; ++i) {

@@ -12,18 +12,35 @@
 
 namespace qg::test {
 
-enum class Kind { f16, bf16, fp8_static, fp8_dynamic, fp8_f16, int8_dynamic, int8_static, w4, w4_zeros };
-inline constexpr Kind kKinds[] = {Kind::f16,         Kind::bf16,    Kind::fp8_static,
-                                  Kind::fp8_dynamic, Kind::fp8_f16, Kind::int8_dynamic,
-                                  Kind::int8_static, Kind::w4,      Kind::w4_zeros};
+// bf16_to_f16 and f16_to_bf16: the type that is stored, and the other one in which it is computed.
+enum class Kind {
+  f16,
+  bf16,
+  bf16_to_f16,
+  f16_to_bf16,
+  fp8_static,
+  fp8_dynamic,
+  fp8_f16,
+  int8_dynamic,
+  int8_static,
+  w4,
+  w4_zeros
+};
+inline constexpr Kind kKinds[] = {Kind::f16,         Kind::bf16,        Kind::bf16_to_f16, Kind::f16_to_bf16,
+                                  Kind::fp8_static,  Kind::fp8_dynamic, Kind::fp8_f16,     Kind::int8_dynamic,
+                                  Kind::int8_static, Kind::w4,          Kind::w4_zeros};
 
 inline const char* to_string(Kind kind) {
-  constexpr const char* names[] = {"f16",          "bf16",        "fp8_static", "fp8_dynamic", "fp8_f16",
-                                   "int8_dynamic", "int8_static", "w4",         "w4_zeros"};
+  constexpr const char* names[] = {"f16",     "bf16",         "bf16_to_f16", "f16_to_bf16", "fp8_static", "fp8_dynamic",
+                                   "fp8_f16", "int8_dynamic", "int8_static", "w4",          "w4_zeros"};
   return names[static_cast<int>(kind)];
 }
 inline bool is_int4(Kind kind) {
   return kind == Kind::w4 || kind == Kind::w4_zeros;
+}
+// Of the context that computes a kind.
+inline DType type_of(Kind kind) {
+  return kind == Kind::bf16 || kind == Kind::f16_to_bf16 ? DType::bf16 : DType::f16;
 }
 inline bool is_int8(Kind kind) {
   return kind == Kind::int8_dynamic || kind == Kind::int8_static;
@@ -47,6 +64,10 @@ inline uint8_t random_byte(uint64_t seed, uint64_t i) {
 inline uint16_t random_half(uint64_t seed, uint64_t i) {
   const uint64_t v = mix64(seed * 0x9e3779b97f4a7c15ull + i);
   return static_cast<uint16_t>((v & 0x83ff) | ((11 + (v >> 16) % 4) << 10));
+}
+// The same with seven bits, of the same values where both types hold them.
+inline uint16_t random_bfloat(uint64_t seed, uint64_t i) {
+  return bf16_from_f32(f32_from_f16(static_cast<uint16_t>(random_half(seed, i) & 0xfff8)));
 }
 inline uint8_t random_e4m3(uint64_t seed, uint64_t i) {
   const uint8_t code = random_byte(seed, i);
@@ -75,13 +96,15 @@ inline LinearWeights make_part(Kind kind, int64_t n, int64_t k, int64_t group, u
   const auto scale = [&](uint64_t i, float base) {
     return f32_from_f16(f16_from_f32(base * (1.0f + static_cast<float>(random_byte(seed + 7, i)) / 256.0f)));
   };
-  if (kind == Kind::f16 || kind == Kind::bf16) {
+  if (kind <= Kind::f16_to_bf16) {
+    // Halves that become bfloats have seven bits, so that both hold them.
+    const auto half = [&](uint64_t i) {
+      return static_cast<uint16_t>(random_half(seed, i) & (kind == Kind::f16 ? 0xffff : 0xfff8));
+    };
     w.format = WeightFormat::fp16;
-    w.weight = kind == Kind::f16
-                   ? filled<uint16_t>(DType::f16, {n, k}, [&](uint64_t i) { return random_half(seed, i); }).tensor
-                   : filled<uint16_t>(DType::bf16, {n, k}, [&](uint64_t i) {
-                       return bf16_from_f32(f32_from_f16(random_half(seed, i)));
-                     }).tensor;
+    w.weight = kind == Kind::f16 || kind == Kind::f16_to_bf16
+                   ? filled<uint16_t>(DType::f16, {n, k}, half).tensor
+                   : filled<uint16_t>(DType::bf16, {n, k}, [&](uint64_t i) { return random_bfloat(seed, i); }).tensor;
   } else if (is_int4(kind)) {
     w.format = WeightFormat::int4_awq;
     w.group_size = group;
@@ -143,7 +166,7 @@ struct Input {
 
   Input(ActivationForm of, bool per_token, int64_t rows, int64_t width, uint64_t seed)
       : m(rows), k(width), form(of), values(make(of, rows, width, seed)) {
-    row_scales.assign(static_cast<size_t>(m), of == ActivationForm::f16 ? 1.0f : kStaticScale);
+    row_scales.assign(static_cast<size_t>(m), is_16_bit(of) ? 1.0f : kStaticScale);
     if (per_token)
       for (int64_t i = 0; i < m; ++i)
         row_scales[static_cast<size_t>(i)] *=
@@ -152,6 +175,8 @@ struct Input {
   static NewTensor make(ActivationForm form, int64_t m, int64_t k, uint64_t seed) {
     if (form == ActivationForm::f16)
       return filled<uint16_t>(DType::f16, {m, k}, [&](uint64_t i) { return random_half(seed, i); });
+    if (form == ActivationForm::bf16)
+      return filled<uint16_t>(DType::bf16, {m, k}, [&](uint64_t i) { return random_bfloat(seed, i); });
     if (form == ActivationForm::fp8)
       return filled<uint8_t>(DType::f8_e4m3, {m, k}, [&](uint64_t i) { return random_e4m3(seed, i); });
     return filled<int8_t>(DType::i8, {m, k}, [&](uint64_t i) { return random_int8(seed, i); });
@@ -160,6 +185,7 @@ struct Input {
     const auto i = static_cast<size_t>(row * k + column);
     const double scale = static_cast<double>(row_scales[static_cast<size_t>(row)]);
     if (form == ActivationForm::f16) return static_cast<double>(f32_from_f16(values.as<uint16_t>()[i])) * scale;
+    if (form == ActivationForm::bf16) return static_cast<double>(f32_from_bf16(values.as<uint16_t>()[i])) * scale;
     if (form == ActivationForm::fp8) return static_cast<double>(f32_from_e4m3(values.as<uint8_t>()[i])) * scale;
     return values.as<int8_t>()[i] * scale;
   }

@@ -16,21 +16,12 @@ using test::capabilities;
 using test::Case;
 using test::Kind;
 using test::Shape2;
+using test::spread;
 using test::stream;
 using test::to_device;
 
-// `count` places spread over [0, size), ends included.
-std::vector<int64_t> spread(int64_t size, int64_t count) {
-  std::vector<int64_t> places;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t at = count == 1 ? 0 : i * (size - 1) / (count - 1);
-    if (places.empty() || places.back() != at) places.push_back(at);
-  }
-  return places;
-}
-
 void check_small(Kind kind, KernelFamily family, std::optional<LinearRoute> wanted = {}) {
-  CudaLinearContext context(capabilities(family), 512);
+  CudaLinearContext context(capabilities(family), 512, test::type_of(kind));
   context.state().wanted = wanted;
   std::vector<Shape2> shapes = {{24, 48, 0}, {40, 80, 0}, {96, 144, 0}, {64, 384, 0}, {48, 320, 0}, {576, 576, 0}};
   if (test::is_int4(kind))
@@ -55,12 +46,17 @@ void check_gating(Case& c, int64_t m) {
   const DeviceBuffer prequant = to_device(multipliers.data(), multipliers.size() * sizeof(float));
   const size_t bytes = static_cast<size_t>(m * width) * 2;
   const DeviceBuffer gate_up(2 * bytes), two(bytes), one(bytes);
-  for (const ActivationForm form : {ActivationForm::f16, ActivationForm::fp8, ActivationForm::int8})
+  const ActivationForm wide = c.layer().output_type() == DType::bf16 ? ActivationForm::bf16 : ActivationForm::f16;
+  for (const ActivationForm form : {wide, ActivationForm::fp8, ActivationForm::int8})
     for (const bool scaled : {false, true}) {
       ActivationRequest wanted;
       wanted.form = form;
-      wanted.static_scale = form == ActivationForm::f16 ? 1.0f : 0.0371f;
+      wanted.static_scale = is_16_bit(form) ? 1.0f : 0.0371f;
       wanted.prequant = scaled ? prequant.as<float>() : nullptr;
+      if (wide == ActivationForm::bf16 && form != wide) {
+        EXPECT_FALSE(c.layer().can_gate(m, wanted)) << c.name();
+        continue;
+      }
       if (!c.layer().can_gate(m, wanted)) {
         for (const char* own : {"sm90a_skinny", "sm90a_wide"})
           EXPECT_EQ(c.layer().kernel_name(m).find(own), std::string::npos) << c.name() << " m=" << m;
@@ -69,8 +65,8 @@ void check_gating(Case& c, int64_t m) {
       QG_CUDA(cudaMemset(two.data(), 0xff, bytes));
       QG_CUDA(cudaMemset(one.data(), 0xff, bytes));
       const CudaQueue queue{stream(), true};
-      c.layer().run(queue, m, c.input(), gate_up.data(), DType::f16);
-      silu_mul(queue, m, width, gate_up.as<__half>(), wanted, {two.data(), nullptr});
+      c.layer().run(queue, m, c.input(), gate_up.data(), c.layer().output_type());
+      silu_mul(queue, m, width, gate_up.data(), wanted, {two.data(), nullptr});
       c.layer().run_gated(queue, m, c.input(), wanted, one.data());
       QG_CUDA(cudaDeviceSynchronize());
       std::vector<uint8_t> want(bytes), got(bytes);
@@ -97,7 +93,7 @@ TEST_P(LinearKinds, FewRowsByEveryKernel) {
   check_small(GetParam(), KernelFamily::sm90a, LinearRoute::bulk);
   check_small(GetParam(), KernelFamily::sm90a, LinearRoute::skinny);
   for (const LinearRoute route : {LinearRoute::bulk, LinearRoute::skinny}) {
-    CudaLinearContext context(capabilities(), 64);
+    CudaLinearContext context(capabilities(), 64, test::type_of(GetParam()));
     context.state().wanted = route;
     for (const Shape2 shape : {Shape2{4096, 4096, 128}, Shape2{1024, 14336, 128}, Shape2{2056, 1152, 128}}) {
       Case c(GetParam(), shape, 64, context);
@@ -111,7 +107,7 @@ TEST_P(LinearKinds, FewRowsByEveryKernel) {
 
 // Rows of a gate and its up that alternate, and the product that ends with the gating: the bits of the two launches.
 TEST_P(LinearKinds, AlternatingPartsAndGating) {
-  CudaLinearContext context(capabilities(), 640);
+  CudaLinearContext context(capabilities(), 640, test::type_of(GetParam()));
   for (const Shape2 shape : {Shape2{80, 192, 64}, Shape2{1152, 576, 64}, Shape2{2064, 4096, 128}}) {
     Case c(GetParam(), shape, 640, context, {shape.n / 2, shape.n / 2}, PartOrder::alternating);
     c.expect_at(spread(640, 40), spread(shape.n, 79));
@@ -124,7 +120,7 @@ TEST_P(LinearKinds, AlternatingPartsAndGating) {
 // Hopper's own kernel where it can run, also where another is faster.
 TEST_P(LinearKinds, WideAtEveryRowCount) {
   check_small(GetParam(), KernelFamily::sm90a, LinearRoute::wide);
-  CudaLinearContext context(capabilities(), 2048);
+  CudaLinearContext context(capabilities(), 2048, test::type_of(GetParam()));
   context.state().wanted = LinearRoute::wide;
   for (const Shape2 shape : {Shape2{1096, 1088, 64}, Shape2{4096, 4096, 128}, Shape2{10240, 640, 128}}) {
     Case c(GetParam(), shape, 1500, context);
@@ -143,7 +139,7 @@ std::optional<WideFormat> wide_format_of(Kind kind) {
   if (kind == Kind::w4_zeros) return WideFormat::w4_zeros;
   if (test::is_int8(kind)) return WideFormat::int8;
   if (kind == Kind::fp8_static || kind == Kind::fp8_dynamic) return WideFormat::e4m3;
-  if (kind == Kind::f16 || kind == Kind::bf16) return WideFormat::f16;
+  if (kind == Kind::f16) return WideFormat::f16;
   return {};
 }
 
@@ -152,7 +148,7 @@ std::optional<WideFormat> wide_format_of(Kind kind) {
 TEST_P(LinearKinds, EveryWideKernel) {
   const std::optional<WideFormat> format = wide_format_of(GetParam());
   for (int kernel = 0; format && kernel < wide_kernel_count(*format); ++kernel) {
-    CudaLinearContext context(capabilities(), 2048);
+    CudaLinearContext context(capabilities(), 2048, test::type_of(GetParam()));
     context.state().wanted = LinearRoute::wide;
     context.state().wanted_wide = kernel;
     for (const Shape2 shape : {Shape2{1096, 1088, 64}, Shape2{4096, 1280, 128}}) {
@@ -168,7 +164,7 @@ TEST_P(LinearKinds, EveryWideKernel) {
 }
 
 TEST_P(LinearKinds, EveryRowCountOnOneRealShape) {
-  CudaLinearContext context(capabilities(), 64);
+  CudaLinearContext context(capabilities(), 64, test::type_of(GetParam()));
   for (const Shape2 shape : {Shape2{4096, 4096, 128}, Shape2{1024, 14336, 128}}) {
     Case c(GetParam(), shape, 64, context);
     c.expect_at(spread(64, 64), spread(shape.n, 67));
@@ -178,7 +174,7 @@ TEST_P(LinearKinds, EveryRowCountOnOneRealShape) {
 }
 
 TEST_P(LinearKinds, ManyRows) {
-  CudaLinearContext context(capabilities(), 8192);
+  CudaLinearContext context(capabilities(), 8192, test::type_of(GetParam()));
   Case c(GetParam(), {1024, 1024, 128}, 8192, context);
   const std::vector<int64_t> counts = {65, 100, 127, 128, 129, 200, 256, 300, 512, 777, 1024, 2048, 4096, 8192};
   std::vector<int64_t> rows = spread(8192, 41);
@@ -197,7 +193,7 @@ TEST_P(LinearKinds, ManyRows) {
 }
 
 TEST_P(LinearKinds, RealShapes) {
-  CudaLinearContext context(capabilities(), 512);
+  CudaLinearContext context(capabilities(), 512, test::type_of(GetParam()));
   const std::vector<Shape2> shapes = {{6144, 4096, 128}, {28672, 4096, 128}, {4096, 14336, 128}, {5120, 3072, 128},
                                       {3072, 3072, 128}, {16384, 3072, 128}, {3072, 8192, 128},  {960, 576, 64},
                                       {576, 576, 64},    {3072, 576, 64},    {576, 1536, 128}};
@@ -210,7 +206,7 @@ TEST_P(LinearKinds, RealShapes) {
 }
 
 TEST_P(LinearKinds, PartsAreOneLayer) {
-  CudaLinearContext context(capabilities(), 512);
+  CudaLinearContext context(capabilities(), 512, test::type_of(GetParam()));
   for (const std::vector<int64_t>& part_rows : {std::vector<int64_t>{256, 64, 64}, {40, 24}, {208, 208}}) {
     const int64_t n = std::accumulate(part_rows.begin(), part_rows.end(), int64_t{0});
     Case c(GetParam(), {n, 256, 128}, 400, context, part_rows);
@@ -224,15 +220,17 @@ INSTANTIATE_TEST_SUITE_P(All, LinearKinds, testing::ValuesIn(test::kKinds),
                          [](const auto& each) { return std::string(test::to_string(each.param)); });
 
 TEST(Linear, LanguageModelHeads) {
-  CudaLinearContext context(capabilities(), 64);
-  for (const Shape2 shape : {Shape2{128256, 4096, 0}, Shape2{32768, 4096, 0}, Shape2{49152, 576, 0}}) {
-    Case c(Kind::f16, shape, 64, context);
-    c.expect_at(spread(64, 64), spread(shape.n, 61));
-    for (const int64_t m : {1, 2, 8, 13, 16, 32, 64}) {
-      c.check(m, DType::f32);
-      c.check(m);
+  for (const Kind kind : {Kind::f16, Kind::bf16}) {
+    CudaLinearContext context(capabilities(), 64, test::type_of(kind));
+    for (const Shape2 shape : {Shape2{128256, 4096, 0}, Shape2{32768, 4096, 0}, Shape2{49152, 576, 0}}) {
+      Case c(kind, shape, 64, context);
+      c.expect_at(spread(64, 64), spread(shape.n, 61));
+      for (const int64_t m : {1, 2, 8, 13, 16, 32, 64}) {
+        c.check(m, DType::f32);
+        c.check(m);
+      }
+      fmt::print("  {}: worst {:.3f} of the tolerance\n", c.name(), c.worst());
     }
-    fmt::print("  {}: worst {:.3f} of the tolerance\n", c.name(), c.worst());
   }
 }
 
@@ -254,8 +252,8 @@ TEST(Linear, EarlierFamilies) {
 TEST(Linear, SmallSharedMemory) {
   DeviceCapabilities device = capabilities(KernelFamily::sm89);
   device.shared_bytes_per_block = 99 << 10;
-  CudaLinearContext context(device, 64);
-  for (const Kind kind : {Kind::f16, Kind::fp8_static, Kind::int8_dynamic, Kind::w4}) {
+  for (const Kind kind : {Kind::f16, Kind::bf16, Kind::fp8_static, Kind::int8_dynamic, Kind::w4}) {
+    CudaLinearContext context(device, 64, test::type_of(kind));
     Case c(kind, {1040, 4096, 128}, 64, context);
     c.expect_at(spread(64, 64), spread(1040, 31));
     for (const int64_t m : {1, 3, 8, 16, 24, 40, 64}) c.check(m);
@@ -283,6 +281,11 @@ TEST(Linear, RefusesWhatItCannotDo) {
   large.k = 16;
   large.weight = tensor_from_f32(std::vector<float>(16, 1e6f), {1, 16}, DType::bf16);
   EXPECT_THROW(make(large, large, ActivationScaling::none), Error);
+  EXPECT_THROW(CudaLinearContext(capabilities(), 64, DType::f32), Error);
+  const LinearWeights* of_f16 = &f16;
+  const CudaLinear layer({&of_f16, 1}, ActivationScaling::none, context);
+  DeviceBuffer memory(1 << 12);
+  EXPECT_THROW(layer.run({}, 1, {memory.data(), nullptr}, memory.data(), DType::bf16), Error);
 }
 
 }  // namespace

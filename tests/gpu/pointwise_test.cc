@@ -23,8 +23,17 @@ struct Form {
 const Form kForms[] = {
     {"f16", ActivationForm::f16, false, false},         {"f16 prequant", ActivationForm::f16, false, true},
     {"fp8 static", ActivationForm::fp8, false, false},  {"fp8 token", ActivationForm::fp8, true, true},
-    {"int8 static", ActivationForm::int8, false, true}, {"int8 token", ActivationForm::int8, true, true}};
+    {"int8 static", ActivationForm::int8, false, true}, {"int8 token", ActivationForm::int8, true, true},
+    {"bf16", ActivationForm::bf16, false, false},       {"bf16 prequant", ActivationForm::bf16, false, true}};
 constexpr float kStaticScale = 0.03f;
+
+// 16-bit values in the type that a kernel reads which ends in a form, and back.
+std::vector<uint16_t> to_wide(const Form& form, const std::vector<float>& values) {
+  return form.form == ActivationForm::bf16 ? to_bfloat(values) : to_half(values);
+}
+std::vector<float> from_wide(const Form& form, const std::vector<uint16_t>& bits) {
+  return form.form == ActivationForm::bf16 ? from_bfloat(bits) : from_half(bits);
+}
 
 // A row's values as the kernel stored them, and as the reference would store them.
 struct Outcome {
@@ -55,10 +64,10 @@ class Output {
     o.got_scales = scales_.read();
     o.want.resize(count);
     o.want_scales.resize(static_cast<size_t>(m_));
-    if (form_.form == ActivationForm::f16) {
-      std::vector<uint16_t> half(count);
-      std::memcpy(half.data(), raw.data(), raw.size());
-      o.got = from_half(half);
+    if (is_16_bit(form_.form)) {
+      std::vector<uint16_t> bits(count);
+      std::memcpy(bits.data(), raw.data(), raw.size());
+      o.got = from_wide(form_, bits);
       for (size_t i = 0; i < count; ++i)
         o.want[i] = exact[i] * (multiplier ? multiplier[i % static_cast<size_t>(width_)] : 1.0f);
       return o;
@@ -72,16 +81,17 @@ class Output {
     return o;
   }
 
-  // Half: one rounding (2^-11) and the kernel's float arithmetic. Codes: the two sides' floats differ in their last
-  // bits, so a value on the edge between two codes may go either way; few do.
+  // Half: one rounding (2^-11; BF16: 2^-8) and the kernel's float arithmetic. Codes: the two sides' floats differ in
+  // their last bits, so a value on the edge between two codes may go either way; few do.
   void check(const std::vector<float>& exact, const std::string& what) const {
     const Outcome o = compare(exact);
     int64_t flips = 0;
     for (size_t i = 0; i < o.got.size(); ++i) {
       const float got = o.got[i], want = o.want[i];
       ASSERT_FALSE(std::isnan(got)) << what << " " << form_.name << ": element " << i << " was not written";
-      if (form_.form == ActivationForm::f16) {
-        ASSERT_NEAR(got, want, std::fabs(want) * 0x1p-10f + 1e-6f) << what << " " << form_.name << " at " << i;
+      if (is_16_bit(form_.form)) {
+        const float share = form_.form == ActivationForm::f16 ? 0x1p-10f : 0x1.02p-8f;
+        ASSERT_NEAR(got, want, std::fabs(want) * share + 1e-6f) << what << " " << form_.name << " at " << i;
       } else if (got != want) {
         ++flips;
         const float step = form_.form == ActivationForm::int8 ? 1.0f : std::max(std::fabs(want) * 0.125f, 0x1p-9f);
@@ -95,7 +105,7 @@ class Output {
   }
 
  private:
-  size_t bytes() const { return static_cast<size_t>(m_ * width_) * (form_.form == ActivationForm::f16 ? 2 : 1); }
+  size_t bytes() const { return static_cast<size_t>(m_ * width_ * bytes_of(form_.form)); }
   Form form_;
   int64_t m_, width_;
   std::vector<float> prequant_;
@@ -110,18 +120,18 @@ TEST(AddRmsNorm, MatchesTheReference) {
       for (const Form& form : kForms) {
         const size_t count = static_cast<size_t>(m * width);
         std::vector<float> residual = normal_values(count, 1, 3), weight = normal_values(static_cast<size_t>(width), 2);
-        const std::vector<uint16_t> delta = to_half(normal_values(count, 3));
+        const std::vector<uint16_t> delta = to_wide(form, normal_values(count, 3));
         DeviceVector<float> device_residual(residual), device_weight(weight);
         DeviceVector<uint16_t> device_delta(delta);
         Output out(form, m, width);
         AddRmsNormParams p;
         p.rows = m, p.width = width, p.epsilon = 1e-5f;
         p.residual = device_residual.data();
-        p.delta = reinterpret_cast<const __half*>(device_delta.data());
+        p.delta = device_delta.data();
         p.weight = device_weight.data();
         p.request = out.request(), p.out = out.buffer();
         add_rms_norm({}, p);
-        const std::vector<float> added = from_half(delta);
+        const std::vector<float> added = from_wide(form, delta);
         for (size_t i = 0; i < count; ++i) residual[i] += added[i];
         EXPECT_EQ(device_residual.read(), residual);
         std::vector<float> normed(count);
@@ -130,22 +140,21 @@ TEST(AddRmsNorm, MatchesTheReference) {
       }
 }
 
-TEST(AddRmsNorm, StartsFromTheEmbeddingAndEndsWithChosenRows) {
+void start_and_end(const Form& form) {
   constexpr int64_t kWidth = 576, kVocab = 50;
-  const std::vector<uint16_t> table = to_half(normal_values(kWidth * kVocab, 5));
+  const std::vector<uint16_t> table = to_wide(form, normal_values(kWidth * kVocab, 5));
   const std::vector<int32_t> tokens = {7, 0, 49, 7};
   // The second and third are such that an earlier step sampled; -2 there is that of logits that are not finite.
   const std::vector<int32_t> given = {7, -1 - 3, -1 - 1, 7}, sampled = {5, 49, 5, -2};
-  const std::vector<float> weight = normal_values(kWidth, 2), rows = from_half(table);
+  const std::vector<float> weight = normal_values(kWidth, 2), rows = from_wide(form, table);
   DeviceVector<uint16_t> device_table(table);
   DeviceVector<int32_t> device_tokens(given), device_sampled(sampled);
   DeviceVector<float> residual(4 * kWidth), device_weight(weight);
   AddRmsNormParams p;
   p.rows = 4, p.width = kWidth, p.epsilon = 1e-5f, p.residual = residual.data();
-  p.tokens = device_tokens.data(), p.sampled = device_sampled.data(),
-  p.embedding = reinterpret_cast<const __half*>(device_table.data());
+  p.tokens = device_tokens.data(), p.sampled = device_sampled.data(), p.embedding = device_table.data();
   p.weight = device_weight.data();
-  Output out({"f16", ActivationForm::f16, false, false}, 4, kWidth);
+  Output out(form, 4, kWidth);
   p.request = out.request(), p.out = out.buffer();
   add_rms_norm({}, p);
   std::vector<float> embedded;
@@ -155,7 +164,7 @@ TEST(AddRmsNorm, StartsFromTheEmbeddingAndEndsWithChosenRows) {
 
   const std::vector<int32_t> chosen = {3, 1};
   DeviceVector<int32_t> device_chosen(chosen);
-  Output last({"f16", ActivationForm::f16, false, false}, 2, kWidth);
+  Output last(form, 2, kWidth);
   AddRmsNormParams q;
   q.rows = 2, q.width = kWidth, q.epsilon = 1e-5f, q.residual = residual.data(), q.source_rows = device_chosen.data();
   q.keeps_sum = false;
@@ -167,6 +176,32 @@ TEST(AddRmsNorm, StartsFromTheEmbeddingAndEndsWithChosenRows) {
   rms_norm(want.data(), weight.data(), 1e-5, want.data(), 2, kWidth);
   last.check(want, "chosen rows");
   EXPECT_EQ(residual.read(), embedded) << "the residual was written";
+}
+
+TEST(AddRmsNorm, StartsFromTheEmbeddingAndEndsWithChosenRows) {
+  start_and_end({"f16", ActivationForm::f16, false, false});
+  start_and_end({"bf16", ActivationForm::bf16, false, false});
+}
+
+// Values that FP16 does not hold: the addend and the normed row are beyond it.
+TEST(AddRmsNorm, Bf16HoldsWhatFp16DoesNot) {
+  constexpr int64_t kWidth = 4096;
+  std::vector<float> residual = normal_values(kWidth, 1, 1e6f), normed(kWidth);
+  const std::vector<float> weight = normal_values(kWidth, 2, 1e6f);
+  const std::vector<uint16_t> delta = to_bfloat(normal_values(kWidth, 3, 1e12f));
+  DeviceVector<float> device_residual(residual), device_weight(weight);
+  DeviceVector<uint16_t> device_delta(delta);
+  Output out({"bf16", ActivationForm::bf16, false, false}, 1, kWidth);
+  AddRmsNormParams p;
+  p.rows = 1, p.width = kWidth, p.epsilon = 1e-5f;
+  p.residual = device_residual.data(), p.delta = device_delta.data(), p.weight = device_weight.data();
+  p.request = out.request(), p.out = out.buffer();
+  add_rms_norm({}, p);
+  const std::vector<float> added = from_bfloat(delta);
+  for (size_t i = 0; i < kWidth; ++i) residual[i] += added[i];
+  EXPECT_EQ(device_residual.read(), residual);
+  rms_norm(residual.data(), weight.data(), 1e-5, normed.data(), 1, kWidth);
+  out.check(normed, "large");
 }
 
 // The last layer's second norm and the norm after it, where only some rows are wanted.
@@ -182,7 +217,7 @@ TEST(AddRmsNorm, ChosenRowsKeepTheirSumAndTakeWhatFollowsInOrder) {
   Output out({"f16", ActivationForm::f16, false, false}, 2, kWidth);
   AddRmsNormParams p;
   p.rows = 2, p.width = kWidth, p.epsilon = 1e-5f, p.residual = residual.data(), p.source_rows = device_chosen.data();
-  p.delta = reinterpret_cast<const __half*>(delta.data()), p.weight = device_weight.data();
+  p.delta = delta.data(), p.weight = device_weight.data();
   p.request = out.request(), p.out = out.buffer();
   add_rms_norm({}, p);
   std::vector<float> sums = stream, want;
@@ -196,7 +231,7 @@ TEST(AddRmsNorm, ChosenRowsKeepTheirSumAndTakeWhatFollowsInOrder) {
   out.check(want, "chosen rows with delta");
 
   Output last({"f16", ActivationForm::f16, false, false}, 2, kWidth);
-  p.delta = reinterpret_cast<const __half*>(next.data()), p.delta_in_order = true, p.keeps_sum = false;
+  p.delta = next.data(), p.delta_in_order = true, p.keeps_sum = false;
   p.request = last.request(), p.out = last.buffer();
   add_rms_norm({}, p);
   want.clear();
@@ -220,9 +255,12 @@ TEST(SiluMul, MatchesTheReference) {
     for (const int64_t m : {1, 2, 5, 300})
       for (const Form& form : kForms) {
         if (m == 300 && (width != 1536 || !form.per_token)) continue;  // more rows than multiprocessors
-        const std::vector<uint16_t> gate_up = to_half(normal_values(static_cast<size_t>(2 * m * width), 4, 2));
+        // What BF16 is for: products of gate and up beyond FP16's range.
+        const float deviation = form.form == ActivationForm::bf16 ? 2000 : 2;
+        const std::vector<uint16_t> gate_up =
+            to_wide(form, normal_values(static_cast<size_t>(2 * m * width), 4, deviation));
         DeviceVector<uint16_t> device(gate_up);
-        const std::vector<float> values = from_half(gate_up);
+        const std::vector<float> values = from_wide(form, gate_up);
         std::vector<float> want;
         for (int64_t row = 0; row < m; ++row) {
           for (int64_t column = 0; column < width; column += 8) {
@@ -234,8 +272,7 @@ TEST(SiluMul, MatchesTheReference) {
         }
         for (const bool chained : {false, true}) {
           Output out(form, m, width);
-          silu_mul(queue_of(chained), m, width, reinterpret_cast<const __half*>(device.data()), out.request(),
-                   out.buffer());
+          silu_mul(queue_of(chained), m, width, device.data(), out.request(), out.buffer());
           out.check(want, "silu width " + std::to_string(width) + (chained ? " chained" : ""));
         }
       }
@@ -243,13 +280,12 @@ TEST(SiluMul, MatchesTheReference) {
 
 TEST(QuantizeRows, MatchesTheReference) {
   for (const Form& form : kForms) {
-    const std::vector<uint16_t> x = to_half(normal_values(3 * 4096, 6, 2));
+    const std::vector<uint16_t> x = to_wide(form, normal_values(3 * 4096, 6, 2));
     DeviceVector<uint16_t> device(x);
     for (const bool chained : {false, true}) {
       Output out(form, 3, 4096);
-      quantize_rows(queue_of(chained), 3, 4096, reinterpret_cast<const __half*>(device.data()), out.request(),
-                    out.buffer());
-      out.check(from_half(x), "quantize");
+      quantize_rows(queue_of(chained), 3, 4096, device.data(), out.request(), out.buffer());
+      out.check(from_wide(form, x), "quantize");
     }
   }
 }

@@ -20,7 +20,7 @@ class ShortLinear : public ::testing::TestWithParam<test::Kind> {};
 TEST_P(ShortLinear, EveryFamilyAndRoute) {
   const test::Kind kind = GetParam();
   const auto check = [&](KernelFamily family, std::optional<LinearRoute> route, std::initializer_list<int64_t> rows) {
-    CudaLinearContext context(test::capabilities(family), 160);
+    CudaLinearContext context(test::capabilities(family), 160, test::type_of(kind));
     context.state().wanted = route;
     test::Case c(kind, {144, 384, 128}, 160, context);
     c.expect_all();

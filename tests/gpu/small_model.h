@@ -18,6 +18,7 @@ struct Model {
   std::optional<ActivationScaling> activations;  // empty: the recipe's
   std::optional<int64_t> window;
   bool tied = false;
+  DType dtype = DType::f16;  // of what is not quantized
 };
 
 inline std::shared_ptr<const Checkpoint> make_model(const Model& m) {
@@ -37,6 +38,7 @@ inline std::shared_ptr<const Checkpoint> make_model(const Model& m) {
   }
   SyntheticOptions options;
   options.seed = 7;
+  options.dtype = m.dtype;
   return make_synthetic_checkpoint(table, quant, options);
 }
 

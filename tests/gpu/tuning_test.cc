@@ -18,7 +18,7 @@ test::Case make_case(test::Kind kind, CudaLinearContext& context) {
 class Tuning : public ::testing::TestWithParam<test::Kind> {};
 
 TEST_P(Tuning, MeasuredChoicesAreRightAndComeAgain) {
-  CudaLinearContext context(test::capabilities(), kRows);
+  CudaLinearContext context(test::capabilities(), kRows, test::type_of(GetParam()));
   context.set_tuning({}, true);
   test::Case c = make_case(GetParam(), context);
   for (const int64_t m : tuned_rows(kRows)) c.layer().tune(m);
@@ -33,7 +33,7 @@ TEST_P(Tuning, MeasuredChoicesAreRightAndComeAgain) {
   c.layer().tune(64);
   EXPECT_EQ(context.tuning().routes, table.routes) << "what is in the table was measured again";
 
-  CudaLinearContext later(test::capabilities(), kRows);
+  CudaLinearContext later(test::capabilities(), kRows, test::type_of(GetParam()));
   later.set_tuning(table, false);
   EXPECT_EQ(later.tuning().products, table.products);
   test::Case again = make_case(GetParam(), later);

@@ -103,6 +103,8 @@ struct CudaAttention::State {
   }
   // Where a kernel stores: the caller's buffer, or f16 rows that a second pass brings into form.
   Output output(bool pass, const ActivationRequest& request, const ActivationBuffer& out) const {
+    if (request.form == ActivationForm::bf16)
+      throw Error("Attention has no BF16 results", to_string(desc), "ask for F16 and call convert_in_place");
     Output asked = form_asked(request, out);
     if (!pass) return asked;
     if (f16_rows.bytes() == 0)

@@ -72,7 +72,10 @@ void check(cublasStatus_t status, const char* call) {
 }
 
 cudaDataType_t data_type(DType type) {
-  return type == DType::f32 ? CUDA_R_32F : type == DType::i32 ? CUDA_R_32I : CUDA_R_16F;
+  return type == DType::f32    ? CUDA_R_32F
+         : type == DType::i32  ? CUDA_R_32I
+         : type == DType::bf16 ? CUDA_R_16BF
+                               : CUDA_R_16F;
 }
 
 // The library's descriptions of one product. It is column-major: D[n, m] = W[k, n]^T X[k, m], or with sums over rows
@@ -84,10 +87,11 @@ struct Problem {
   explicit Problem(const GemmShape& s, const GemmPointers& p) {
     const Library& lt = library();
     const bool integers = s.kind == GemmKind::int8;
-    const cudaDataType_t type = integers                  ? CUDA_R_8I
-                                : s.kind == GemmKind::f16 ? CUDA_R_16F
-                                : s.kind == GemmKind::f32 ? CUDA_R_32F
-                                                          : CUDA_R_8F_E4M3;
+    const cudaDataType_t type = integers                   ? CUDA_R_8I
+                                : s.kind == GemmKind::f16  ? CUDA_R_16F
+                                : s.kind == GemmKind::bf16 ? CUDA_R_16BF
+                                : s.kind == GemmKind::f32  ? CUDA_R_32F
+                                                           : CUDA_R_8F_E4M3;
     check(lt.cublasLtMatmulDescCreate(&desc, integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
                                       integers ? CUDA_R_32I : CUDA_R_32F),
           "cublasLtMatmulDescCreate");

@@ -13,11 +13,11 @@ namespace qg {
 
 // e4m3_scaled: a float scale for each row of x and each row of W, applied by the library (sm_90). int8: sums as int32.
 // f32: products and sums in float, no shorter formats inside.
-enum class GemmKind { f16, e4m3, e4m3_scaled, int8, f32 };
+enum class GemmKind { f16, e4m3, e4m3_scaled, int8, f32, bf16 };
 
 struct GemmShape {
   GemmKind kind = GemmKind::f16;
-  DType y_type = DType::f16;  // F16 or F32; I32 for int8
+  DType y_type = DType::f16;  // F16 or F32; I32 for int8; BF16 or F32 for bf16
   int64_t m = 0, n = 0, k = 0;
   int64_t weight_pitch = 0, y_pitch = 0;  // elements from row to row
   int64_t x_pitch = 0;                    // 0: x is dense

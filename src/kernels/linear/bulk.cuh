@@ -194,24 +194,31 @@ __device__ __forceinline__ void multiply_stage(const SkinnyArguments& a, const c
 }
 
 // Writes the sum of one token and row, scaled. All lanes call it: rows 8.. give theirs to the gate rows 8 before.
+template <class F>
 __device__ __forceinline__ void finish(const BulkArguments& args, int tile, int token, int row, bool valid,
                                        float value) {
   const SkinnyArguments& a = args.layer;
   if (args.gate == GateForm::none) {
-    if (valid && tile * kSkinnyRows + row < a.n) store(a, token, tile * kSkinnyRows + row, value);
+    if (valid && tile * kSkinnyRows + row < a.n) store<F>(a, token, tile * kSkinnyRows + row, value);
     return;
   }
-  const float rounded = __half2float(__float2half_rn(value)), up = __shfl_xor_sync(0xffffffffu, rounded, 8);
+  constexpr bool kBf16 = F::kFormat == SkinnyFormat::bf16;
+  const float rounded = kBf16 ? __bfloat162float(__float2bfloat16_rn(value)) : __half2float(__float2half_rn(value));
+  const float up = __shfl_xor_sync(0xffffffffu, rounded, 8);
   if (!valid || row >= 8) return;
   const int column = tile * 8 + row;
   float gated = silu_times(rounded, up);
   if (args.gate_prequant) gated *= args.gate_prequant[column];
   const int64_t at = static_cast<int64_t>(token) * (a.n / 2) + column;
-  if (args.gate == GateForm::f16) static_cast<__half*>(a.y)[at] = __float2half_rn(gated);
-  if (args.gate == GateForm::fp8)
-    static_cast<uint8_t*>(a.y)[at] = quantize<ActivationForm::fp8>(gated, args.gate_inverse);
-  if (args.gate == GateForm::int8)
-    static_cast<uint8_t*>(a.y)[at] = quantize<ActivationForm::int8>(gated, args.gate_inverse);
+  if constexpr (kBf16) {  // no kernel follows that wants 8 bits
+    static_cast<__nv_bfloat16*>(a.y)[at] = __float2bfloat16_rn(gated);
+  } else {
+    if (args.gate == GateForm::f16) static_cast<__half*>(a.y)[at] = __float2half_rn(gated);
+    if (args.gate == GateForm::fp8)
+      static_cast<uint8_t*>(a.y)[at] = quantize<ActivationForm::fp8>(gated, args.gate_inverse);
+    if (args.gate == GateForm::int8)
+      static_cast<uint8_t*>(a.y)[at] = quantize<ActivationForm::int8>(gated, args.gate_inverse);
+  }
 }
 
 // The block's sums of one tile, warp after warp, to y or to the slice's partial sums.
@@ -243,7 +250,7 @@ __device__ __forceinline__ void reduce_bulk(const BulkArguments& args, int tile,
     for (int w = 0; w < kBulkWarps; ++w) sum += buffer[w * S::kWarpSums + place * kReducePitch + row];
     const int token = 8 * b + place;
     if (a.slices == 1) {
-      finish(args, tile, token, row, token < a.m, static_cast<float>(sum) * (factors[token] * channel));
+      finish<typename S::F>(args, tile, token, row, token < a.m, static_cast<float>(sum) * (factors[token] * channel));
     } else if (token < a.m) {
       const int slice = static_cast<int>(blockIdx.x) % a.slices;
       __stcg(static_cast<Acc*>(a.partials) + (static_cast<int64_t>(tile) * a.slices + slice) * S::kTokenTiles * 128 +
@@ -289,7 +296,8 @@ __device__ __forceinline__ void finish_bulk_slices(const BulkArguments& args, co
       const int at = base + j * kBulkWarps * 32 + threadIdx.x, row = at % 16;
       const int tile = at < total ? group + at / tile_sums * step : group, token = at % tile_sums / 16;
       const float channel = a.channel_scales ? a.channel_scales[tile * kSkinnyRows + row] : 1.0f;
-      finish(args, tile, token, row, at < total, static_cast<float>(sum[j]) * (factors[token] * channel));
+      finish<typename S::F>(args, tile, token, row, at < total,
+                            static_cast<float>(sum[j]) * (factors[token] * channel));
     }
   }
 }

@@ -2,6 +2,7 @@
 // Quantized linear layers on a GPU: y[m, n] = x[m, k] W[n, k]^T, all scales applied. docs/engine.md has the kernels.
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,12 +27,14 @@ struct LinearState;
 // order in which they run (another order costs time only). Must outlive its layers.
 class CudaLinearContext {
  public:
-  // max_rows: the largest m that any layer will run. Throws Error (cannot_here) when cuBLASLt is missing.
-  CudaLinearContext(const DeviceCapabilities& device, int64_t max_rows);
+  // max_rows: the largest m that any layer will run. type: F16 or BF16, in which layers of 16-bit weights keep and
+  // multiply them; BF16 serves no others. Throws Error (cannot_here) when cuBLASLt is missing.
+  CudaLinearContext(const DeviceCapabilities& device, int64_t max_rows, DType type = DType::f16);
   ~CudaLinearContext();
   CudaLinearContext(const CudaLinearContext&) = delete;
   CudaLinearContext& operator=(const CudaLinearContext&) = delete;
 
+  DType type() const;
   int64_t bytes() const;  // workspace on the device; grows while layers are made, never in run()
   CudaUpload& upload();   // what weights go to the device through; release() it when all layers are made
   // What was measured on this card earlier; before layers are made. measures: what is missing will be measured by
@@ -66,21 +69,23 @@ class CudaLinear {
   int64_t bytes() const;  // resident on the device
   ComputePath path() const;
   ActivationRequest input() const;           // what form x must have; the producer kernel quantizes
-  std::string kernel_name(int64_t m) const;  // "sm90a_skinny_w8a8_fp8_m8", "cublaslt_fp16", ...
+  DType output_type() const;                 // of y, where it has 16 bits: BF16 where the path is w16a16_bf16, else F16
+  std::string kernel_name(int64_t m) const;  // "sm90a_skinny_w8a8_fp8_m8", "cublaslt_w16a16_bf16", ...
   // Times cuBLASLt's algorithms for this m now, where it is what runs and has not been timed yet. Without it the
   // heuristic's first is taken. Never inside a graph capture.
-  void prepare(int64_t m, DType y_type = DType::f16);
+  void prepare(int64_t m, std::optional<DType> y_type = {});  // empty: output_type()
   // Measures every way that m rows can go, where the table does not say it yet, and takes the fastest from then on.
   // Built-in choices stay where they are within 5 % of it. For rows from kTunedFromRows on: below, what counts is how
   // kernels overlap in their chain, which no kernel alone shows.
   void tune(int64_t m);
-  // x [m, k] as input() says, 16-byte aligned; y [m, n] dense, F16 or F32. Allocates nothing and waits for nothing, so
-  // it can be captured in a graph. 1 <= m <= max_rows.
+  // x [m, k] as input() says, 16-byte aligned; y [m, n] dense, F32, output_type() or F16 (from BF16 products: for who
+  // reads halves; what is beyond 65504 becomes infinite). Allocates nothing and waits for nothing, so it can be
+  // captured in a graph. 1 <= m <= max_rows.
   void run(const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y, DType y_type) const;
   // CudaQueue::shared_percent that suits the layer's kernel for m rows, for the chain that it runs in.
   int shared_percent(int64_t m) const;
   // Whether run_gated can do for m rows what run and silu_mul do: not where a scale per token is wanted, which takes a
-  // whole row.
+  // whole row, nor where one of the two layers is BF16 and the other not.
   bool can_gate(int64_t m, const ActivationRequest& wanted) const;
   // out [m, n / 2] = silu(gate) * up in the wanted form, of an alternating layer; the same bits as run and silu_mul
   // give. out must not be x.

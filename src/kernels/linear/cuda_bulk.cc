@@ -21,6 +21,8 @@ BulkKernel kernel_for(SkinnyFormat format, int token_tiles) {
     case SkinnyFormat::e4m3:
     case SkinnyFormat::int8:
       return bulk_kernel_w8(format, token_tiles);
+    case SkinnyFormat::bf16:
+      return bulk_kernel_bf16(token_tiles);
   }
   return {};
 }
@@ -48,7 +50,7 @@ void configure_bulk() {
   using F = SkinnyFormat;
   // Two blocks, of this kernel and of the one after it, in percent of what an SM can have.
   constexpr int kCarveout = 80;
-  for (const F format : {F::f16, F::e4m3_f16, F::w4, F::w4_zeros, F::w4_zeros_32, F::e4m3, F::int8})
+  for (const F format : {F::f16, F::e4m3_f16, F::w4, F::w4_zeros, F::w4_zeros_32, F::e4m3, F::int8, F::bf16})
     for (const int tiles : {1, 2, 4}) {
       const BulkKernel kernel = kernel_for(format, tiles);
       const void* function = reinterpret_cast<const void*>(kernel.kernel);

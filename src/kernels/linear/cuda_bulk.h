@@ -55,7 +55,8 @@ struct BulkKernel {
 };
 // One per source file.
 BulkKernel bulk_kernel_w16(SkinnyFormat format, int token_tiles);  // f16, e4m3_f16
-BulkKernel bulk_kernel_w4(SkinnyFormat format, int token_tiles);   // w4*
-BulkKernel bulk_kernel_w8(SkinnyFormat format, int token_tiles);   // e4m3, int8
+BulkKernel bulk_kernel_bf16(int token_tiles);
+BulkKernel bulk_kernel_w4(SkinnyFormat format, int token_tiles);  // w4*
+BulkKernel bulk_kernel_w8(SkinnyFormat format, int token_tiles);  // e4m3, int8
 
 }  // namespace qg

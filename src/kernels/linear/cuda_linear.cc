@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "kernels/linear/cuda_state.h"
+#include "kernels/pointwise/cuda.h"
 
 namespace qg {
 namespace {
@@ -18,7 +19,8 @@ const char* skinny_family(ComputePath path) {
 }
 
 // All but what the plan says.
-SkinnyArguments skinny_arguments(const LinearState& layer, int64_t m, const ActivationBuffer& x, void* y, bool y_f32) {
+SkinnyArguments skinny_arguments(const LinearState& layer, int64_t m, const ActivationBuffer& x, void* y,
+                                 DType y_type) {
   const LinearContextState& context = *layer.context;
   const SkinnyChunk chunk = skinny_chunk(layer.skinny);
   SkinnyArguments a;
@@ -33,7 +35,7 @@ SkinnyArguments skinny_arguments(const LinearState& layer, int64_t m, const Acti
   a.scale = layer.static_scale;
   if (layer.path == ComputePath::w4a16) a.scale = layer.weight_scale;
   if (layer.path == ComputePath::w8a16_fp8) a.scale = 256;  // undoes the expansion's 1/256
-  const int64_t element = layer.path == ComputePath::w16a16 ? 2 : 1;
+  const int64_t element = is_w16(layer.path) ? 2 : 1;
   a.half_bytes = 8 * layer.pitch * element;
   a.tile_bytes = layer.path == ComputePath::w4a16 ? layer.int4.chunks() * 512 : 16 * layer.pitch * element;
   a.m = static_cast<int>(m);
@@ -42,14 +44,15 @@ SkinnyArguments skinny_arguments(const LinearState& layer, int64_t m, const Acti
   a.x_row_bytes = static_cast<int>(layer.k * chunk.x_bytes / chunk.k);
   a.group_shift = layer.int4.group_shift;
   a.groups = layer.int4.groups;
-  a.y_f32 = y_f32;
+  a.y_f32 = y_type == DType::f32;
+  a.y_f16 = y_type == DType::f16;
   return a;
 }
 
 void run_skinny(const LinearState& layer, const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y,
-                bool y_f32) {
+                DType y_type) {
   const SkinnyPlan plan = plan_skinny(layer.skinny, m, layer.n, layer.k, layer.context->device);
-  SkinnyArguments a = skinny_arguments(layer, m, x, y, y_f32);
+  SkinnyArguments a = skinny_arguments(layer, m, x, y, y_type);
   const int64_t chunk_k = skinny_chunk(layer.skinny).k;
   a.chunks = static_cast<int>((layer.k + chunk_k - 1) / chunk_k);
   a.slices = plan.slices;
@@ -62,20 +65,18 @@ void run_skinny(const LinearState& layer, const CudaQueue& queue, int64_t m, con
 // How a product ends whose output `wanted` says.
 template <class Arguments>
 void set_gate(Arguments& a, const ActivationRequest& wanted) {
-  a.gate = wanted.form == ActivationForm::f16   ? GateForm::f16
-           : wanted.form == ActivationForm::fp8 ? GateForm::fp8
-                                                : GateForm::int8;
+  a.gate = is_16_bit(wanted.form) ? GateForm::f16 : wanted.form == ActivationForm::fp8 ? GateForm::fp8 : GateForm::int8;
   a.gate_prequant = wanted.prequant;
   a.gate_inverse = 1.0f / wanted.static_scale;
 }
 
 // gated: what the next layer wants of silu(gate) * up; null: y as it is.
 void run_bulk(const LinearState& layer, const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y,
-              bool y_f32, const ActivationRequest* gated = nullptr) {
+              DType y_type, const ActivationRequest* gated = nullptr) {
   const BulkPlan plan = bulk_plan(layer, m);
   BulkArguments a;
   a.weight = layer.weight_map;
-  a.layer = skinny_arguments(layer, m, x, y, y_f32);
+  a.layer = skinny_arguments(layer, m, x, y, y_type);
   const int64_t chunk_k = bulk_chunk_k(layer.skinny);
   a.layer.chunks = static_cast<int>((layer.k + chunk_k - 1) / chunk_k);
   a.layer.slices = plan.slices;
@@ -144,14 +145,16 @@ void run_piece(const LinearState& layer, LinearRoute route, const CudaQueue& que
   p.y = y;
   switch (route) {
     case LinearRoute::skinny:
-      return run_skinny(layer, queue, m, x, y, y_type == DType::f32);
+      return run_skinny(layer, queue, m, x, y, y_type);
     case LinearRoute::bulk:
-      return run_bulk(layer, queue, m, x, y, y_type == DType::f32);
+      return run_bulk(layer, queue, m, x, y, y_type);
     case LinearRoute::wide:
       return run_wide(layer, queue, m, x, y, y_type == DType::f32);
     case LinearRoute::library:
       p.alpha = layer.weight_scale * layer.static_scale;
-      return context.library.run(shape, p, queue.stream);
+      context.library.run(shape, p, queue.stream);
+      if (shape.y_type != y_type) convert_in_place(queue, m * layer.n, y, y_type);
+      return;
     case LinearRoute::library_parts:
       for (const LinearPart& part : layer.parts) {
         GemmShape one = shape;
@@ -199,8 +202,10 @@ void LinearContextState::reserve(int64_t scratch_bytes, int64_t ticket_count) {
   }
 }
 
-CudaLinearContext::CudaLinearContext(const DeviceCapabilities& device, int64_t max_rows)
-    : state_(std::make_unique<LinearContextState>(device, max_rows)) {
+CudaLinearContext::CudaLinearContext(const DeviceCapabilities& device, int64_t max_rows, DType type)
+    : state_(std::make_unique<LinearContextState>(device, max_rows, type)) {
+  if (type != DType::f16 && type != DType::bf16)
+    throw Error(fmt::format("linear layers of {} are asked for", to_string(type)), "", "take F16 or BF16");
   configure_skinny(device);
   if (device.family == KernelFamily::sm90a && device.compute_capability == 90) {
     configure_wide();
@@ -208,6 +213,10 @@ CudaLinearContext::CudaLinearContext(const DeviceCapabilities& device, int64_t m
   }
 }
 CudaLinearContext::~CudaLinearContext() = default;
+
+DType CudaLinearContext::type() const {
+  return state_->type;
+}
 
 int64_t CudaLinearContext::bytes() const {
   return static_cast<int64_t>(state_->scratch.bytes() + state_->tickets.bytes()) + state_->library.bytes();
@@ -244,10 +253,15 @@ ActivationRequest CudaLinear::input() const {
   ActivationRequest request;
   if (state_->path == ComputePath::w8a8_fp8) request.form = ActivationForm::fp8;
   if (state_->path == ComputePath::w8a8_int8) request.form = ActivationForm::int8;
+  if (state_->path == ComputePath::w16a16_bf16) request.form = ActivationForm::bf16;
   request.per_token = state_->per_token;
   request.static_scale = state_->static_scale;
   request.prequant = state_->prequant.as<float>();
   return request;
+}
+
+DType CudaLinear::output_type() const {
+  return type_16(*state_);
 }
 
 std::string CudaLinear::kernel_name(int64_t m) const {
@@ -269,7 +283,7 @@ std::string CudaLinear::kernel_name(int64_t m) const {
                          plan.partial_bytes > 0 ? "_split" : "");
     }
     case LinearRoute::library:
-      return s.path == ComputePath::w16a16 ? "cublaslt_w16a16" : "cublaslt_w8a8_fp8";
+      return fmt::format("cublaslt_{}", path);
     case LinearRoute::library_parts:
       return "cublaslt_w8a8_fp8_parts";
     case LinearRoute::library_scaled:
@@ -284,9 +298,11 @@ std::string CudaLinear::kernel_name(int64_t m) const {
 
 void CudaLinear::run(const CudaQueue& queue, int64_t m, const ActivationBuffer& x, void* y, DType y_type) const {
   const LinearState& s = *state_;
+  if (y_type == DType::bf16 && output_type() != DType::bf16)
+    throw Error(fmt::format("BF16 results are asked of a layer of {}", to_string(s.path)), "", "ask for F16 or F32");
   const LinearRoute route = choose_route(s, m);
   const int64_t piece = rows_a_piece(s, route, m);
-  const int64_t x_row = s.k * (input().form == ActivationForm::f16 ? 2 : 1);
+  const int64_t x_row = s.k * bytes_of(input().form);
   for (int64_t begin = 0; begin < m; begin += piece) {
     ActivationBuffer from = x;
     from.values = static_cast<std::byte*>(x.values) + begin * x_row;
@@ -303,6 +319,7 @@ int CudaLinear::shared_percent(int64_t m) const {
 
 bool CudaLinear::can_gate(int64_t m, const ActivationRequest& wanted) const {
   if (!state_->alternating || wanted.per_token) return false;
+  if ((wanted.form == ActivationForm::bf16) != (output_type() == DType::bf16)) return false;
   const LinearRoute route = choose_route(*state_, m);
   return route == LinearRoute::bulk || route == LinearRoute::wide;
 }
@@ -311,13 +328,13 @@ void CudaLinear::run_gated(const CudaQueue& queue, int64_t m, const ActivationBu
                            const ActivationRequest& wanted, void* out) const {
   const LinearState& s = *state_;
   if (choose_route(s, m) == LinearRoute::wide) return run_wide(s, queue, m, x, out, false, &wanted);
-  const int64_t x_row = s.k * (input().form == ActivationForm::f16 ? 2 : 1);
-  const int64_t out_row = s.n / 2 * (wanted.form == ActivationForm::f16 ? 2 : 1);
+  const int64_t x_row = s.k * bytes_of(input().form);
+  const int64_t out_row = s.n / 2 * bytes_of(wanted.form);
   for (int64_t begin = 0; begin < m; begin += kSkinnyMaxTokens) {
     const ActivationBuffer from = {static_cast<std::byte*>(x.values) + begin * x_row,
                                    x.row_scales ? x.row_scales + begin : nullptr};
     run_bulk(s, queue, std::min<int64_t>(kSkinnyMaxTokens, m - begin), from,
-             static_cast<std::byte*>(out) + begin * out_row, false, &wanted);
+             static_cast<std::byte*>(out) + begin * out_row, output_type(), &wanted);
   }
 }
 

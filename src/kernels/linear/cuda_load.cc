@@ -50,10 +50,14 @@ void check_parts(std::span<const LinearWeights* const> parts, ActivationScaling 
                 ExitCode::cannot_here);
 }
 
-ComputePath choose_path(const LinearWeights& w, ActivationScaling activations, KernelFamily family) {
+ComputePath choose_path(const LinearWeights& w, ActivationScaling activations, const LinearContextState& context) {
+  const KernelFamily family = context.device.family;
+  if (context.type == DType::bf16 && w.format != WeightFormat::fp16)
+    throw Error("quantized weights cannot be computed in BF16: their kernels take FP16", place(w),
+                "compute in FP16 (--dtype fp16)", ExitCode::cannot_here);
   switch (w.format) {
     case WeightFormat::fp16:
-      return ComputePath::w16a16;
+      return context.type == DType::bf16 ? ComputePath::w16a16_bf16 : ComputePath::w16a16;
     case WeightFormat::int4_awq:
       return ComputePath::w4a16;
     case WeightFormat::int8_sq:
@@ -72,6 +76,8 @@ SkinnyFormat skinny_format(const LinearState& layer) {
   switch (layer.path) {
     case ComputePath::w16a16:
       return SkinnyFormat::f16;
+    case ComputePath::w16a16_bf16:
+      return SkinnyFormat::bf16;
     case ComputePath::w8a8_fp8:
       return SkinnyFormat::e4m3;
     case ComputePath::w8a8_int8:
@@ -152,24 +158,26 @@ void convert_rows(const LinearState& layer, const LinearWeights& part, const Row
   layer.context->upload.bytes(raw.data(), part.weight.data, part.weight.bytes());
   const int none = 0;
   const DeviceBuffer overflows = upload(&none, sizeof none);
-  convert_to_f16(part.weight.dtype == DType::bf16 ? WideFloat::bf16 : WideFloat::f32, raw.data(),
-                 layer.weight.data() + places.first * layer.pitch * 2, part.n, part.k, layer.pitch, places.run,
-                 places.apart, overflows.as<int>(), nullptr);
+  convert_to_16(part.weight.dtype, raw.data(), type_16(layer), layer.weight.data() + places.first * layer.pitch * 2,
+                part.n, part.k, layer.pitch, places.run, places.apart, overflows.as<int>(), nullptr);
   int overflow = 0;
   QG_CUDA(cudaMemcpy(&overflow, overflows.data(), sizeof overflow, cudaMemcpyDeviceToHost));
-  if (overflow)
-    throw Error("a weight is larger than FP16 can hold (65504)", place(part), "quantize the model to fp8 or int8",
+  if (overflow && type_16(layer) == DType::bf16)
+    throw Error("a weight is larger than BF16 can hold (3.39e38)", place(part), "look for what is wrong with the model",
                 ExitCode::cannot_here);
+  if (overflow)
+    throw Error("a weight is larger than FP16 can hold (65504)", place(part),
+                "compute in BF16 (--dtype bf16), or quantize the model to fp8 or int8", ExitCode::cannot_here);
 }
 
 void load_rows(LinearState& layer, std::span<const LinearWeights* const> parts) {
   const DType type = parts.front()->weight.dtype;
-  const bool wide = type == DType::bf16 || type == DType::f32;
+  const bool other = is_w16(layer.path) && type != type_16(layer);  // than the kernels read
   layer.pitch = round_up(layer.k, 64);
-  const size_t element = wide ? 2 : size_bytes(type), pitch = static_cast<size_t>(layer.pitch) * element;
+  const size_t element = other ? 2 : size_bytes(type), pitch = static_cast<size_t>(layer.pitch) * element;
   const int64_t rows = round_up(layer.n, 16);
   layer.weight = DeviceBuffer(static_cast<size_t>(rows) * pitch);
-  if (!wide) {
+  if (!other) {
     upload_rows(layer, parts, &LinearWeights::weight, layer.weight.data(), static_cast<size_t>(layer.k) * element,
                 pitch, rows);
     return;
@@ -280,12 +288,12 @@ std::unique_ptr<LinearState> load_linear(std::span<const LinearWeights* const> p
     layer->parts.push_back({layer->n, part->n, 1.0f});
     layer->n += part->n;
   }
-  layer->path = choose_path(first, scaling, context.device.family);
+  layer->path = choose_path(first, scaling, context);
   if (layer->path == ComputePath::w4a16) {
     load_int4(*layer, parts);
   } else {
     load_rows(*layer, parts);
-    if (layer->path != ComputePath::w16a16) load_channel_scales(*layer, parts);
+    if (!is_w16(layer->path)) load_channel_scales(*layer, parts);
   }
   layer->skinny = skinny_format(*layer);
   layer->wide = wide_format(*layer);

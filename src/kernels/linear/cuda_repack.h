@@ -2,16 +2,15 @@
 // Device-side changes of form of weights and sums, around the kernels that multiply.
 #include <cstdint>
 
+#include "core/dtype.h"
 #include "kernels/common/cuda.h"
 
 namespace qg {
 
-enum class WideFloat { bf16, f32 };
-
-// from [n, k] to halves [n, pitch], `apart` rows from a run of `run` rows to the next one (n for both: dense);
-// *overflows becomes 1 where a finite value has no half.
-void convert_to_f16(WideFloat type, const void* from, void* to, int64_t n, int64_t k, int64_t pitch, int64_t run,
-                    int64_t apart, int* overflows, cudaStream_t stream);
+// from [n, k] of F16, BF16 or F32 to [n, pitch] of F16 or BF16 (another type than from's), `apart` rows from a run of
+// `run` rows to the next one (n for both: dense); *overflows becomes 1 where a finite value would become infinite.
+void convert_to_16(DType from_type, const void* from, DType to_type, void* to, int64_t n, int64_t k, int64_t pitch,
+                   int64_t run, int64_t apart, int* overflows, cudaStream_t stream);
 
 // The stored form of int4 weights on the device: tiles of 16 rows, in them chunks of 64 of k, in them 16 bytes a lane
 // (lane = 4 g + t): words for (row g, k half 0), (row g + 8, half 0), (row g, half 1), (row g + 8, half 1), each eight

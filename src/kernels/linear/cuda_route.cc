@@ -17,7 +17,7 @@ struct Crossover {
 constexpr std::array kCrossovers{
     Crossover{ComputePath::w16a16, 8, 8, 8},       Crossover{ComputePath::w8a8_fp8, 16, 16, 16},
     Crossover{ComputePath::w8a8_int8, 16, 16, 16}, Crossover{ComputePath::w8a16_fp8, 64, 64, 64},
-    Crossover{ComputePath::w4a16, 64, 64, 8},
+    Crossover{ComputePath::w4a16, 64, 64, 8},      Crossover{ComputePath::w16a16_bf16, 8, 8, 8},
 };
 constexpr int64_t kPartsFromRows = 256;   // a library call per part rather than sums and a scaling pass
 constexpr int64_t kScaledFromRows = 512;  // the library's own row and column scales rather than that
@@ -35,6 +35,7 @@ bool library_can(const LinearState& layer) {
 LinearRoute library_route(const LinearState& layer, int64_t m) {
   switch (layer.path) {
     case ComputePath::w16a16:
+    case ComputePath::w16a16_bf16:
       return LinearRoute::library;
     case ComputePath::w4a16:
     case ComputePath::w8a16_fp8:
@@ -88,7 +89,7 @@ LinearRoute find_route(const LinearState& layer, int64_t m) {
   if (!asked && prefers_wide(layer, m)) return LinearRoute::wide;
   if (!library_can(layer)) return few;
   const LinearRoute route = library_route(layer, m);
-  GemmShape shape = library_shape(layer, route, std::min(m, rows_a_piece(layer, route, m)), DType::f16);
+  GemmShape shape = library_shape(layer, route, std::min(m, rows_a_piece(layer, route, m)), type_16(layer));
   if (route == LinearRoute::library_parts) shape.n = layer.parts.front().n;
   return layer.context->library.can_run(shape) ? route : few;
 }
@@ -109,7 +110,7 @@ std::vector<LinearRoute> possible_routes(const LinearState& layer, int64_t m) {
   if (!library_can(layer)) return routes;
   const LinearRoute route = library_route(layer, m);
   if (route == LinearRoute::expand && !keeps_expanded(layer)) return routes;
-  GemmShape shape = library_shape(layer, route, std::min(m, rows_a_piece(layer, route, m)), DType::f16);
+  GemmShape shape = library_shape(layer, route, std::min(m, rows_a_piece(layer, route, m)), type_16(layer));
   if (route == LinearRoute::library_parts) shape.n = layer.parts.front().n;
   if (layer.context->library.can_run(shape)) routes.push_back(route);
   return routes;
@@ -154,6 +155,9 @@ GemmShape library_shape(const LinearState& layer, LinearRoute route, int64_t m, 
   } else if (layer.path == ComputePath::w8a8_fp8) {
     shape.kind = route == LinearRoute::library_scaled ? GemmKind::e4m3_scaled : GemmKind::e4m3;
     if (route == LinearRoute::library_sums) shape.y_type = DType::f32;
+  } else if (layer.path == ComputePath::w16a16_bf16) {
+    shape.kind = GemmKind::bf16;
+    if (y_type == DType::f16) shape.y_type = DType::bf16;  // the library has no halves of these: converted after it
   }
   return shape;
 }

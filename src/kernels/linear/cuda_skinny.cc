@@ -38,6 +38,8 @@ SkinnyKernel kernel_for(SkinnyFormat format, int token_tiles) {
       return skinny_kernel_e4m3(token_tiles);
     case SkinnyFormat::int8:
       return skinny_kernel_int8(token_tiles);
+    case SkinnyFormat::bf16:
+      return skinny_kernel_bf16(token_tiles);
   }
   return nullptr;
 }
@@ -69,7 +71,7 @@ int64_t skinny_partial_bytes(const SkinnyPlan& plan, int64_t n) {
 void configure_skinny(const DeviceCapabilities& device) {
   using F = SkinnyFormat;
   const int bytes = static_cast<int>(shared_limit(device));
-  for (const F format : {F::f16, F::e4m3_f16, F::w4, F::w4_zeros, F::w4_zeros_32, F::e4m3, F::int8})
+  for (const F format : {F::f16, F::e4m3_f16, F::w4, F::w4_zeros, F::w4_zeros_32, F::e4m3, F::int8, F::bf16})
     for (const int tiles : {1, 2, 4}) {
       const void* kernel = reinterpret_cast<const void*>(kernel_for(format, tiles));
       QG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));

@@ -12,7 +12,7 @@ namespace qg {
 
 // What the kernel multiplies. w4: symmetric; w4_zeros: a zero point a group; w4_zeros_32: groups that are a multiple of
 // 32 and not of 64.
-enum class SkinnyFormat { f16, e4m3_f16, w4, w4_zeros, w4_zeros_32, e4m3, int8 };
+enum class SkinnyFormat { f16, e4m3_f16, w4, w4_zeros, w4_zeros_32, e4m3, int8, bf16 };
 
 inline constexpr int kSkinnyMaxTokens = 32;  // m of one launch
 // Loads in flight lie in the first-level cache: where a kernel with much shared memory ran before, the split would
@@ -30,6 +30,7 @@ struct SkinnyChunk {
 constexpr SkinnyChunk skinny_chunk(SkinnyFormat format) {
   switch (format) {
     case SkinnyFormat::f16:
+    case SkinnyFormat::bf16:
       return {32, 64, 64};
     case SkinnyFormat::e4m3:
     case SkinnyFormat::int8:
@@ -62,6 +63,7 @@ struct SkinnyArguments {
   int x_row_bytes = 0, x_pitch = 0;      // in global and in shared memory
   int group_shift = 0, groups = 0;       // w4: chunk >> shift is its group; groups a row
   bool y_f32 = false;
+  bool y_f16 = false;  // of bf16 products, which leave as bf16 otherwise
 };
 
 struct SkinnyPlan {
@@ -83,6 +85,7 @@ void launch_skinny(SkinnyFormat format, const SkinnyPlan& plan, const SkinnyArgu
 using SkinnyKernel = void (*)(SkinnyArguments);
 SkinnyKernel skinny_kernel_w16(SkinnyFormat format, int token_tiles);  // f16, e4m3_f16
 SkinnyKernel skinny_kernel_w4(SkinnyFormat format, int token_tiles);   // w4*
+SkinnyKernel skinny_kernel_bf16(int token_tiles);
 SkinnyKernel skinny_kernel_int8(int token_tiles);
 SkinnyKernel skinny_kernel_e4m3(int token_tiles);  // sm89
 

@@ -33,6 +33,7 @@ struct LinearState;
 struct LinearContextState {
   DeviceCapabilities device;
   int64_t max_rows = 0;
+  DType type = DType::f16;  // of 16-bit weights and activations
   CublasLt library;
   CudaUpload upload;  // of weights, while layers are made
   // Both grow while layers are made and are one after the other's: a kernel uses them only between the end of the
@@ -46,8 +47,8 @@ struct LinearContextState {
   int wanted_wide = -1;               // the kernel of the wide ones' list that is to run, to test it
   std::optional<LinearRoute> wanted;  // taken wherever it can run, instead of what should be fastest: to measure it
 
-  LinearContextState(const DeviceCapabilities& capabilities, int64_t rows)
-      : device(capabilities), max_rows(rows), library(capabilities) {}
+  LinearContextState(const DeviceCapabilities& capabilities, int64_t rows, DType of_16_bits)
+      : device(capabilities), max_rows(rows), type(of_16_bits), library(capabilities) {}
   void reserve(int64_t scratch_bytes, int64_t ticket_count);
 };
 
@@ -93,6 +94,14 @@ struct LinearState {
   mutable std::vector<int8_t> routes;  // LinearRoute by m; -1: not asked yet
   mutable std::map<int64_t, WidePlan> plans;  // by m
 };
+
+inline bool is_w16(ComputePath path) {
+  return path == ComputePath::w16a16 || path == ComputePath::w16a16_bf16;
+}
+// Of x and y, where they have 16 bits.
+inline DType type_16(const LinearState& layer) {
+  return layer.path == ComputePath::w16a16_bf16 ? DType::bf16 : DType::f16;
+}
 
 inline bool runs_few_rows(LinearRoute route) {
   return route == LinearRoute::skinny || route == LinearRoute::bulk;

@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::array<const char*, 8> kRouteNames{"skinny",        "bulk",           "wide",         "library",
                                                  "library_parts", "library_scaled", "library_sums", "expand"};
-constexpr std::array<const char*, 5> kKindNames{"f16", "e4m3", "e4m3_scaled", "int8", "f32"};  // GemmKind
+constexpr std::array<const char*, 6> kKindNames{"f16", "e4m3", "e4m3_scaled", "int8", "f32", "bf16"};  // GemmKind
 constexpr int64_t kTunedRows[] = {24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048};
 constexpr double kWorthChanging = 0.95;  // of the built-in choice's time
 
@@ -27,7 +27,7 @@ std::optional<LinearRoute> route_named(const std::string& name) {
 }
 
 // Times the library's algorithms for a route and bucket of m, once.
-void prepare_route(const LinearState& s, LinearRoute route, int64_t m, DType y_type = DType::f16) {
+void prepare_route(const LinearState& s, LinearRoute route, int64_t m, DType y_type) {
   if (runs_few_rows(route) || route == LinearRoute::wide) return;
   const int64_t rows = CublasLt::bucket(std::min(m, rows_a_piece(s, route, m)));
   GemmShape shape = library_shape(s, route, rows, y_type);
@@ -37,7 +37,7 @@ void prepare_route(const LinearState& s, LinearRoute route, int64_t m, DType y_t
     return s.context->library.was_timed(one);
   };
   if (was_timed()) return;
-  const size_t width = s.path == ComputePath::w16a16 || route == LinearRoute::expand ? 2 : 1;
+  const size_t width = is_w16(s.path) || route == LinearRoute::expand ? 2 : 1;
   const size_t x_bytes = static_cast<size_t>(rows * s.k) * width, y_bytes = static_cast<size_t>(rows * s.n) * 4;
   const size_t flush_bytes = static_cast<size_t>(2 * s.context->device.l2_bytes);
   const DeviceBuffer x(x_bytes), y(y_bytes), flush(flush_bytes), scales(static_cast<size_t>(rows) * sizeof(float));
@@ -113,6 +113,8 @@ std::optional<FoundGemm> found_gemm(const TunedProduct& p) {
   found.shape.kind = static_cast<GemmKind>(kind - kKindNames.begin());
   if (p.y_type == "F16")
     found.shape.y_type = DType::f16;
+  else if (p.y_type == "BF16")
+    found.shape.y_type = DType::bf16;
   else if (p.y_type == "F32")
     found.shape.y_type = DType::f32;
   else if (p.y_type == "I32")
@@ -132,9 +134,7 @@ std::optional<FoundGemm> found_gemm(const TunedProduct& p) {
 TunedProduct tuned_product(const FoundGemm& found) {
   const GemmShape& s = found.shape;
   return {kKindNames[static_cast<size_t>(s.kind)],
-          s.y_type == DType::f32   ? "F32"
-          : s.y_type == DType::i32 ? "I32"
-                                   : "F16",
+          std::string(to_string(s.y_type)),
           s.m,
           s.n,
           s.k,
@@ -197,15 +197,15 @@ TuningTable CudaLinearContext::tuning() const {
   return table;
 }
 
-void CudaLinear::prepare(int64_t m, DType y_type) {
-  prepare_route(*state_, choose_route(*state_, m), m, y_type);
+void CudaLinear::prepare(int64_t m, std::optional<DType> y_type) {
+  prepare_route(*state_, choose_route(*state_, m), m, y_type.value_or(output_type()));
 }
 
 void CudaLinear::tune(int64_t m) {
   LinearState& s = *state_;
   if (m < kTunedFromRows || find_tuned(s, m)) return;
   const LinearRoute built_in = choose_route(s, m);
-  const size_t width = input().form == ActivationForm::f16 ? 2 : 1, rows = static_cast<size_t>(m);
+  const size_t width = static_cast<size_t>(bytes_of(input().form)), rows = static_cast<size_t>(m);
   const size_t flush_bytes = static_cast<size_t>(2 * s.context->device.l2_bytes);
   const DeviceBuffer x(rows * static_cast<size_t>(s.k) * width), scales(rows * sizeof(float)),
       y(rows * static_cast<size_t>(s.n) * 2), flush(flush_bytes);
@@ -216,10 +216,10 @@ void CudaLinear::tune(int64_t m) {
   tuned.m = m;
   const CudaQueue queue;
   for (const LinearRoute route : possible_routes(s, m)) {
-    prepare_route(s, route, m);
+    prepare_route(s, route, m, output_type());
     s.routes[static_cast<size_t>(m)] = static_cast<int8_t>(route);
     tuned.us[name_of(route)] = time_us(queue, flush.data(), flush_bytes, [&] {
-      run(queue, m, {x.data(), scales.as<float>()}, y.data(), DType::f16);
+      run(queue, m, {x.data(), scales.as<float>()}, y.data(), output_type());
     });
   }
   tuned.route = name_of(built_in);

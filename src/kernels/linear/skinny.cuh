@@ -1,6 +1,8 @@
 #pragma once
 // The kernel of cuda_skinny.h, for each format. A block has 8 warps: teams of kTeam warps share a tile of 16 rows and
 // split k; a team walks over tiles, its next weights always in flight, and adds up its warps' sums in a fixed order.
+#include <cuda_bf16.h>
+
 #include "kernels/linear/cuda_skinny.h"
 #include "kernels/linear/mma.cuh"
 
@@ -34,6 +36,9 @@ struct RowFormat {
 
 struct F16 : RowFormat<float, mma_f16> {
   static constexpr SkinnyFormat kFormat = SkinnyFormat::f16;
+};
+struct Bf16 : RowFormat<float, mma_bf16> {
+  static constexpr SkinnyFormat kFormat = SkinnyFormat::bf16;
 };
 struct E4m3 : RowFormat<float, mma_e4m3> {
   static constexpr SkinnyFormat kFormat = SkinnyFormat::e4m3;
@@ -192,8 +197,15 @@ __device__ __forceinline__ void copy_x(const SkinnyArguments& a, char* shared, i
   __syncthreads();
 }
 
+template <class F>
 __device__ __forceinline__ void store(const SkinnyArguments& a, int token, int row, float value) {
   const int64_t at = static_cast<int64_t>(token) * a.n + row;
+  if constexpr (F::kFormat == SkinnyFormat::bf16) {
+    if (!a.y_f32 && !a.y_f16) {
+      static_cast<__nv_bfloat16*>(a.y)[at] = __float2bfloat16_rn(value);
+      return;
+    }
+  }
   if (a.y_f32) {
     static_cast<float*>(a.y)[at] = value;
   } else {
@@ -233,7 +245,7 @@ __device__ __forceinline__ void finish_slices(const SkinnyArguments& a, const Te
   for (int i = team.thread; i < a.m * 16; i += kTeam * 32) {
     Acc sum = 0;
     for (int s = 0; s < a.slices; ++s) sum += __ldcg(sums + s * kSums + i);
-    if (row < a.n) store(a, i / 16, row, static_cast<float>(sum) * (team.factors[i / 16] * channel));
+    if (row < a.n) store<F>(a, i / 16, row, static_cast<float>(sum) * (team.factors[i / 16] * channel));
   }
   if (team.thread == 0) a.tickets[tile] = 0;
 }
@@ -268,7 +280,7 @@ __device__ __forceinline__ void reduce_tile(const SkinnyArguments& a, const Team
         static_cast<Acc*>(a.partials)[(static_cast<int64_t>(tile) * a.slices + team.slice) * kTokenTiles * 128 +
                                       token * 16 + team.thread % 16] = sum;
       } else if (row < a.n) {
-        store(a, token, row, static_cast<float>(sum) * (team.factors[token] * channel));
+        store<F>(a, token, row, static_cast<float>(sum) * (team.factors[token] * channel));
       }
     }
   }

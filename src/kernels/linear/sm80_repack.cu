@@ -12,16 +12,16 @@ unsigned blocks_for(int64_t threads) {
   return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
 }
 
-template <class T>
-__global__ void convert_kernel(const T* from, __half* to, int64_t n, int64_t k, int64_t pitch, int64_t run,
+template <class From, class To>
+__global__ void convert_kernel(const From* from, To* to, int64_t n, int64_t k, int64_t pitch, int64_t run,
                                int64_t apart, int* overflows) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= n * k) return;
   const float value = static_cast<float>(from[i]);
-  const __half h = __float2half_rn(value);
-  if (__hisinf(h) && !isinf(value)) *overflows = 1;
+  const To rounded = static_cast<To>(value);  // to nearest even
+  if (isinf(static_cast<float>(rounded)) && !isinf(value)) *overflows = 1;
   const int64_t row = i / k;
-  to[(row / run * apart + row % run) * pitch + i % k] = h;
+  to[(row / run * apart + row % run) * pitch + i % k] = rounded;
 }
 
 __global__ void pack_int4_kernel(Int4Layout layout, const char* codes, uint4* to) {
@@ -151,17 +151,22 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void convert_to_f16(WideFloat type, const void* from, void* to, int64_t n, int64_t k, int64_t pitch, int64_t run,
-                    int64_t apart, int* overflows, cudaStream_t stream) {
-  const CudaQueue queue{stream, false};
-  __half* out = static_cast<__half*>(to);
-  if (type == WideFloat::bf16) {
-    launch(queue, convert_kernel<__nv_bfloat16>, blocks_for(n * k), kThreads, 0,
-           static_cast<const __nv_bfloat16*>(from), out, n, k, pitch, run, apart, overflows);
-  } else {
-    launch(queue, convert_kernel<float>, blocks_for(n * k), kThreads, 0, static_cast<const float*>(from), out, n, k,
-           pitch, run, apart, overflows);
-  }
+void convert_to_16(DType from_type, const void* from, DType to_type, void* to, int64_t n, int64_t k, int64_t pitch,
+                   int64_t run, int64_t apart, int* overflows, cudaStream_t stream) {
+  const auto convert = [&](const auto* source, auto* out) {
+    launch(CudaQueue{stream, false}, convert_kernel<std::decay_t<decltype(*source)>, std::decay_t<decltype(*out)>>,
+           blocks_for(n * k), kThreads, 0, source, out, n, k, pitch, run, apart, overflows);
+  };
+  auto* halves = static_cast<__half*>(to);
+  auto* bfloats = static_cast<__nv_bfloat16*>(to);
+  if (to_type == DType::f16 && from_type == DType::bf16)
+    convert(static_cast<const __nv_bfloat16*>(from), halves);
+  else if (to_type == DType::f16)
+    convert(static_cast<const float*>(from), halves);
+  else if (from_type == DType::f16)
+    convert(static_cast<const __half*>(from), bfloats);
+  else
+    convert(static_cast<const float*>(from), bfloats);
 }
 
 void pack_int4(const Int4Layout& layout, const void* codes, void* to, cudaStream_t stream) {

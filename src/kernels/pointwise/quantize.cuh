@@ -1,6 +1,7 @@
 #pragma once
 // Rounding of activations, as kernels/pointwise/run.h defines it: q = round(x * (1/scale)), to nearest even,
 // saturating.
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
@@ -33,17 +34,36 @@ __device__ __forceinline__ uint8_t quantize(float x, float inverse) {
   }
 }
 
+// The type of 16-bit values that a kernel reads and writes which ends in kForm; how two of them are packed and
+// unpacked.
+template <ActivationForm kForm>
+struct Wide {
+  using Type = __half;
+  using Pair = __half2;
+  static __device__ __forceinline__ float2 floats(Pair x) { return __half22float2(x); }
+  static __device__ __forceinline__ Pair pair(float x, float y) { return __floats2half2_rn(x, y); }
+};
+template <>
+struct Wide<ActivationForm::bf16> {
+  using Type = __nv_bfloat16;
+  using Pair = __nv_bfloat162;
+  static __device__ __forceinline__ float2 floats(Pair x) { return __bfloat1622float2(x); }
+  static __device__ __forceinline__ Pair pair(float x, float y) { return __floats2bfloat162_rn(x, y); }
+};
+
 // kCount values of a row, from column `column` on (a multiple of kCount), in the form asked for.
 template <ActivationForm kForm, int kCount>
 __device__ __forceinline__ void store(void* row, int64_t column, const float (&x)[kCount], float inverse) {
-  if constexpr (kForm == ActivationForm::f16) {
-    __half2 packed[kCount / 2];
+  if constexpr (is_16_bit(kForm)) {
+    using W = Wide<kForm>;
+    typename W::Pair packed[kCount / 2];
 #pragma unroll
-    for (int i = 0; i < kCount / 2; ++i) packed[i] = __floats2half2_rn(x[2 * i], x[2 * i + 1]);
+    for (int i = 0; i < kCount / 2; ++i) packed[i] = W::pair(x[2 * i], x[2 * i + 1]);
+    auto* to = static_cast<typename W::Type*>(row) + column;
     if constexpr (kCount == 8)
-      *reinterpret_cast<uint4*>(static_cast<__half*>(row) + column) = *reinterpret_cast<const uint4*>(packed);
+      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(packed);
     else
-      *reinterpret_cast<uint2*>(static_cast<__half*>(row) + column) = *reinterpret_cast<const uint2*>(packed);
+      *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(packed);
   } else {
     uint32_t packed[kCount / 4];
 #pragma unroll

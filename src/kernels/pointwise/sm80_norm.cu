@@ -10,10 +10,10 @@ struct NormArguments {
   int width;
   float epsilon;
   float* residual;
-  const __half* delta;
+  const void* delta;
   const int32_t* tokens;
   const int32_t* sampled;
-  const __half* embedding;
+  const void* embedding;
   const int32_t* source_rows;
   bool delta_in_order, keeps_sum;
   const float* weight;
@@ -23,9 +23,11 @@ struct NormArguments {
   float* row_scales;
 };
 
-__device__ __forceinline__ void add_half4(float (&x)[4], uint2 bits) {
-  const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
-  const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
+template <ActivationForm kForm>
+__device__ __forceinline__ void add_four(float (&x)[4], uint2 bits) {
+  using W = Wide<kForm>;
+  const float2 low = W::floats(*reinterpret_cast<const typename W::Pair*>(&bits.x));
+  const float2 high = W::floats(*reinterpret_cast<const typename W::Pair*>(&bits.y));
   x[0] += low.x, x[1] += low.y, x[2] += high.x, x[3] += high.y;
 }
 
@@ -55,10 +57,11 @@ __global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(NormArguments a)
 
   const int64_t source = a.source_rows ? a.source_rows[row] : row;
   float* residual = a.residual + source * a.width;
-  // Halves that are added: the embedding, to nothing, or delta.
-  const __half* halves = a.tokens  ? a.embedding + static_cast<int64_t>(token_of(a, row)) * a.width
-                         : a.delta ? a.delta + (a.delta_in_order ? row : source) * a.width
-                                   : nullptr;
+  // What is added: the embedding, to nothing, or delta.
+  using T = typename Wide<kForm>::Type;
+  const T* addend = a.tokens  ? static_cast<const T*>(a.embedding) + static_cast<int64_t>(token_of(a, row)) * a.width
+                    : a.delta ? static_cast<const T*>(a.delta) + (a.delta_in_order ? row : source) * a.width
+                              : nullptr;
   // All loads first: the row is short, and what takes time is the way to memory.
   float x[kChunks][4];
   uint2 added[kChunks];
@@ -68,15 +71,15 @@ __global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(NormArguments a)
     float4 r = make_float4(0, 0, 0, 0);
     added[c] = make_uint2(0, 0);
     if (column < a.width && !a.tokens) r = *reinterpret_cast<const float4*>(residual + column);
-    if (column < a.width && halves) added[c] = *reinterpret_cast<const uint2*>(halves + column);
+    if (column < a.width && addend) added[c] = *reinterpret_cast<const uint2*>(addend + column);
     x[c][0] = r.x, x[c][1] = r.y, x[c][2] = r.z, x[c][3] = r.w;
   }
   float squares = 0;
 #pragma unroll
   for (int c = 0; c < kChunks; ++c) {
     const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
-    add_half4(x[c], added[c]);
-    if (column < a.width && halves && a.keeps_sum)
+    add_four<kForm>(x[c], added[c]);
+    if (column < a.width && addend && a.keeps_sum)
       *reinterpret_cast<float4*>(residual + column) = make_float4(x[c][0], x[c][1], x[c][2], x[c][3]);
 #pragma unroll
     for (int i = 0; i < 4; ++i) squares += x[c][i] * x[c][i];
@@ -101,8 +104,7 @@ __global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(NormArguments a)
     if (threadIdx.x == 0) a.row_scales[row] = scale;
   }
   const float inverse = __fdiv_rn(1.0f, scale);
-  constexpr int64_t kBytes = kForm == ActivationForm::f16 ? 2 : 1;
-  void* out = static_cast<uint8_t*>(a.out) + static_cast<int64_t>(row) * a.width * kBytes;
+  void* out = static_cast<uint8_t*>(a.out) + static_cast<int64_t>(row) * a.width * bytes_of(kForm);
 #pragma unroll
   for (int c = 0; c < kChunks; ++c) {
     const int column = (c * kThreads + static_cast<int>(threadIdx.x)) * 4;
@@ -119,6 +121,8 @@ void launch_form(const CudaQueue& queue, int64_t rows, const ActivationRequest& 
   using F = ActivationForm;
   if (request.form == F::f16)
     launch(queue, add_rms_norm_kernel<kThreads, kChunks, F::f16, false>, grid, block, 0, a);
+  else if (request.form == F::bf16)
+    launch(queue, add_rms_norm_kernel<kThreads, kChunks, F::bf16, false>, grid, block, 0, a);
   else if (request.form == F::fp8 && request.per_token)
     launch(queue, add_rms_norm_kernel<kThreads, kChunks, F::fp8, true>, grid, block, 0, a);
   else if (request.form == F::fp8)

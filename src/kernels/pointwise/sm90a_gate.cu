@@ -30,7 +30,7 @@ __global__ void QG_CLUSTER(kBlocks) __launch_bounds__(kThreads) gate_cluster_ker
   const int64_t row = blockIdx.y;
   const int column = static_cast<int>(blockIdx.x * kThreads + threadIdx.x) * 8;
   float x[8] = {};
-  if (column < a.width) values_at(a, row, column, x);
+  if (column < a.width) values_at<kForm>(a, row, column, x);
   float largest = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(x[i]));
