@@ -26,13 +26,15 @@ struct RoundingReport {
   int64_t codes = 0;
   int64_t could_differ = 0;  // whose border lies within the tolerance
   int64_t differed = 0;
-  double expected = 0;                // that many would, if each value were off by its variance
-  int64_t by_more = 0;                // than one code: small values, whose codes lie closer together than the tolerance
-  int64_t outside = 0;                // of the tolerance: errors
-  double worst = 0;                   // the greatest share of its tolerance by which a value had to move
-  double moved = 0;                   // sum of these shares over the codes that differed
-  double scale_off = 0;               // the greatest relative difference of a scale per token
-  std::vector<std::string> problems;  // the first ones
+  double expected = 0;   // that many would, if each value were off by its variance
+  int64_t by_more = 0;   // than one code: small values, whose codes lie closer together than the tolerance
+  int64_t outside = 0;   // of the tolerance: errors
+  double worst = 0;      // the greatest share of its tolerance by which a value had to move
+  double moved = 0;      // sum of these shares over the codes that differed
+  double scale_off = 0;  // the greatest relative difference of a scale per token
+  int64_t outputs = 0;   // of linear layers, compared
+  double worst_output = 0, output_squares = 0;  // the greatest share of its tolerance, sum of the squares of all
+  std::vector<std::string> problems;            // the first ones
 
   void add(const RoundingReport& other) {
     codes += other.codes, could_differ += other.could_differ, differed += other.differed, expected += other.expected;
