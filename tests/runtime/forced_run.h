@@ -17,7 +17,8 @@ struct ForcedText {
 // Logits of all tokens [tokens, vocab]. before: called with the number of the step and of the tokens in the cache.
 inline std::vector<float> run_steps(Executor& executor, const ForcedText& text,
                                     const std::function<void(size_t step, int64_t context)>& before) {
-  std::vector<int32_t> pages(static_cast<size_t>(executor.num_pages()));
+  const int64_t page = executor.page_tokens(), tokens_in_all = static_cast<int64_t>(text.tokens.size());
+  std::vector<int32_t> pages(static_cast<size_t>((tokens_in_all + page - 1) / page));
   std::iota(pages.begin(), pages.end(), 0);
   std::vector<float> logits;
   StepOutput output;
