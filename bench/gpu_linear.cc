@@ -69,7 +69,7 @@ class Copies {
       const CudaQueue queue{stream, true};
       if (one_launch) return layer.run_gated(queue, m, x, wanted, gated_.data());
       layer.run(queue, m, x, y_.data(), DType::f16);
-      silu_mul(queue, m, layer.n() / 2, y_.as<__half>(), wanted, {gated_.data(), nullptr});
+      silu_mul(queue, m, layer.n() / 2, y_.data(), wanted, {gated_.data(), nullptr});
     });
   }
 

@@ -17,7 +17,8 @@ struct ForcedText {
 // Logits of all tokens [tokens, vocab]. before: called with the number of the step and of the tokens in the cache.
 inline std::vector<float> run_steps(Executor& executor, const ForcedText& text,
                                     const std::function<void(size_t step, int64_t context)>& before) {
-  std::vector<int32_t> pages(static_cast<size_t>(executor.num_pages()));
+  const int64_t page = executor.page_tokens(), tokens_in_all = static_cast<int64_t>(text.tokens.size());
+  std::vector<int32_t> pages(static_cast<size_t>((tokens_in_all + page - 1) / page));
   std::iota(pages.begin(), pages.end(), 0);
   std::vector<float> logits;
   StepOutput output;
@@ -36,20 +37,21 @@ inline std::vector<float> run_steps(Executor& executor, const ForcedText& text,
 }
 
 struct OtherRun {
-  std::vector<InputsRead> steps;
+  std::vector<OtherTaps> steps;
   std::vector<float> logits;
 };
 
-inline bool is_linear_input(const std::string& tap) {
-  return tap.ends_with("attention_in") || tap.ends_with("attention_out") || tap.ends_with("mlp_in") ||
-         tap.ends_with("mlp_act");
+inline bool belongs_to_linear(const std::string& tap) {
+  for (const char* name : {"attention_in", "attention_out", "mlp_in", "mlp_act", "qkv", "projected", "gate_up"})
+    if (tap.ends_with(name)) return true;
+  return false;
 }
 
-// An executor whose taps tell what linear layers read, dequantized: the GPU's.
+// An executor whose taps tell what linear layers read, dequantized, and what they wrote: the GPU's.
 inline OtherRun run_tapped(Executor& executor, const ForcedText& text) {
   OtherRun run;
   executor.set_tap([&](const std::string& name, std::span<const float> values, int64_t, int64_t) {
-    if (is_linear_input(name)) run.steps.back()[name].assign(values.begin(), values.end());
+    if (belongs_to_linear(name)) run.steps.back()[name].assign(values.begin(), values.end());
   });
   run.logits = run_steps(executor, text, [&](size_t, int64_t) { run.steps.emplace_back(); });
   executor.set_tap({});

@@ -18,25 +18,30 @@
 namespace qg::test {
 
 // What the other program's linear layers read, dequantized and prequant scales taken out: [rows, k] by tap,
-// "layers.3.mlp_act".
-using InputsRead = std::map<std::string, std::vector<float>>;
+// "layers.3.mlp_act". Where it tells also what they wrote (qkv, attention_projected, mlp_projected; gate_up, whose rows
+// alternate by eight), each value is compared with the CPU's, within the tolerance that is derived for it.
+using OtherTaps = std::map<std::string, std::vector<float>>;
 
 struct RoundingReport {
   int64_t codes = 0;
   int64_t could_differ = 0;  // whose border lies within the tolerance
   int64_t differed = 0;
-  double expected = 0;                // that many would, if each value were off by its variance
-  int64_t by_more = 0;                // than one code: small values, whose codes lie closer together than the tolerance
-  int64_t outside = 0;                // of the tolerance: errors
-  double worst = 0;                   // the greatest share of its tolerance by which a value had to move
-  double moved = 0;                   // sum of these shares over the codes that differed
-  double scale_off = 0;               // the greatest relative difference of a scale per token
-  std::vector<std::string> problems;  // the first ones
+  double expected = 0;   // that many would, if each value were off by its variance
+  int64_t by_more = 0;   // than one code: small values, whose codes lie closer together than the tolerance
+  int64_t outside = 0;   // of the tolerance: errors
+  double worst = 0;      // the greatest share of its tolerance by which a value had to move
+  double moved = 0;      // sum of these shares over the codes that differed
+  double scale_off = 0;  // the greatest relative difference of a scale per token
+  int64_t outputs = 0;   // of linear layers, compared
+  double worst_output = 0, output_squares = 0;  // the greatest share of its tolerance, sum of the squares of all
+  std::vector<std::string> problems;            // the first ones
 
   void add(const RoundingReport& other) {
     codes += other.codes, could_differ += other.could_differ, differed += other.differed, expected += other.expected;
     by_more += other.by_more, outside += other.outside, moved += other.moved;
     worst = std::max(worst, other.worst), scale_off = std::max(scale_off, other.scale_off);
+    outputs += other.outputs, output_squares += other.output_squares;
+    worst_output = std::max(worst_output, other.worst_output);
     for (const std::string& p : other.problems)
       if (problems.size() < 10) problems.push_back(p);
   }
@@ -85,7 +90,7 @@ class SameRoundings {
       : shape_(shape), layers_(layers), bounds_(shape) {}
 
   // Before each step of the CPU executor: what the other read in the same step, and the tokens in the cache.
-  void start(const InputsRead& others, int64_t context) {
+  void start(const OtherTaps& others, int64_t context) {
     others_ = &others;
     context_ = context;
   }
@@ -111,6 +116,8 @@ class SameRoundings {
     if (r.role == LinearRole::up) {  // the same input as gate's
       take_over(r.input);
       up_ = linear_output(linear, dequantized(r.input), r.input.m);
+      compare_output(r, "gate_up", gate_, 0, 2 * gate_.width);
+      compare_output(r, "gate_up", up_, 1, 2 * gate_.width);
       return;
     }
     std::vector<float> x(r.input.x, r.input.x + r.input.m * r.input.k);
@@ -122,6 +129,38 @@ class SameRoundings {
     if (r.role == LinearRole::qkv) qkv_ = y;
     if (r.role == LinearRole::gate) gate_ = y;
     if (r.role == LinearRole::attention_output || r.role == LinearRole::down) bounds_.add_to_residual(y);
+    if (r.role == LinearRole::qkv) compare_output(r, "qkv", y, 0, y.width);
+    if (r.role == LinearRole::attention_output) compare_output(r, "attention_projected", y, 0, y.width);
+    if (r.role == LinearRole::down) compare_output(r, "mlp_projected", y, 0, y.width);
+  }
+
+  // part of width / y.width, rows of which alternate by eight where there are two.
+  void compare_output(const Rounding& r, const char* tap, const Uncertain& y, int64_t part, int64_t width) {
+    const std::string name = fmt::format("layers.{}.{}", r.layer, tap);
+    const auto found = others_->find(name);
+    if (found == others_->end()) return;
+    RoundingReport& report = reports_[r.tap];
+    std::mutex mutex;
+    for_rows(y.rows, [&](int64_t row) {
+      RoundingReport mine;
+      for (int64_t c = 0; c < y.width; ++c) {
+        const size_t i = y.at(row, c);
+        const int64_t place = width == y.width ? c : c / 8 * 16 + part * 8 + c % 8;
+        const double got = static_cast<double>(found->second[static_cast<size_t>(row * width + place)]);
+        const double want = static_cast<double>(y.values[i]), allowed = kDeviations * std::sqrt(y.variance[i]);
+        const double share = std::isfinite(got) ? std::fabs(got - want) / allowed : 1e30;
+        ++mine.outputs;
+        mine.output_squares += share * share;
+        mine.worst_output = std::max(mine.worst_output, share);
+        if (share <= 1) continue;
+        ++mine.outside;
+        if (mine.problems.size() < 3)
+          mine.problems.push_back(
+              fmt::format("{} row {} column {}: got {}, want {} +- {}", name, row, c, got, want, allowed));
+      }
+      const std::lock_guard lock(mutex);
+      report.add(mine);
+    });
   }
 
   std::vector<double> tolerances(const Rounding& r, const std::vector<float>& x) {
@@ -219,7 +258,7 @@ class SameRoundings {
   const ModelShape& shape_;
   const std::vector<CpuLayer>& layers_;
   RoundingBounds bounds_;
-  const InputsRead* others_ = nullptr;
+  const OtherTaps* others_ = nullptr;
   int64_t context_ = 0;
   std::vector<float> codes_, scales_;  // the other's, of the input judged last
   Uncertain qkv_, gate_, up_;
@@ -230,13 +269,17 @@ class SameRoundings {
 inline std::string describe(const RoundingReport& r) {
   const double all = static_cast<double>(std::max<int64_t>(r.codes, 1));
   const double differed = static_cast<double>(std::max<int64_t>(r.differed, 1));
-  return fmt::format(
+  std::string line = fmt::format(
       "{} codes, {:.3f} % differ (expected {:.3f} %, {:.3f} % could, {} by more than one), {} outside; of the "
-      "tolerance {:.3f} at most, "
-      "{:.4f} in the mean{}",
+      "tolerance "
+      "{:.3f} at most, {:.4f} in the mean",
       r.codes, 100 * static_cast<double>(r.differed) / all, 100 * r.expected / all,
-      100 * static_cast<double>(r.could_differ) / all, r.by_more, r.outside, r.worst, r.moved / differed,
-      r.scale_off > 0 ? fmt::format("; scales off by {:.1e}", r.scale_off) : "");
+      100 * static_cast<double>(r.could_differ) / all, r.by_more, r.outside, r.worst, r.moved / differed);
+  if (r.scale_off > 0) line += fmt::format("; scales off by {:.1e}", r.scale_off);
+  if (r.outputs > 0)
+    line += fmt::format("; {} outputs, of the tolerance {:.3f} at most, {:.4f} rms", r.outputs, r.worst_output,
+                        std::sqrt(r.output_squares / static_cast<double>(r.outputs)));
+  return line;
 }
 
 }  // namespace qg::test
