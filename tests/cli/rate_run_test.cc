@@ -165,12 +165,12 @@ TEST_F(RateRunTest, ThroughItsOwnServer) {
 
 TEST_F(RateRunTest, BenchSaysTheSame) {
   const std::string load = "bench --model models/tiny --isl 12 --osl 6 --rate 100 --requests 40 ";
-  const Json limited = parse_json(run(load + "--max-ttft 60000 --json").out, "bench");
+  Json limited = parse_json(run(load + "--max-ttft 60000 --json").out, "bench");
   for (const char* key : {"ttft_ms_p90", "tpot_ms_p90", "e2e_ms_p50", "requests_s", "goodput_requests_s"})
     EXPECT_TRUE(limited.contains(key)) << key;
   EXPECT_EQ(limited["goodput_share"], 1);
   EXPECT_EQ(limited["requests"], 40);
-  const Json open = parse_json(run(load + "--burstiness 0.5 --seed 3 --json").out, "bench");
+  Json open = parse_json(run(load + "--burstiness 0.5 --seed 3 --json").out, "bench");
   EXPECT_FALSE(open.contains("goodput_share"));
   EXPECT_EQ(open["method"],
             "arrivals of burstiness 0.5 at 100 requests/s, seed 3; 16 more before them are not counted");
