@@ -44,7 +44,7 @@ TEST(Short, Attention) {
 
 // A tiny model through the engine: prefill in chunks, decoding with the append inside attention, graphs, sampling.
 // Twice, for what must not change from run to run.
-std::vector<int32_t> generate(WeightFormat weights, KvFormat kv, KernelFamily family) {
+std::vector<int32_t> generate(WeightFormat weights, KvFormat kv, KernelFamily family, DType type) {
   ModelShape s;
   s.family = "llama";
   s.layers = 1, s.hidden = 256, s.heads = 4, s.kv_heads = 1, s.head_dim = 64, s.ffn = 512, s.vocab = 512;
@@ -62,6 +62,7 @@ std::vector<int32_t> generate(WeightFormat weights, KvFormat kv, KernelFamily fa
   options.max_pieces = 4;
   CudaExecutorOptions cuda;
   cuda.family = family;
+  cuda.dtype = type;
   EngineOptions engine_options;
   engine_options.max_batch = 4;
   engine_options.max_rows = 16;
@@ -91,14 +92,18 @@ TEST(Short, EndToEnd) {
     WeightFormat weights;
     KvFormat kv;
     KernelFamily family;
+    DType type = DType::f16;
   } runs[] = {{WeightFormat::fp16, KvFormat::fp16, KernelFamily::sm90a},
+              {WeightFormat::fp16, KvFormat::fp8, KernelFamily::sm90a, DType::bf16},
+              {WeightFormat::fp16, KvFormat::fp16, KernelFamily::sm80, DType::bf16},
               {WeightFormat::fp8, KvFormat::fp8, KernelFamily::sm90a},
               {WeightFormat::int4_awq, KvFormat::fp8, KernelFamily::sm80},
               {WeightFormat::int8_sq, KvFormat::int8, KernelFamily::sm80}};
   for (const auto& run : runs) {
-    const std::vector<int32_t> first = generate(run.weights, run.kv, run.family);
+    const std::vector<int32_t> first = generate(run.weights, run.kv, run.family, run.type);
     EXPECT_EQ(first.size(), 20u);
-    EXPECT_EQ(first, generate(run.weights, run.kv, run.family)) << to_string(run.weights) << ": two runs differ";
+    EXPECT_EQ(first, generate(run.weights, run.kv, run.family, run.type))
+        << to_string(run.weights) << ": two runs differ";
   }
 }
 
