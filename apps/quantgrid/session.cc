@@ -43,9 +43,10 @@ void declare_model_flags(CLI::App& command, ModelFlags& flags) {
       "--kv-scales", flags.kv_scales,
       "calibration of the KV cache for a model without its own (`quantgrid quantize --kv-scales` makes it)");
   command
-      .add_option("--dtype", flags.dtype,
-                  "what a GPU computes unquantized models in: fp16, or bf16 (less precise, but no activation is too "
-                  "large for it)")
+      .add_option(
+          "--dtype", flags.dtype,
+          "what a GPU computes unquantized models in: fp16, or bf16 (8 bits of precision instead of 11, and the "
+          "range of float instead of 65504)")
       ->check(CLI::IsMember({"fp16", "bf16"}))
       ->capture_default_str();
   command.add_option("--executor", flags.executor, "cpu, cuda, or auto (cuda in a build that has it)")
