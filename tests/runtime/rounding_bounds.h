@@ -7,10 +7,10 @@
 // (u y)^2 / 3. Sums of fp8 products lose what linear_case.h says of Hopper's tensor cores: 32 products and the sum so
 // far are cut to 2^-13 of the power of two below the largest of them. The sum lies on that grid already, unless it has
 // just outgrown a power of two; so k products and a few sums lose evenly up to that, each variance c^2 l^2 / 3,
-// c = 2^-13. l^2, the mean square of the power of two below the largest: a sum of k products that ends at y, their sum
-// of squares r^2, has mean square y^2 / 3 + r^2 / 6 on the way (a Brownian bridge); the largest of 32 products adds 16
-// r^2 / k at the beginning; a power of two below x has mean square 0.54 x^2. Sums of int8 products are exact.
-// Operations in float: 2^-18 of a value in all.
+// c = 2^-13. l^2, the mean square of that power of two: a sum of k products that ends at y, their sum of squares r^2,
+// has mean square y^2 / 3 + r^2 / 6 on the way (a Brownian bridge), a power of two below x has mean square 0.54 x^2,
+// and a product that outweighs the sum counts in full: its square is at most the root of the sum of fourth powers. Sums
+// of int8 products are exact. Operations in float: 2^-18 of a value in all.
 #include <cmath>
 #include <map>
 #include <vector>
@@ -49,26 +49,32 @@ inline void for_rows(int64_t rows, const std::function<void(int64_t row)>& fn) {
 // What a linear layer makes of an input that both programs read alike: x [m, k], dequantized.
 inline Uncertain linear_output(const CpuLinear& linear, const std::vector<float>& x, int64_t m) {
   const int64_t n = linear.weights.n, k = linear.weights.k;
-  std::vector<float> w = linear.dequantized(), x2 = x, squares(static_cast<size_t>(m * n));
+  std::vector<float> w = linear.dequantized();
   Uncertain out{m, n, std::vector<float>(static_cast<size_t>(m * n)), std::vector<double>(static_cast<size_t>(m * n))};
-  CpuLinear plain;
-  plain.weights.n = n, plain.weights.k = k;
-  plain.weights.weight = tensor_from_f32(w, {n, k}, DType::f32);
-  plain.run(x.data(), m, out.values.data());
-  const bool fp8 = linear.weights.format == WeightFormat::fp8;
-  if (fp8) {
-    for (float& v : w) v *= v;
-    for (float& v : x2) v *= v;
+  const auto product = [&](const std::vector<float>& in, std::vector<float>& to) {
+    CpuLinear plain;
+    plain.weights.n = n, plain.weights.k = k;
     plain.weights.weight = tensor_from_f32(w, {n, k}, DType::f32);
-    plain.run(x2.data(), m, squares.data());
+    plain.run(in.data(), m, to.data());
+  };
+  product(x, out.values);
+  const bool fp8 = linear.weights.format == WeightFormat::fp8;
+  std::vector<float> power = x, squares(fp8 ? out.values.size() : 0), fourths(squares);
+  for (std::vector<float>* sums : {&squares, &fourths}) {  // of the products' powers
+    if (!fp8) continue;
+    for (float& v : w) v *= v;
+    for (float& v : power) v *= v;
+    product(power, *sums);
   }
   const double terms = static_cast<double>(k);
   for_rows(m, [&](int64_t row) {
     for (size_t i = out.at(row, 0); i < out.at(row + 1, 0); ++i) {
-      const double y = static_cast<double>(out.values[i]), r2 = static_cast<double>(squares[i]);
+      const double y = static_cast<double>(out.values[i]);
       out.variance[i] = half_variance(y) + square(std::ldexp(y, -21));
-      const double largest2 = 0.54 * (y * y / 3 + r2 * (1.0 / 6 + 16 / terms));
-      if (fp8) out.variance[i] += square(kFp8Cut) * (terms + 4) * largest2 / 3;
+      if (!fp8) continue;
+      const double sum2 = y * y / 3 + static_cast<double>(squares[i]) / 6;
+      const double largest2 = 0.54 * sum2 + std::sqrt(static_cast<double>(fourths[i]));
+      out.variance[i] += square(kFp8Cut) * (terms + 4) * largest2 / 3;
     }
   });
   return out;
