@@ -137,6 +137,7 @@ TEST_P(SameRoundingsOf, RealModelAgreesCodeByCode) {
                           {"text_sha256", text.hash},
                           {"same_roundings", figures(result.forced)},
                           {"free", figures(result.free)},
+                          {"cpu_to_itself_nudged_by_2^-22", figures(result.itself)},
                           {"codes", total.codes},
                           {"codes_that_differed", total.differed},
                           {"by_more_than_one", total.by_more},
