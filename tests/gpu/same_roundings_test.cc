@@ -68,7 +68,7 @@ TEST(SameRoundings, SmallModelsAgreeCodeByCode) {
     EXPECT_EQ(result.total().codes, 284 * 4 * (256 + 512 + 256 + 512)) << r.name;
     EXPECT_LT(result.total().differed, result.total().codes / 50) << r.name;
     // Where one kernel does gate and up and gates them, nobody sees what was gated.
-    EXPECT_GE(result.total().outputs, 284 * 4 * (768 + 256 + 256) + 280 * 4 * 1024) << r.name;
+    EXPECT_GE(result.total().outputs, 284 * 4 * (768 + 256 + 256)) << r.name;
     EXPECT_LT(result.forced.mean_kl(), 1e-4) << r.name;
   }
 }
