@@ -7,10 +7,10 @@
 // (u y)^2 / 3. Sums of int8 products are exact. Sums of fp8 products lose what linear_case.h says of Hopper's tensor
 // cores: 32 products and the sum so far are cut towards zero, to c = 2^-13 of the power of two below the largest of
 // them; the sum lies on that grid already. So each product loses evenly up to c l, l: the largest magnitude near it.
-// That is a variance c^2 l^2 / 3 each, l^2 counted at 0.54 (the mean square of a power of two below x is 0.54 x^2);
-// and, where products of one sign prevail, a shift of c l / 2 times as many as there are more of that sign, which of n
-// products with sum s and sum of squares q are about s sqrt(n / q). Both are added up over kParts parts of k; the
-// shift, whose size is known roughly, counts as a deviation. Operations in float: 2^-18 of a value in all.
+// That is a variance c^2 l^2 / 3 each, l^2 counted at 0.54 (the mean square of a power of two below x is 0.54 x^2); and
+// a shift of c l / 2 times as many as there are more products of one sign than of the other. Both are added up over
+// kParts parts of k; the shift, which is known as well as l, counts as a deviation. Operations in float: 2^-18 of a
+// value in all.
 #include <cmath>
 #include <map>
 #include <vector>
@@ -51,33 +51,34 @@ inline std::vector<double> cut_variance(const std::vector<float>& w, const std::
                                         int64_t k) {
   constexpr int64_t kParts = 8;
   std::vector<double> variance(static_cast<size_t>(m * n)), sum(variance), shift(variance);
-  std::vector<float> part(variance.size()), squares(part);
+  using Map = float (*)(float);
+  const Map maps[] = {[](float v) { return v; }, [](float v) { return v * v; },
+                      [](float v) { return static_cast<float>((v > 0) - (v < 0)); }};
+  std::vector<float> sums[3];  // over a part: of the products, their squares and their signs
   for (int64_t p = 0; p < kParts; ++p) {
     const int64_t begin = k * p / kParts, count = k * (p + 1) / kParts - begin;
-    const auto columns = [&](const std::vector<float>& from, int64_t rows, bool squared) {
+    const auto columns = [&](const std::vector<float>& from, int64_t rows, Map map) {
       std::vector<float> to(static_cast<size_t>(rows * count));
       for_rows(rows, [&](int64_t row) {
-        for (int64_t c = 0; c < count; ++c) {
-          const float v = from[static_cast<size_t>(row * k + begin + c)];
-          to[static_cast<size_t>(row * count + c)] = squared ? v * v : v;
-        }
+        for (int64_t c = 0; c < count; ++c)
+          to[static_cast<size_t>(row * count + c)] = map(from[static_cast<size_t>(row * k + begin + c)]);
       });
       return to;
     };
-    for (const bool squared : {false, true}) {
+    for (size_t i = 0; i < 3; ++i) {
       CpuLinear plain;
       plain.weights.n = n, plain.weights.k = count;
-      plain.weights.weight = tensor_from_f32(columns(w, n, squared), {n, count}, DType::f32);
-      plain.run(columns(x, m, squared).data(), m, (squared ? squares : part).data());
+      plain.weights.weight = tensor_from_f32(columns(w, n, maps[i]), {n, count}, DType::f32);
+      sums[i].resize(variance.size());
+      plain.run(columns(x, m, maps[i]).data(), m, sums[i].data());
     }
-    const double terms = static_cast<double>(count);
     for_rows(m, [&](int64_t row) {
       for (auto i = static_cast<size_t>(row * n); i < static_cast<size_t>((row + 1) * n); ++i) {
-        const double s = static_cast<double>(part[i]), q = static_cast<double>(squares[i]) + 1e-30;
-        const double largest2 = std::max(square(sum[i]), square(sum[i] + s)) + q;
-        sum[i] += s;
-        variance[i] += square(kFp8Cut) * 0.54 * largest2 * (terms + 1) / 3;
-        shift[i] += kFp8Cut * std::sqrt(largest2) / 2 * std::clamp(s * std::sqrt(terms / q), -terms, terms);
+        const double before = sum[i];
+        sum[i] += static_cast<double>(sums[0][i]);
+        const double largest2 = std::max(square(before), square(sum[i])) + static_cast<double>(sums[1][i]);
+        variance[i] += square(kFp8Cut) * 0.54 * largest2 * (static_cast<double>(count) + 1) / 3;
+        shift[i] += kFp8Cut / 2 * std::sqrt(largest2) * static_cast<double>(sums[2][i]);
       }
     });
   }
