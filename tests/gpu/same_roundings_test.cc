@@ -150,9 +150,10 @@ TEST_P(SameRoundingsOf, RealModelAgreesCodeByCode) {
                           {"greatest_share_of_output_tolerance", total.worst_output}}
                          .dump());
   for (const std::string& problem : total.problems) ADD_FAILURE() << problem;
-  EXPECT_LE(result.forced.mean_kl(), 2e-3);
-  EXPECT_GE(result.forced.mean_top1(), 0.97);
-  EXPECT_NEAR(result.forced.perplexity_ratio(), 1, 0.003);
+  // What is asked of FP16, which rounds nothing to codes.
+  EXPECT_LE(result.forced.mean_kl(), 1e-4);
+  EXPECT_GE(result.forced.mean_top1(), 0.99);
+  EXPECT_NEAR(result.forced.perplexity_ratio(), 1, 0.001);
 }
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SameRoundingsOf);
