@@ -68,7 +68,7 @@ TEST(SameRoundings, SmallModelsAgreeCodeByCode) {
     EXPECT_EQ(result.total().codes, 284 * 4 * (256 + 512 + 256 + 512)) << r.name;
     EXPECT_LT(result.total().differed, result.total().codes / 50) << r.name;
     // Where one kernel does gate and up and gates them, nobody sees what was gated.
-    EXPECT_GE(result.total().outputs, 284 * 4 * (768 + 256 + 256) + 280 * 4 * 1024) << r.name;
+    EXPECT_GE(result.total().outputs, 284 * 4 * (768 + 256 + 256)) << r.name;
     EXPECT_LT(result.forced.mean_kl(), 1e-4) << r.name;
   }
 }
@@ -137,6 +137,7 @@ TEST_P(SameRoundingsOf, RealModelAgreesCodeByCode) {
                           {"text_sha256", text.hash},
                           {"same_roundings", figures(result.forced)},
                           {"free", figures(result.free)},
+                          {"cpu_to_itself_nudged_by_2^-22", figures(result.itself)},
                           {"codes", total.codes},
                           {"codes_that_differed", total.differed},
                           {"by_more_than_one", total.by_more},
@@ -149,9 +150,10 @@ TEST_P(SameRoundingsOf, RealModelAgreesCodeByCode) {
                           {"greatest_share_of_output_tolerance", total.worst_output}}
                          .dump());
   for (const std::string& problem : total.problems) ADD_FAILURE() << problem;
-  EXPECT_LE(result.forced.mean_kl(), 2e-3);
-  EXPECT_GE(result.forced.mean_top1(), 0.97);
-  EXPECT_NEAR(result.forced.perplexity_ratio(), 1, 0.003);
+  // What is asked of FP16, which rounds nothing to codes.
+  EXPECT_LE(result.forced.mean_kl(), 1e-4);
+  EXPECT_GE(result.forced.mean_top1(), 0.99);
+  EXPECT_NEAR(result.forced.perplexity_ratio(), 1, 0.001);
 }
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SameRoundingsOf);

@@ -4,6 +4,7 @@
 
 #include "eval/fidelity.h"
 #include "runtime/cpu_executor.h"
+#include "tests/runtime/nudged_roundings.h"
 #include "tests/runtime/same_roundings.h"
 
 namespace qg::test {
@@ -90,6 +91,7 @@ inline std::string describe(const LogitDistance& d) {
 
 struct ForcedResult {
   LogitDistance free, forced;
+  LogitDistance itself;                           // the CPU with values nudged by 2^-22, float's last bits, to the CPU
   std::map<std::string, RoundingReport> reports;  // by tap
 
   RoundingReport total() const {
@@ -98,7 +100,8 @@ struct ForcedResult {
     return sum;
   }
   std::string line() const {
-    return fmt::format("forced: {}; free: {}; {}", describe(forced), describe(free), describe(total()));
+    return fmt::format("forced: {}; free: {}; the CPU to itself: {}; {}", describe(forced), describe(free),
+                       describe(itself), describe(total()));
   }
 };
 
@@ -107,8 +110,13 @@ inline std::vector<float> compare_forced(const std::shared_ptr<const Checkpoint>
                                          const ExecutorOptions& options, const ForcedText& text, const OtherRun& other,
                                          bool free_too, ForcedResult& result) {
   const ModelShape& shape = checkpoint->table().shape;
-  if (free_too)
-    result.free.add(run_steps(*make_cpu_executor(checkpoint, options), text, {}), other.logits, text.tokens);
+  if (free_too) {
+    const bool per_token = checkpoint->quant().activations == ActivationScaling::dynamic_token;
+    const RoundingJudge nudged = nudged_roundings(std::ldexp(1.0, -22), per_token);
+    const std::vector<float> own = run_steps(*make_cpu_executor(checkpoint, options), text, {});
+    result.free.add(own, other.logits, text.tokens);
+    result.itself.add(own, run_steps(*make_cpu_executor(checkpoint, options, nudged), text, {}), text.tokens);
+  }
   std::vector<CpuLayer> layers;
   for (int layer = 0; layer < shape.layers; ++layer) layers.push_back(load_cpu_layer(*checkpoint, layer));
   SameRoundings same(shape, layers);

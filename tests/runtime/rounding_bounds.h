@@ -4,13 +4,13 @@
 // for every value, carried from one rounding to the next; the tolerance is six standard deviations.
 //
 // Where the differences come from. u = 2^-11: a value rounded to half is off by at most u |y|, evenly: variance
-// (u y)^2 / 3. Sums of fp8 products lose what linear_case.h says of Hopper's tensor cores: 32 products and the sum so
-// far are cut to 2^-13 of the power of two below the largest of them. The sum lies on that grid already, unless it has
-// just outgrown a power of two; so k products and a few sums lose evenly up to that, each variance c^2 l^2 / 3,
-// c = 2^-13. l^2, the mean square of the power of two below the largest: a sum of k products that ends at y, their sum
-// of squares r^2, has mean square y^2 / 3 + r^2 / 6 on the way (a Brownian bridge); the largest of 32 products adds 16
-// r^2 / k at the beginning; a power of two below x has mean square 0.54 x^2. Sums of int8 products are exact.
-// Operations in float: 2^-18 of a value in all.
+// (u y)^2 / 3. Sums of int8 products are exact. Sums of fp8 products lose what linear_case.h says of Hopper's tensor
+// cores: 32 products and the sum so far are cut towards zero, to c = 2^-13 of the power of two below the largest of
+// them; the sum lies on that grid already. So each product loses evenly up to c l, l: the largest magnitude near it.
+// That is a variance c^2 l^2 / 3 each, l^2 counted at 0.54 (the mean square of a power of two below x is 0.54 x^2); and
+// a shift of c l / 2 times as many as there are more products of one sign than of the other. Both are added up over
+// kParts parts of k; the shift, which is known as well as l, counts as a deviation. Operations in float: 2^-18 of a
+// value in all.
 #include <cmath>
 #include <map>
 #include <vector>
@@ -46,31 +46,66 @@ inline void for_rows(int64_t rows, const std::function<void(int64_t row)>& fn) {
   });
 }
 
-// What a linear layer makes of an input that both programs read alike: x [m, k], dequantized.
-inline Uncertain linear_output(const CpuLinear& linear, const std::vector<float>& x, int64_t m) {
-  const int64_t n = linear.weights.n, k = linear.weights.k;
-  std::vector<float> w = linear.dequantized(), x2 = x, squares(static_cast<size_t>(m * n));
-  Uncertain out{m, n, std::vector<float>(static_cast<size_t>(m * n)), std::vector<double>(static_cast<size_t>(m * n))};
-  CpuLinear plain;
-  plain.weights.n = n, plain.weights.k = k;
-  plain.weights.weight = tensor_from_f32(w, {n, k}, DType::f32);
-  plain.run(x.data(), m, out.values.data());
-  const bool fp8 = linear.weights.format == WeightFormat::fp8;
-  if (fp8) {
-    for (float& v : w) v *= v;
-    for (float& v : x2) v *= v;
-    plain.weights.weight = tensor_from_f32(w, {n, k}, DType::f32);
-    plain.run(x2.data(), m, squares.data());
-  }
-  const double terms = static_cast<double>(k);
-  for_rows(m, [&](int64_t row) {
-    for (size_t i = out.at(row, 0); i < out.at(row + 1, 0); ++i) {
-      const double y = static_cast<double>(out.values[i]), r2 = static_cast<double>(squares[i]);
-      out.variance[i] = half_variance(y) + square(std::ldexp(y, -21));
-      const double largest2 = 0.54 * (y * y / 3 + r2 * (1.0 / 6 + 16 / terms));
-      if (fp8) out.variance[i] += square(kFp8Cut) * (terms + 4) * largest2 / 3;
+// Of fp8 products: the variance of their sums, [m, n].
+inline std::vector<double> cut_variance(const std::vector<float>& w, const std::vector<float>& x, int64_t m, int64_t n,
+                                        int64_t k) {
+  constexpr int64_t kParts = 8;
+  std::vector<double> variance(static_cast<size_t>(m * n)), sum(variance), shift(variance);
+  using Map = float (*)(float);
+  const Map maps[] = {[](float v) { return v; }, [](float v) { return v * v; },
+                      [](float v) { return static_cast<float>((v > 0) - (v < 0)); }};
+  std::vector<float> sums[3];  // over a part: of the products, their squares and their signs
+  for (int64_t p = 0; p < kParts; ++p) {
+    const int64_t begin = k * p / kParts, count = k * (p + 1) / kParts - begin;
+    const auto columns = [&](const std::vector<float>& from, int64_t rows, Map map) {
+      std::vector<float> to(static_cast<size_t>(rows * count));
+      for_rows(rows, [&](int64_t row) {
+        for (int64_t c = 0; c < count; ++c)
+          to[static_cast<size_t>(row * count + c)] = map(from[static_cast<size_t>(row * k + begin + c)]);
+      });
+      return to;
+    };
+    for (size_t i = 0; i < 3; ++i) {
+      CpuLinear plain;
+      plain.weights.n = n, plain.weights.k = count;
+      plain.weights.weight = tensor_from_f32(columns(w, n, maps[i]), {n, count}, DType::f32);
+      sums[i].resize(variance.size());
+      plain.run(columns(x, m, maps[i]).data(), m, sums[i].data());
     }
+    for_rows(m, [&](int64_t row) {
+      for (auto i = static_cast<size_t>(row * n); i < static_cast<size_t>((row + 1) * n); ++i) {
+        const double before = sum[i];
+        sum[i] += static_cast<double>(sums[0][i]);
+        const double largest2 = std::max(square(before), square(sum[i])) + static_cast<double>(sums[1][i]);
+        variance[i] += square(kFp8Cut) * 0.54 * largest2 * (static_cast<double>(count) + 1) / 3;
+        shift[i] += kFp8Cut / 2 * std::sqrt(largest2) * static_cast<double>(sums[2][i]);
+      }
+    });
+  }
+  for (size_t i = 0; i < variance.size(); ++i) variance[i] += square(shift[i]);
+  return variance;
+}
+
+// What a linear layer makes of an input that both programs read alike. values: to the bit what the executor gets.
+inline Uncertain linear_output(const CpuLinear& linear, const RoundedInput& in) {
+  const int64_t m = in.m, n = linear.weights.n, k = in.k;
+  Uncertain out{m, n, std::vector<float>(static_cast<size_t>(m * n)), {}};
+  linear.run(in.x, m, out.values.data(), [&](const RoundedInput& own) {
+    std::copy_n(in.codes, m * in.stride, own.codes);
+    std::copy_n(in.scales, m, own.scales);
   });
+  out.variance.assign(out.values.size(), 0);
+  if (linear.weights.format == WeightFormat::fp8) {
+    std::vector<float> x(static_cast<size_t>(m * k));
+    for (int64_t row = 0; row < m; ++row)
+      for (int64_t c = 0; c < k; ++c)
+        x[static_cast<size_t>(row * k + c)] = in.codes[row * in.stride + c] * in.scales[row];
+    out.variance = cut_variance(linear.dequantized(), x, m, n, k);
+  }
+  for (size_t i = 0; i < out.values.size(); ++i) {
+    const double y = static_cast<double>(out.values[i]);
+    out.variance[i] += half_variance(y) + square(std::ldexp(y, -21));
+  }
   return out;
 }
 
@@ -97,10 +132,12 @@ class RoundingBounds {
   }
   const Uncertain& residual() const { return residual_; }
 
-  // Of RMSNorm's output times prequant scales, values [rows, hidden]: the residual's own difference, and that of the
-  // row's norm.
-  std::vector<double> norm(const std::vector<float>& values) const {
+  // Of RMSNorm's output times prequant scales (null: ones), values [rows, hidden]: the residual's own difference, and
+  // that of the row's norm.
+  std::vector<double> norm(const std::vector<float>& values, const std::vector<float>& weight,
+                           const float* prequant) const {
     std::vector<double> tolerance(values.size());
+    const double width = static_cast<double>(shape_.hidden);
     for_rows(residual_.rows, [&](int64_t row) {
       double squares = 0, moved = 0;
       for (size_t i = residual_.at(row, 0); i < residual_.at(row + 1, 0); ++i) {
@@ -109,11 +146,12 @@ class RoundingBounds {
         moved += r2 * residual_.variance[i];
       }
       const double of_norm = kDeviations * std::sqrt(moved) / std::max(squares, 1e-30) + kFloatSlack;
-      for (size_t i = residual_.at(row, 0); i < residual_.at(row + 1, 0); ++i) {
-        const double r = std::fabs(static_cast<double>(residual_.values[i]));
-        const double v = std::fabs(static_cast<double>(values[i]));
-        const double slope = r > 1e-20 ? v / r : 0;  // 1/norm, weight and prequant scale
-        tolerance[i] = kDeviations * slope * std::sqrt(residual_.variance[i]) + of_norm * v;
+      const double factor = 1 / std::sqrt(squares / width + shape_.norm_epsilon);
+      for (size_t c = 0; c < weight.size(); ++c) {
+        const size_t i = residual_.at(row, 0) + c;
+        const double slope = factor * std::fabs(static_cast<double>(weight[c]) * (prequant ? prequant[c] : 1.0f));
+        tolerance[i] = kDeviations * slope * std::sqrt(residual_.variance[i]) +
+                       of_norm * std::fabs(static_cast<double>(values[i]));
       }
     });
     return tolerance;

@@ -7,6 +7,7 @@
 #include "tests/runtime/cpu_models.h"
 #include "tests/runtime/faulty_checkpoint.h"
 #include "tests/runtime/forced_run.h"
+#include "tests/runtime/nudged_roundings.h"
 
 namespace qg {
 namespace {
@@ -103,44 +104,20 @@ TEST(RoundingJudge, ACodeAndAScaleThatItChangesAreSeenDownstream) {
   }
 }
 
-float times(const RoundedInput& in, int64_t column) {
-  return in.prequant ? in.prequant[column] : 1.0f;
-}
-
-// Another program: each value is moved by up to `move` of it before it is rounded (but at the first rounding, before
-// which no program rounds anything), and so is each scale per token; what was made of it is told as the GPU's taps tell
-// it. alter: may change codes last.
+// What nudged_roundings makes of the text, told as the GPU's taps tell it. alter: may change codes last.
 OtherRun run_other(const std::shared_ptr<const Checkpoint>& checkpoint, double move, const RoundingJudge& alter = {}) {
   OtherRun other;
-  Rng rng(9);
   const bool per_token = checkpoint->quant().activations == ActivationScaling::dynamic_token;
+  const RoundingJudge nudged = nudged_roundings(move, per_token);
   const auto judge = [&](const Rounding& r) {
-    const RoundedInput& in = r.input;
-    const CodeGrid grid{in.format == WeightFormat::fp8};
-    std::vector<float>& told = other.steps.back()[fmt::format("layers.{}.{}", r.layer, r.tap)];
-    if (r.role == LinearRole::up) {
-      for (int64_t i = 0; i < in.m * in.k; ++i) {
-        const int64_t row = i / in.k;
-        in.codes[row * in.stride + i % in.k] = static_cast<float>(
-            grid.nearest(static_cast<double>(told[static_cast<size_t>(i)] * times(in, i % in.k) / in.scales[row])));
-      }
-      return;
-    }
-    const bool first = r.layer == 0 && r.role == LinearRole::qkv;
-    const auto moved = [&] { return 1 + move * (2 * rng.next_uniform() - 1); };
-    for (int64_t i = 0; i < in.m && !first; ++i) {
-      if (per_token) in.scales[i] *= static_cast<float>(moved());
-      for (int64_t c = 0; c < in.k; ++c) {
-        float& code = in.codes[i * in.stride + c];
-        if (std::fabs(static_cast<double>(code)) < grid.largest())
-          code = static_cast<float>(
-              grid.nearest(static_cast<double>(in.x[i * in.k + c] * times(in, c) / in.scales[i]) * moved()));
-      }
-    }
+    nudged(r);
     if (alter) alter(r);
+    const RoundedInput& in = r.input;
+    std::vector<float>& told = other.steps.back()[fmt::format("layers.{}.{}", r.layer, r.tap)];
     told.clear();
     for (int64_t i = 0; i < in.m; ++i)
-      for (int64_t c = 0; c < in.k; ++c) told.push_back(in.codes[i * in.stride + c] * in.scales[i] / times(in, c));
+      for (int64_t c = 0; c < in.k; ++c)
+        told.push_back(in.codes[i * in.stride + c] * in.scales[i] / (in.prequant ? in.prequant[c] : 1.0f));
   };
   const auto executor = make_cpu_executor(checkpoint, options_for(KvFormat::fp16), judge);
   other.logits = run_steps(*executor, some_text(), [&](size_t, int64_t) { other.steps.emplace_back(); });

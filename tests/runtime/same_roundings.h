@@ -115,7 +115,7 @@ class SameRoundings {
     const CpuLinear& linear = layers_[static_cast<size_t>(r.layer)].linear(r.role);
     if (r.role == LinearRole::up) {  // the same input as gate's
       take_over(r.input);
-      up_ = linear_output(linear, dequantized(r.input), r.input.m);
+      up_ = linear_output(linear, r.input);
       compare_output(r, "gate_up", gate_, 0, 2 * gate_.width);
       compare_output(r, "gate_up", up_, 1, 2 * gate_.width);
       return;
@@ -125,7 +125,7 @@ class SameRoundings {
       for (size_t i = 0; i < x.size(); ++i) x[i] *= r.input.prequant[i % static_cast<size_t>(r.input.k)];
     compare(r, x, tolerances(r, x));
     take_over(r.input);
-    const Uncertain y = linear_output(linear, dequantized(r.input), r.input.m);
+    const Uncertain y = linear_output(linear, r.input);
     if (r.role == LinearRole::qkv) qkv_ = y;
     if (r.role == LinearRole::gate) gate_ = y;
     if (r.role == LinearRole::attention_output || r.role == LinearRole::down) bounds_.add_to_residual(y);
@@ -164,7 +164,9 @@ class SameRoundings {
   }
 
   std::vector<double> tolerances(const Rounding& r, const std::vector<float>& x) {
-    if (r.role == LinearRole::qkv || r.role == LinearRole::gate) return bounds_.norm(x);
+    const CpuLayer& layer = layers_[static_cast<size_t>(r.layer)];
+    if (r.role == LinearRole::qkv) return bounds_.norm(x, layer.attention_norm, r.input.prequant);
+    if (r.role == LinearRole::gate) return bounds_.norm(x, layer.mlp_norm, r.input.prequant);
     std::vector<double> tolerance =
         r.role == LinearRole::attention_output ? bounds_.attention(r.layer, qkv_) : RoundingBounds::gate(gate_, up_);
     for (size_t i = 0; i < tolerance.size() && r.input.prequant; ++i)
@@ -246,13 +248,6 @@ class SameRoundings {
       std::copy_n(codes_.data() + row * in.k, in.k, in.codes + row * in.stride);
       in.scales[row] = scales_[static_cast<size_t>(row)];
     }
-  }
-  static std::vector<float> dequantized(const RoundedInput& in) {
-    std::vector<float> x(static_cast<size_t>(in.m * in.k));
-    for (int64_t row = 0; row < in.m; ++row)
-      for (int64_t c = 0; c < in.k; ++c)
-        x[static_cast<size_t>(row * in.k + c)] = in.codes[row * in.stride + c] * in.scales[row];
-    return x;
   }
 
   const ModelShape& shape_;
