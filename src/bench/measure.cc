@@ -50,21 +50,6 @@ class Schedule {
   std::vector<double> times_;
 };
 
-void collect(const RoundTrace& round, BenchResult& result, std::vector<double>& ttft, std::vector<double>& tpot,
-             std::vector<double>& itl) {
-  for (const RequestTrace& r : round.requests) {
-    ++result.requests;
-    if (!r.error.empty()) {
-      ++result.failed;
-      if (result.first_error.empty()) result.first_error = r.error;
-      continue;
-    }
-    ttft.push_back((r.first - r.offered) * 1e3);
-    if (r.tokens_out > 1) tpot.push_back((r.last - r.first) * 1e3 / static_cast<double>(r.tokens_out - 1));
-    for (double g : r.gaps) itl.push_back(g * 1e3);
-  }
-}
-
 double span_seconds(const RoundTrace& round) {
   double end = 0;
   for (const RequestTrace& r : round.requests) end = std::max(end, r.last);
@@ -72,6 +57,25 @@ double span_seconds(const RoundTrace& round) {
 }
 
 }  // namespace
+
+double tpot_ms(const RequestTrace& r) {
+  return (r.last - r.first) * 1e3 / static_cast<double>(r.tokens_out - 1);
+}
+
+void count_requests(const RoundTrace& round, BenchResult& result, Latencies& latencies) {
+  for (const RequestTrace& r : round.requests) {
+    ++result.requests;
+    if (!r.error.empty()) {
+      ++result.failed;
+      if (result.first_error.empty()) result.first_error = r.error;
+      continue;
+    }
+    latencies.ttft.push_back((r.first - r.offered) * 1e3);
+    latencies.e2e.push_back((r.last - r.offered) * 1e3);
+    if (r.tokens_out > 1) latencies.tpot.push_back(tpot_ms(r));
+    for (double g : r.gaps) latencies.itl.push_back(g * 1e3);
+  }
+}
 
 RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, int64_t count,
                      const std::function<void(int64_t)>& on_token, const std::function<void(int64_t)>& on_offer) {
@@ -186,14 +190,15 @@ BenchResult measure(LoadTarget& target, const Load& load, const std::function<vo
   const double device_before = target.device_seconds();
   const EngineClock::time_point began = EngineClock::now();
   BenchResult result;
-  std::vector<double> speeds, ttft, tpot, itl, prefill;
+  std::vector<double> speeds, prefill;
+  Latencies latencies;
   int64_t tokens_in = 0, tokens_out = 0;
   RoundTrace round;
   for (int64_t i = 0; i < std::max<int64_t>(1, warm_up ? load.rounds : 1); ++i) {
     round = run_round(target, load, index, count, on_token);
     index += count;
     ++result.rounds;
-    collect(round, result, ttft, tpot, itl);
+    count_requests(round, result, latencies);
     if (result.failed == result.requests) break;
     result.seconds += span_seconds(round);
     tokens_in += count * load.isl;
@@ -210,12 +215,12 @@ BenchResult measure(LoadTarget& target, const Load& load, const std::function<vo
       load.speed == SpeedKind::throughput && speeds.size() == 1 ? throughput_estimate(round) : geometric_mean(speeds);
   result.output_tokens = result.window_tokens = tokens_out;
   result.total_tok_s = static_cast<double>(tokens_in + tokens_out) / result.seconds;
-  result.ttft_ms_p50 = quantile(ttft, 0.5);
-  result.ttft_ms_p99 = quantile(ttft, 0.99);
-  if (!tpot.empty()) result.tpot_ms_p50 = quantile(tpot, 0.5);
-  if (!itl.empty()) {
-    result.itl_ms_p50 = quantile(itl, 0.5);
-    result.itl_ms_p99 = quantile(itl, 0.99);
+  result.ttft_ms_p50 = quantile(latencies.ttft, 0.5);
+  result.ttft_ms_p99 = quantile(latencies.ttft, 0.99);
+  if (!latencies.tpot.empty()) result.tpot_ms_p50 = quantile(latencies.tpot, 0.5);
+  if (!latencies.itl.empty()) {
+    result.itl_ms_p50 = quantile(latencies.itl, 0.5);
+    result.itl_ms_p99 = quantile(latencies.itl, 0.99);
   }
   if (load.arrival == Arrival::together && !prefill.empty()) result.prefill_tok_s = geometric_mean(prefill).value;
   result.batch_achieved = target.achieved_batch();

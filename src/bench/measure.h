@@ -71,6 +71,14 @@ RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, 
 BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t tokens)>& on_token,
                     const std::function<void()>& on_start = {});
 
+// In milliseconds, of requests that ended well; one token has no TPOT and no ITL.
+struct Latencies {
+  std::vector<double> ttft, tpot, itl, e2e;
+};
+// Adds a round's requests to what `result` has counted, and their latencies.
+void count_requests(const RoundTrace& round, BenchResult& result, Latencies& latencies);
+double tpot_ms(const RequestTrace& request);  // of two tokens or more
+
 double decode_speed(const RoundTrace& round);  // output tok/s as defined above; 0 when nothing was decoded
 double throughput_speed(const RoundTrace& round);
 // Interval from ten equal slices of the middle 80 % of the run.

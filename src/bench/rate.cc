@@ -18,10 +18,6 @@ Percentiles percentiles(const std::vector<double>& values) {
   return {quantile(values, 0.5), quantile(values, 0.9), quantile(values, 0.99), static_cast<int64_t>(values.size())};
 }
 
-double tpot_ms(const RequestTrace& r) {
-  return (r.last - r.first) * 1e3 / static_cast<double>(r.tokens_out - 1);
-}
-
 // Wilson's interval of a share, 95 %.
 Estimate share_of(int64_t good, int64_t all) {
   const double n = static_cast<double>(all), p = static_cast<double>(good) / n, z = 1.959964;
@@ -92,30 +88,20 @@ BenchResult measure_rate(LoadTarget& target, const Load& load, const std::functi
   if (device > 0) result.device_busy_share = device / std::chrono::duration<double>(EngineClock::now() - began).count();
 
   const RoundTrace round = counted_part(all, warm_up);
-  std::vector<double> ttft, tpot, itl, e2e;
-  for (const RequestTrace& r : round.requests) {
-    ++result.requests;
-    if (!r.error.empty()) {
-      ++result.failed;
-      if (result.first_error.empty()) result.first_error = r.error;
-      continue;
-    }
-    ttft.push_back((r.first - r.offered) * 1e3);
-    e2e.push_back((r.last - r.offered) * 1e3);
-    if (r.tokens_out > 1) tpot.push_back(tpot_ms(r));
-    for (double gap : r.gaps) itl.push_back(gap * 1e3);
-    result.seconds = std::max(result.seconds, r.last);
-  }
+  Latencies latencies;
+  count_requests(round, result, latencies);
+  for (const RequestTrace& r : round.requests)
+    if (r.error.empty()) result.seconds = std::max(result.seconds, r.last);
   if (result.failed == result.requests) throw Error("every request failed: " + result.first_error, load.name);
   result.rounds = 1;
   result.output_tok_s = throughput_estimate(round);
   result.output_tokens = static_cast<int64_t>(round.token_times.size());
   result.total_tok_s =
       static_cast<double>((result.requests - result.failed) * load.isl + result.output_tokens) / result.seconds;
-  result.ttft_ms = percentiles(ttft);
-  result.tpot_ms = percentiles(tpot);
-  result.itl_ms = percentiles(itl);
-  result.e2e_ms = percentiles(e2e);
+  result.ttft_ms = percentiles(latencies.ttft);
+  result.tpot_ms = percentiles(latencies.tpot);
+  result.itl_ms = percentiles(latencies.itl);
+  result.e2e_ms = percentiles(latencies.e2e);
   result.ttft_ms_p50 = result.ttft_ms.p50;
   result.ttft_ms_p99 = result.ttft_ms.p99;
   result.tpot_ms_p50 = result.tpot_ms.p50;
