@@ -155,7 +155,7 @@ void CudaExecutor::load() {
   std::optional<CudaTuning> tuning;
   if (!options_.deterministic) tuning.emplace(cuda_, device_, *linear_);
   model_ = load_cuda_model(*checkpoint_, *linear_);
-  if (tuning) tuning->measure(model_, options_.max_rows);
+  if (tuning) tuning->measure(model_, options_.max_rows, logit_rows(options_.max_rows, options_.max_pieces));
   make_buffers();
 }
 
@@ -184,7 +184,7 @@ void CudaExecutor::make_buffers() {
   // Graphs read page tables as wide as their context bucket.
   pages_per_piece_ =
       std::max(pages_per_piece_, context_bucket(pages_per_piece_ * options_.page_tokens) / options_.page_tokens);
-  buffers_ = std::make_unique<CudaActivations>(s, options_.max_rows);
+  buffers_ = std::make_unique<CudaActivations>(s, options_.max_rows, options_.max_pieces);
   attention_ = std::make_unique<CudaAttention>(attention_desc_, device_, options_.max_rows, options_.max_pieces,
                                                pages_per_piece_);
   for (auto& batch : batches_)
@@ -282,7 +282,7 @@ void CudaExecutor::run(const StepInput& input, std::span<const size_t> order, bo
     columns = std::max(columns, static_cast<int64_t>(piece.pages.size()));
   }
   const PlannedStep planned = plan_step(pieces, input.logits, static_cast<bool>(tap_),
-                                        {options_.max_rows, options_.max_pieces, kLogitRows, cuda_.graphs});
+                                        {options_.max_rows, options_.max_pieces, buffers_->logit_rows, cuda_.graphs});
   if (columns > pages_per_piece_)
     throw Error(fmt::format("a sequence of {} pages, at most {} were planned for", columns, pages_per_piece_));
   // A graph's page table is as wide as its context bucket; prefill kernels plan for the widest.

@@ -137,16 +137,21 @@ class LayerLaunches {
 
 }  // namespace
 
-CudaActivations::CudaActivations(const ModelShape& shape, int64_t rows)
-    : residual(bytes_of(rows * shape.hidden, sizeof(float))),
+int64_t logit_rows(int64_t rows, int64_t pieces) {
+  return std::min(rows, std::clamp(pieces, kFewLogitRows, kMostLogitRows));
+}
+
+CudaActivations::CudaActivations(const ModelShape& shape, int64_t rows, int64_t pieces)
+    : logit_rows(qg::logit_rows(rows, pieces)),
+      residual(bytes_of(rows * shape.hidden, sizeof(float))),
       input(bytes_of(rows * std::max({shape.hidden, shape.ffn, shape.q_rows()}), sizeof(__half))),
       row_scales(bytes_of(rows, sizeof(float))),
       qkv(bytes_of(rows * shape.qkv_rows(), sizeof(__half))),
       q(bytes_of(rows * shape.q_rows(), sizeof(__half))),
       projected(bytes_of(rows * shape.hidden, sizeof(__half))),
       gate_up(bytes_of(rows * 2 * shape.ffn, sizeof(__half))),
-      logits(bytes_of(std::min(rows, kLogitRows) * shape.vocab, sizeof(float))),
-      argmax(static_cast<size_t>(argmax_scratch_bytes(std::min(rows, kLogitRows)))) {
+      logits(bytes_of(logit_rows * shape.vocab, sizeof(float))),
+      argmax(static_cast<size_t>(argmax_scratch_bytes(logit_rows))) {
   QG_CUDA(cudaMemset(argmax.data(), 0, argmax.bytes()));
 }
 
@@ -188,8 +193,9 @@ void run_cuda_sampling(const CudaForward& forward, const CudaQueue& queue, const
                        const std::function<void(int64_t count)>& after_each) {
   const int64_t vocab = forward.shape.vocab;
   const float* logits = forward.buffers.logits.as<float>();
-  for (int64_t first = 0; first < batch.samples(); first += kLogitRows) {
-    const int64_t count = std::min(kLogitRows, batch.samples() - first);
+  const int64_t most = forward.buffers.logit_rows;
+  for (int64_t first = 0; first < batch.samples(); first += most) {
+    const int64_t count = std::min(most, batch.samples() - first);
     run_cuda_head(forward, queue, batch.sample_rows() + first, count, step.last_rows < step.rows ? first : -1);
     const TokenTarget part = {to.device + first, to.host + first, batch.first_sample()};
     // The host may take a token as soon as it is there, so it gets those of the last kernel alone.

@@ -16,13 +16,19 @@
 
 namespace qg {
 
-// Rows of logits computed at a time.
-inline constexpr int64_t kLogitRows = 256;
+// Rows of logits computed at a time: as many as sequences run, so that a step reads the lm_head once, within these
+// bounds (scoring wants those of every row), and no more than a step has.
+inline constexpr int64_t kFewLogitRows = 256, kMostLogitRows = 1024;
 
-// Intermediates of a step, at fixed addresses. rows: most tokens of a step. wide: of the model's 16-bit type.
+int64_t logit_rows(int64_t rows, int64_t pieces);
+
+// Intermediates of a step, at fixed addresses. rows: most tokens of a step; pieces: most sequences. wide: of the
+// model's 16-bit type.
 struct CudaActivations {
-  CudaActivations(const ModelShape& shape, int64_t rows);
+  CudaActivations(const ModelShape& shape, int64_t rows, int64_t pieces);
   int64_t bytes() const;
+
+  int64_t logit_rows;  // as the function says
 
   DeviceBuffer residual;    // float [rows, hidden]
   DeviceBuffer input;       // of a linear layer, in the form it asks for [rows, max(hidden, ffn, q_rows)]
@@ -31,7 +37,7 @@ struct CudaActivations {
   DeviceBuffer q;           // half [rows, q_rows]
   DeviceBuffer projected;   // wide [rows, hidden]
   DeviceBuffer gate_up;     // wide [rows, 2 * ffn]
-  DeviceBuffer logits;      // float [min(rows, kLogitRows), vocab]
+  DeviceBuffer logits;      // float [logit_rows, vocab]
   DeviceBuffer argmax;      // scratch
 };
 
@@ -61,10 +67,11 @@ struct CudaForward {
 void run_cuda_layers(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
                      const StepShape& step);
 // Final norm of `count` rows named in `source_rows` (device), and their logits into buffers.logits.
-// count <= kLogitRows. first_projected: where the rows' last outputs begin in buffers.projected; -1: at the same rows.
+// count <= buffers.logit_rows. first_projected: where the rows' last outputs begin in buffers.projected; -1: at the
+// same rows.
 void run_cuda_head(const CudaForward& forward, const CudaQueue& queue, const int32_t* source_rows, int64_t count,
                    int64_t first_projected = -1);
-// The same for all rows of the batch that sample, in parts of kLogitRows, and their tokens: row i's to `to`, at
+// The same for all rows of the batch that sample, in parts of buffers.logit_rows, and their tokens: row i's to `to`, at
 // batch.first_sample() + i. after_each (may be empty) is called after each part, whose logits are still there.
 void run_cuda_sampling(const CudaForward& forward, const CudaQueue& queue, const CudaStepBatch& batch,
                        const StepShape& step, const TokenTarget& to,

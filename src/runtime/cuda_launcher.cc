@@ -83,8 +83,9 @@ void CudaLauncher::launch_directly(const StepLaunch& step, std::vector<float>& l
   ran_.merge(cuda_kernel_names(f, shape));
   if (step.logits == LogitsWanted::all) {
     const size_t before = logits.size();
-    for (int64_t first = 0; first < shape.rows; first += kLogitRows) {
-      const int64_t count = std::min(kLogitRows, shape.rows - first);
+    const int64_t most = f.buffers.logit_rows;
+    for (int64_t first = 0; first < shape.rows; first += most) {
+      const int64_t count = std::min(most, shape.rows - first);
       run_cuda_head(f, queue_, row_numbers_.as<int32_t>() + first, count);
       append_logits(count, logits);
     }

@@ -21,16 +21,16 @@ CudaTuning::CudaTuning(const CudaExecutorOptions& options, const DeviceCapabilit
   context_.set_tuning(read.table, true);
 }
 
-void CudaTuning::measure(const CudaModel& model, int64_t max_rows) {
+void CudaTuning::measure(const CudaModel& model, int64_t max_rows, int64_t logit_rows) {
   const CudaLayer& layer = model.layers.front();
   const std::array layers{layer.qkv.get(), layer.attention_output.get(), layer.gate_up.get(), layer.down.get()};
   const TuningTable before = context_.tuning();
   if (tuned_)
     for (const int64_t m : tuned_rows(max_rows))
       for (CudaLinear* linear : layers) linear->tune(m);
-  for (int64_t m = 16; m < max_rows; m += m < 64 ? 16 : m < 512 ? 64 : m < 2048 ? 256 : 1024) {
+  for (int64_t m = 16; m <= max_rows; m += m < 64 ? 16 : m < 512 ? 64 : m < 2048 ? 256 : 1024) {
     for (CudaLinear* linear : layers) linear->prepare(m);
-    if (m <= kLogitRows) model.lm_head->prepare(m, DType::f32);
+    if (m <= logit_rows) model.lm_head->prepare(m, DType::f32);
   }
   const TuningTable after = context_.tuning();
   const size_t products = after.products.size() - before.products.size();

@@ -13,7 +13,7 @@ class CudaTuning {
   CudaTuning(const CudaExecutorOptions& options, const DeviceCapabilities& device, CudaLinearContext& context);
   // Library products are timed for every bucket of rows that a step may have, and the ways that a layer can go
   // compared. Layers of one shape share what was found. What is new goes to the file.
-  void measure(const CudaModel& model, int64_t max_rows);
+  void measure(const CudaModel& model, int64_t max_rows, int64_t logit_rows);
 
  private:
   bool tuned_;

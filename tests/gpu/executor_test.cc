@@ -1,12 +1,14 @@
 // The CUDA executor against cpu_executor, end to end, on small random models of the real head sizes and groups.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <set>
 
 #include "core/parallel.h"
 #include "core/rng.h"
+#include "runtime/cuda_forward.h"
 #include "runtime/engine.h"
 #include "runtime/make_executor.h"
 #include "tests/gpu/model_logits.h"
@@ -112,6 +114,57 @@ TEST(CudaExecutor, TapsStayCloseLayerByLayer) {
       EXPECT_LE(error, exact ? 5e-3 : 1.2e-1) << name << " of " << to_string(weights);
     }
     printf("\n");
+  }
+}
+
+// The logits of the last rows of some sequences of two tokens, `together` in a step, and the tokens taken from them.
+StepOutput last_rows_of(const std::vector<std::vector<int32_t>>& sequences, size_t together) {
+  ExecutorOptions options = options_for(KvFormat::fp16);
+  options.num_pages = static_cast<int64_t>(together);
+  options.max_pieces = static_cast<int64_t>(together);
+  options.max_rows = 2 * options.max_pieces;
+  const auto executor = make_executor("cuda", make_model({}), options);
+  StepOutput all;
+  for (size_t first = 0; first < sequences.size(); first += together) {
+    std::vector<int32_t> tokens;
+    std::vector<SequencePiece> pieces;
+    std::vector<std::vector<int32_t>> pages;
+    pages.reserve(together);
+    for (size_t i = first; i < std::min(first + together, sequences.size()); ++i) {
+      pages.push_back({static_cast<int32_t>(i - first)});
+      SequencePiece piece;
+      piece.first_row = static_cast<int64_t>(tokens.size());
+      piece.num_tokens = 2;
+      piece.pages = pages.back();
+      piece.sample = true;
+      pieces.push_back(piece);
+      tokens.insert(tokens.end(), sequences[i].begin(), sequences[i].end());
+    }
+    StepOutput out;
+    executor->step({tokens, pieces, LogitsWanted::sampled}, out);
+    all.sampled.insert(all.sampled.end(), out.sampled.begin(), out.sampled.end());
+    all.logits.insert(all.logits.end(), out.logits.begin(), out.logits.end());
+  }
+  return all;
+}
+
+// More rows sample than logits are kept of at once.
+TEST(CudaExecutor, ManySampledRowsAreThoseOfFew) {
+  constexpr size_t kSequences = kMostLogitRows + 76, kVocab = 1000;
+  std::vector<std::vector<int32_t>> sequences(kSequences);
+  Rng rng(12);
+  for (auto& tokens : sequences)
+    for (int i = 0; i < 2; ++i) tokens.push_back(static_cast<int32_t>(rng.next_below(kVocab)));
+  const StepOutput many = last_rows_of(sequences, kSequences), few = last_rows_of(sequences, 50);
+  ASSERT_EQ(many.sampled.size(), kSequences);
+  ASSERT_EQ(many.logits.size(), kSequences * kVocab);
+  for (size_t i = 0; i < kSequences; ++i) {
+    const auto row = many.logits.begin() + static_cast<int64_t>(i * kVocab);
+    EXPECT_EQ(many.sampled[i], std::max_element(row, row + kVocab) - row) << "sequence " << i;
+    EXPECT_LE(relative_error({{row, row + kVocab}}, {{few.logits.begin() + static_cast<int64_t>(i * kVocab),
+                                                      few.logits.begin() + static_cast<int64_t>((i + 1) * kVocab)}}),
+              3e-3)
+        << "sequence " << i;
   }
 }
 

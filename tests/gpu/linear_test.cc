@@ -139,7 +139,7 @@ std::optional<WideFormat> wide_format_of(Kind kind) {
   if (kind == Kind::w4_zeros) return WideFormat::w4_zeros;
   if (test::is_int8(kind)) return WideFormat::int8;
   if (kind == Kind::fp8_static || kind == Kind::fp8_dynamic) return WideFormat::e4m3;
-  if (kind == Kind::f16) return WideFormat::f16;
+  if (kind == Kind::f16 || kind == Kind::bf16_to_f16) return WideFormat::f16;
   return {};
 }
 

@@ -52,15 +52,16 @@ struct CudaQueue {
   int shared_percent = -1;
 };
 
+// cluster: blocks that reach each other's shared memory (sm_90); 1: none.
 template <class... Parameters, class... Arguments>
-void launch(const CudaQueue& queue, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-            Arguments&&... arguments) {
+void launch_clusters(const CudaQueue& queue, unsigned cluster, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                     size_t shared_bytes, Arguments&&... arguments) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = queue.stream;
-  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchAttribute attributes[3] = {};
   const auto add = [&](cudaLaunchAttributeID id) -> cudaLaunchAttributeValue& {
     attributes[config.numAttrs].id = id;
     return attributes[config.numAttrs++].val;
@@ -69,8 +70,19 @@ void launch(const CudaQueue& queue, void (*kernel)(Parameters...), dim3 grid, di
   if (queue.shared_percent >= 0)
     add(cudaLaunchAttributePreferredSharedMemoryCarveout).sharedMemCarveout =
         static_cast<unsigned>(queue.shared_percent);
+  if (cluster > 1) {
+    auto& size = add(cudaLaunchAttributeClusterDimension).clusterDim;
+    size.x = cluster;
+    size.y = size.z = 1;
+  }
   config.attrs = attributes;
   QG_CUDA(cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...));
+}
+
+template <class... Parameters, class... Arguments>
+void launch(const CudaQueue& queue, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+            Arguments&&... arguments) {
+  launch_clusters(queue, 1, kernel, grid, block, shared_bytes, std::forward<Arguments>(arguments)...);
 }
 
 #if defined(__CUDACC__)

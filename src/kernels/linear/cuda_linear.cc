@@ -98,18 +98,19 @@ void run_wide(const LinearState& layer, const CudaQueue& queue, int64_t m, const
   const LinearContextState& context = *layer.context;
   const WidePlan& plan = wide_plan(layer, m);
   const bool int4 = layer.path == ComputePath::w4a16;
+  const int x_rows = plan.tile.tokens / plan.tile.cluster;  // a block copies
   WideArguments a;
   if (int4) {
     const Int4Layout& layout = layer.int4;
     const int64_t scale_bytes = layout.scale_words() * 32;
-    a.x = tensor_map(x.values, m, layer.k, layer.k * 2, 2, plan.tile.tokens, 64);
+    a.x = tensor_map(x.values, m, layer.k, layer.k * 2, 2, x_rows, 64);
     a.weight = tensor_map(layer.weight.data(), layout.tiles(), layout.chunks() * 64, layout.chunks() * 512, 8,
                           plan.tile.features() / 16, kInt4Box);
     a.scales = tensor_map(layer.group_scales.data(), layout.tiles(), layout.groups * scale_bytes / 8,
                           layout.groups * scale_bytes, 8, plan.tile.features() / 16, int4_scale_box(*layer.wide));
   } else {
     const int bytes = *layer.wide == WideFormat::f16 ? 2 : 1, step = wide_step(*layer.wide);
-    a.x = tensor_map(x.values, m, layer.k, layer.k * bytes, bytes, plan.tile.tokens, step);
+    a.x = tensor_map(x.values, m, layer.k, layer.k * bytes, bytes, x_rows, step);
     a.weight =
         tensor_map(layer.weight.data(), layer.n, layer.k, layer.pitch * bytes, bytes, plan.tile.features(), step);
   }
@@ -125,7 +126,7 @@ void run_wide(const LinearState& layer, const CudaQueue& queue, int64_t m, const
   a.token_tiles = plan.token_tiles;
   a.whole_tiles = plan.whole_tiles;
   a.split_tiles = plan.split_tiles;
-  a.split_blocks = plan.split_blocks;
+  a.split_teams = plan.split_teams;
   a.group_shift = layer.int4.group_shift;
   a.y_f32 = y_f32;
   a.keep_weights = plan.token_tiles > 1;

@@ -19,10 +19,11 @@ constexpr std::array kCrossovers{
     Crossover{ComputePath::w8a8_int8, 16, 16, 16}, Crossover{ComputePath::w8a16_fp8, 64, 64, 64},
     Crossover{ComputePath::w4a16, 64, 64, 8},      Crossover{ComputePath::w16a16_bf16, 8, 8, 8},
 };
-constexpr int64_t kPartsFromRows = 256;   // a library call per part rather than sums and a scaling pass
-constexpr int64_t kScaledFromRows = 512;  // the library's own row and column scales rather than that
-constexpr int64_t kGatedRows = 128;       // up to which the library is not asked for a gate and its up
-constexpr int64_t kSumsBytes = 64 << 20;  // of sums at a time
+constexpr int64_t kPartsFromRows = 256;    // a library call per part rather than sums and a scaling pass
+constexpr int64_t kScaledFromRows = 512;   // the library's own row and column scales rather than that
+constexpr int64_t kGatedRows = 128;        // up to which the library is not asked for a gate and its up
+constexpr int64_t kGatedFromRows16 = 640;  // nor of 16 bits from here on
+constexpr int64_t kSumsBytes = 64 << 20;   // of sums at a time
 
 // What the library asks of a layer's shape: 16-byte rows, and for 8-bit types multiples of 16.
 bool library_can(const LinearState& layer) {
@@ -59,6 +60,7 @@ bool prefers_wide(const LinearState& layer, int64_t m) {
   if (!layer.wide) return false;
   // With the gating in it (`bench_gpu linear_gate`) it beats the library's product and a launch that gates.
   if (layer.alternating && m <= kGatedRows) return true;
+  if (layer.alternating && layer.path == ComputePath::w16a16 && m >= kGatedFromRows16) return true;
   if (layer.path == ComputePath::w16a16) return false;
   if (layer.path != ComputePath::w8a8_fp8) return true;
   if (layer.per_token || (layer.alternating && !layer.uniform)) return m < kScaledFromRows;

@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "kernels/linear/cuda_state.h"
+#include "kernels/pointwise/cuda.h"
 
 namespace qg {
 namespace {
@@ -214,12 +215,21 @@ void CudaLinear::tune(int64_t m) {
   TunedRoute tuned;
   tuned.layer = tuning_name(s);
   tuned.m = m;
+  // What follows a gate and its up counts as theirs: some ways do it in the same launch. In the form that such a layer
+  // reads, which is the one that the next wants too; a scale per token is never made in a product.
+  const bool gates = s.alternating && !s.per_token;
+  ActivationRequest gated = input();
+  gated.prequant = nullptr;
+  const DeviceBuffer out(gates ? rows * static_cast<size_t>(s.n) : 0);
   const CudaQueue queue;
   for (const LinearRoute route : possible_routes(s, m)) {
     prepare_route(s, route, m, output_type());
     s.routes[static_cast<size_t>(m)] = static_cast<int8_t>(route);
+    const ActivationBuffer in = {x.data(), scales.as<float>()};
     tuned.us[name_of(route)] = time_us(queue, flush.data(), flush_bytes, [&] {
-      run(queue, m, {x.data(), scales.as<float>()}, y.data(), output_type());
+      if (gates && can_gate(m, gated)) return run_gated(queue, m, in, gated, y.data());
+      run(queue, m, in, y.data(), output_type());
+      if (gates) silu_mul(queue, m, s.n / 2, y.data(), gated, {out.data(), nullptr});
     });
   }
   tuned.route = name_of(built_in);

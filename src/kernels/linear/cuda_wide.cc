@@ -75,22 +75,22 @@ double step_us(WideFormat format, const WideTile& tile) {
     throw Error(fmt::format("no measured step of an int4 tile of {} x {}", tile.features(), tile.tokens));
   }
   const double products = static_cast<double>(tile.features()) * tile.tokens * kStepBytes;
-  const double bytes = static_cast<double>(tile.features() + tile.tokens) * kStepBytes;
+  const double bytes = (tile.features() + static_cast<double>(tile.tokens) / tile.cluster) * kStepBytes;
   return std::max({products / kByteProductsPerUs, bytes / kL2BytesPerUs, kStepUs});
 }
 
-// What a plan is reckoned from. whole: tiles of a block's own; split: those dealt out to `blocks`.
+// What a plan is reckoned from. whole: tiles of a team's own; split: those dealt out to `sharing` of all teams.
 struct WideCost {
   WideFormat format;
   const WideTile& tile;
-  int64_t steps, grid, whole, split, blocks, token_tiles;
+  int64_t steps, teams, whole, split, sharing, token_tiles;
   double memory_us;
 
   double us() const {
-    double multiplying = static_cast<double>(ceil_div(whole, grid) * steps) * step_us(format, tile);
-    double rest = static_cast<double>(ceil_div(whole, grid)) * kTileUs;
+    double multiplying = static_cast<double>(ceil_div(whole, teams) * steps) * step_us(format, tile);
+    double rest = static_cast<double>(ceil_div(whole, teams)) * kTileUs;
     if (split > 0) {
-      multiplying += static_cast<double>(ceil_div(split * steps, blocks)) * step_us(format, tile);
+      multiplying += static_cast<double>(ceil_div(split * steps, sharing)) * step_us(format, tile);
       rest += kTileUs + sharing_us();
     }
     return std::max(memory_us, multiplying) + kHidden * multiplying + rest;
@@ -98,11 +98,11 @@ struct WideCost {
 
  private:
   double sharing_us() const {
-    if (blocks == split) return 0;
+    if (sharing == split) return 0;
     const double tile_bytes = static_cast<double>(tile.features()) * tile.tokens * 4;
-    const double sharers = 1 + static_cast<double>(blocks) / static_cast<double>(split);
+    const double sharers = 1 + static_cast<double>(sharing) / static_cast<double>(split);
     double us = tile_bytes * (1 + sharers) / kSharedBytesPerUs;
-    if (blocks % split != 0) us += tile_bytes / kTwiceBytesPerUs;
+    if (sharing % split != 0) us += tile_bytes / kTwiceBytesPerUs;
     if (is_int4(format)) return us + kInt4SplitUs;
     return us + kSplitUs + (token_tiles > 1 ? kScatteredUs : 0);
   }
@@ -111,15 +111,16 @@ struct WideCost {
 void consider(WidePlan& best, WideFormat format, int kernel, const WideTile& tile, int64_t m, int64_t n, int64_t k,
               int64_t multiprocessors) {
   const int64_t steps = ceil_div(k, wide_step(format)), token_tiles = ceil_div(m, tile.tokens);
-  const int64_t tiles = ceil_div(n, tile.features()) * token_tiles, waves = tiles / multiprocessors;
+  const int64_t teams = multiprocessors / tile.cluster;
+  const int64_t tiles = ceil_div(n, tile.features() * tile.cluster) * token_tiles, waves = tiles / teams;
   for (int64_t own = std::max<int64_t>(0, waves - 1); own <= waves; ++own) {
-    const int64_t whole = own * multiprocessors / token_tiles * token_tiles, split = tiles - whole;
-    for (int64_t share = 0; share <= 8; ++share) {  // blocks: all, or exactly `share` a tile
-      int64_t blocks = share == 0 ? multiprocessors : split * share;
-      if (split == 0) blocks = 0;
-      if (blocks > multiprocessors || blocks > split * steps || split > kWideTickets) continue;
+    const int64_t whole = own * teams / token_tiles * token_tiles, split = tiles - whole;
+    for (int64_t share = 0; share <= 8; ++share) {  // teams: all, or exactly `share` a tile
+      int64_t sharing = share == 0 ? teams : split * share;
+      if (split == 0) sharing = 0;
+      if (sharing > teams || sharing > split * steps || split * tile.cluster > kWideTickets) continue;
       const double memory = static_cast<double>(n * k) * weight_bytes(format) / kMemoryBytesPerUs;
-      const WideCost cost = {format, tile, steps, multiprocessors, whole, split, blocks, token_tiles, memory};
+      const WideCost cost = {format, tile, steps, teams, whole, split, sharing, token_tiles, memory};
       const double us = cost.us();
       if (best.us != 0 && us >= best.us) continue;
       best.tile = tile;
@@ -129,9 +130,9 @@ void consider(WidePlan& best, WideFormat format, int kernel, const WideTile& til
       best.token_tiles = static_cast<int>(token_tiles);
       best.whole_tiles = static_cast<int>(whole);
       best.split_tiles = static_cast<int>(split);
-      best.split_blocks = static_cast<int>(blocks);
-      best.grid = static_cast<int>(whole > 0 ? multiprocessors : blocks);
-      best.partial_bytes = blocks == split ? 0 : 2 * blocks * tile.features() * tile.tokens * 4;
+      best.split_teams = static_cast<int>(sharing);
+      best.grid = static_cast<int>((whole > 0 ? teams : sharing) * tile.cluster);
+      best.partial_bytes = sharing == split ? 0 : 2 * sharing * tile.cluster * tile.features() * tile.tokens * 4;
     }
   }
 }
@@ -203,8 +204,9 @@ void configure_wide() {
 
 void launch_wide(WideFormat format, const WidePlan& plan, const WideArguments& arguments, const CudaQueue& queue) {
   const WideKernel& kernel = kernels_of(format)[static_cast<size_t>(plan.kernel)];
-  launch(queue, kernel.kernel, dim3(static_cast<unsigned>(plan.grid)),
-         dim3(static_cast<unsigned>(kernel.tile.threads())), static_cast<size_t>(kernel.shared_bytes), arguments);
+  launch_clusters(queue, static_cast<unsigned>(kernel.tile.cluster), kernel.kernel,
+                  dim3(static_cast<unsigned>(plan.grid)), dim3(static_cast<unsigned>(kernel.tile.threads())),
+                  static_cast<size_t>(kernel.shared_bytes), arguments);
 }
 
 }  // namespace qg

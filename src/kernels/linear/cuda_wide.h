@@ -25,8 +25,9 @@ inline constexpr int kTokenBand = 8;
 // A tile: tokens (32 to 256) x features (each of `groups` warpgroups multiplies `halves` times 64). A warp more copies.
 struct WideTile {
   int tokens = 0, groups = 0, halves = 0;
-  int stages = 0;  // of the ring
-  int blocks = 0;  // that fit on a multiprocessor: with 2, the next kernel's first loads overlap this one's end
+  int stages = 0;   // of the ring
+  int blocks = 0;   // that fit on a multiprocessor: with 2, the next kernel's first loads overlap this one's end
+  int cluster = 1;  // blocks of a team: neighbouring features of the same tokens, whose x is read once for all of them
 
   // With 128 sums a thread and two warpgroups the copying warp becomes a warpgroup that gives most of its registers
   // away.
@@ -45,8 +46,8 @@ struct WideArguments {
   const float* channel_scales = nullptr;  // [n], 8-bit
   const float* row_scales = nullptr;      // [m] or null
   void* y = nullptr;                      // [m, n]
-  float* partials = nullptr;              // [2 * split_blocks][tile]
-  int* tickets = nullptr;                 // [split_tiles], zero before and after
+  float* partials = nullptr;              // [2 * blocks of split_teams][tile]
+  int* tickets = nullptr;                 // [split_tiles][cluster], zero before and after
   WeightsAhead ahead;                     // a part a block
   float scale = 1;                        // of everything
   GateForm gate = GateForm::none;         // then y is [m, n / 2]
@@ -54,10 +55,10 @@ struct WideArguments {
   float gate_inverse = 1;                 // of the static scale
   int m = 0, n = 0;
   int steps = 0, token_tiles = 0;  // steps of k
-  // The first whole_tiles (bands of kTokenBand; in them tokens vary first) are a block's own: block, block + grid, ...
-  // The rest, split_tiles
-  // (features vary first), are dealt out evenly to split_blocks, step by step. Both are multiples of token_tiles.
-  int whole_tiles = 0, split_tiles = 0, split_blocks = 0;
+  // Tiles of teams (WideTile::cluster). The first whole_tiles (bands of kTokenBand; in them tokens vary first) are a
+  // team's own: team, team + teams, ... The rest, split_tiles (features vary first), are dealt out evenly to
+  // split_teams, step by step. Both are multiples of token_tiles.
+  int whole_tiles = 0, split_tiles = 0, split_teams = 0;
   int group_shift = 0;                       // Int4Layout
   bool y_f32 = false, keep_weights = false;  // keep: other token tiles read them again
 };
@@ -65,7 +66,7 @@ struct WideArguments {
 struct WidePlan {
   WideTile tile;
   int kernel = 0;  // of its format's list
-  int grid = 0, whole_tiles = 0, split_tiles = 0, split_blocks = 0;
+  int grid = 0, whole_tiles = 0, split_tiles = 0, split_teams = 0;
   int steps = 0, token_tiles = 0;
   int64_t partial_bytes = 0;
   double us = 0;  // expected

@@ -40,6 +40,26 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
     if (tries > (1u << 28)) fail();
   }
 }
+// The barrier at the same place in block `rank` of the cluster: PTX ISA 9.0, 9.7.9.24 (mapa).
+__device__ __forceinline__ void barrier_arrive_at(uint32_t barrier, uint32_t rank) {
+  asm volatile(
+      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
+// A cluster's threads that have not ended: each says that it is here, and waits for all others.
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+__device__ __forceinline__ int cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
 // Makes initialized barriers visible to the copy engine.
 __device__ __forceinline__ void barrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -56,6 +76,15 @@ __device__ __forceinline__ void copy_box(uint32_t to, const void* map, int colum
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
       " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
       "l"(map), "r"(barrier), "r"(column), "r"(row), "l"(hint)
+      : "memory");
+}
+// The same to the same place in the blocks of the cluster that `blocks` has bits of, and counted at each one's barrier.
+__device__ __forceinline__ void copy_box_to(uint16_t blocks, uint32_t to, const void* map, int column, int row,
+                                            uint32_t barrier, uint64_t hint) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint"
+      " [%0], [%1, {%3, %4}], [%2], %5, %6;" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(column), "r"(row), "h"(blocks), "l"(hint)
       : "memory");
 }
 // `bytes`, a multiple of 16, to shared memory.

@@ -9,6 +9,7 @@
 namespace qg::device {
 
 inline constexpr int kStoreTokens = 32, kStorePitch = 144;  // a warpgroup's 64 features of 32 tokens, without conflicts
+inline constexpr int kStorePlaceBytes = kStoreTokens * kStorePitch;
 inline constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;  // of 168 each: WideTile::trades_registers
 
 // Per format: Acc, bytes of x and of weights a stage of one tile.
@@ -26,7 +27,7 @@ struct WideSum<WideFormat::int8> {
   using Type = int;
 };
 
-template <WideFormat kFormat, int kTokens, int kGroups, int kHalves, int kStages, int kBlocks>
+template <WideFormat kFormat, int kTokens, int kGroups, int kHalves, int kStages, int kBlocks, int kCluster>
 struct WideShape {
   using Traits = WideTraits<kFormat>;
   using Acc = typename WideSum<kFormat>::Type;
@@ -43,48 +44,55 @@ struct WideShape {
   static constexpr int kScaleBytes = Traits::kInt4 ? Traits::kScaleWords * 32 * kChunks : 0;  // and its groups
   static constexpr int kWeightBytes = Traits::kInt4 ? kRowTiles * (kTileBytes + kScaleBytes) : kFeatures * 128;
   static constexpr int kStageBytes = (kXBytes + kWeightBytes + 1023) / 1024 * 1024;
-  static constexpr int kStoreBytes = kStoreTokens * kStorePitch;  // a warpgroup
+  // A warpgroup's results on their way out: with two places one is read while the other is written.
+  static constexpr int kStorePlaces = kTokens >= 128 && kGroups <= 2 ? 2 : 1;
+  static constexpr int kStoreBytes = kStorePlaces * kStorePlaceBytes;
   static constexpr int kTail = kGroups * (kStoreBytes + kTokens * 4) + 2 * kStages * 8 + 16;
   static constexpr int kSharedBytes = 1024 + kStages * kStageBytes + kTail;  // 1024: to align the ring
-  static constexpr WideTile kTile = {kTokens, kGroups, kHalves, kStages, kBlocks};
+  static constexpr WideTile kTile = {kTokens, kGroups, kHalves, kStages, kBlocks, kCluster};
 };
 
-// What a block does, as runs of steps of one tile after the other.
+// What a team of kCluster blocks does, as runs of steps of one tile after the other. A team's tile has kCluster times
+// the features of a block's.
+template <int kCluster>
 struct WideWalk {
-  int feature, token, begin, end;  // the run: steps [begin, end) of a tile
+  int rank;                        // of this block in its team
+  int feature, token, begin, end;  // the run: steps [begin, end) of a tile; feature: this block's part
   int split_tile;                  // its number among the split ones
   int next_whole, split, finish;   // what follows: whole tiles, then steps [split, finish) of the split tiles
 
   __device__ explicit WideWalk(const WideArguments& a) {
-    const int block = static_cast<int>(blockIdx.x), total = a.split_tiles * a.steps;
-    next_whole = block;
+    const int team = this_team(), total = a.split_tiles * a.steps;
+    rank = kCluster == 1 ? 0 : static_cast<int>(blockIdx.x) % kCluster;
+    next_whole = team;
     split_tile = 0;
-    split = block < a.split_blocks ? first_step(a, block, total) : 0;
-    finish = block < a.split_blocks ? first_step(a, block + 1, total) : 0;
+    split = team < a.split_teams ? first_step(a, team, total) : 0;
+    finish = team < a.split_teams ? first_step(a, team + 1, total) : 0;
   }
-  static __device__ int first_step(const WideArguments& a, int block, int total) {
-    return static_cast<int>(int64_t{total} * block / a.split_blocks);
+  static __device__ int this_team() { return static_cast<int>(blockIdx.x) / kCluster; }
+  static __device__ int first_step(const WideArguments& a, int team, int total) {
+    return static_cast<int>(int64_t{total} * team / a.split_teams);
   }
-  // The block whose share holds a step.
+  // The team whose share holds a step.
   static __device__ int owner(const WideArguments& a, int step) {
-    return static_cast<int>(((int64_t{step} + 1) * a.split_blocks - 1) / (int64_t{a.split_tiles} * a.steps));
+    return static_cast<int>(((int64_t{step} + 1) * a.split_teams - 1) / (int64_t{a.split_tiles} * a.steps));
   }
   __device__ bool next(const WideArguments& a) {
     if (next_whole < a.whole_tiles) {
       const int features = a.whole_tiles / a.token_tiles, band = next_whole / (kTokenBand * features) * kTokenBand;
       const int width = min(kTokenBand, a.token_tiles - band), at = next_whole - band * features;
-      feature = at / width;
+      feature = at / width * kCluster + rank;
       token = band + at % width;
       begin = 0;
       end = a.steps;
-      next_whole += static_cast<int>(gridDim.x);
+      next_whole += static_cast<int>(gridDim.x) / kCluster;
       return true;
     }
     if (split >= finish) return false;
     const int at = split / a.steps;
-    // Features first: blocks that work at the same time then meet the same weights for different tokens.
+    // Features first: teams that work at the same time then meet the same weights for different tokens.
     const int features = a.split_tiles / a.token_tiles;
-    feature = a.whole_tiles / a.token_tiles + at % features;
+    feature = (a.whole_tiles / a.token_tiles + at % features) * kCluster + rank;
     token = at / features;
     split_tile = at;
     begin = split - at * a.steps;
@@ -117,7 +125,7 @@ struct WideProducer {
   using Traits = WideTraits<kFormat>;
   const WideArguments& a;
   WideRing<S> ring;
-  WideWalk walk;
+  WideWalk<S::kTile.cluster> walk;
   int step = 0;
   bool more = false;
 
@@ -140,6 +148,7 @@ struct WideProducer {
     WideProducer behind = *this;
     for (int i = 0; i < S::kTile.stages && more; ++i, advance()) weights();
     wait_for_previous();
+    if constexpr (S::kTile.cluster > 1) cluster_wait();  // the others' barriers are ready for what is sent there
     for (int i = 0; i < S::kTile.stages && behind.more; ++i, behind.advance()) behind.x();
     for (; more; advance()) {
       barrier_wait(ring.empty_barrier(), ring.phase ^ 1);
@@ -164,13 +173,20 @@ struct WideProducer {
       copy_box(ring.weights(), &a.weight, step * S::kStep, walk.feature * S::kFeatures, barrier, hint);
     }
   }
+  // A team reads the same x: each of its blocks copies a part of the rows to all.
   __device__ void x() const {
     if (threadIdx.x % 32 != 0) return;
-    const int row = walk.token * S::kTile.tokens;
+    constexpr int kRows = S::kTile.tokens / S::kTile.cluster;
+    const int first = walk.rank * kRows, row = walk.token * S::kTile.tokens + first;
 #pragma unroll
-    for (int i = 0; i < S::kXBoxes; ++i)
-      copy_box(ring.x() + i * S::kXBox, &a.x, step * S::kStep + i * (S::kStep / S::kXBoxes), row, ring.full_barrier(),
-               kEvictNormal);
+    for (int i = 0; i < S::kXBoxes; ++i) {
+      const uint32_t to = ring.x() + i * S::kXBox + first * 128;
+      const int column = step * S::kStep + i * (S::kStep / S::kXBoxes);
+      if constexpr (S::kTile.cluster > 1)
+        copy_box_to((1 << S::kTile.cluster) - 1, to, &a.x, column, row, ring.full_barrier(), kEvictNormal);
+      else
+        copy_box(to, &a.x, column, row, ring.full_barrier(), kEvictNormal);
+    }
   }
 };
 
@@ -210,9 +226,21 @@ __device__ __forceinline__ uint32_t load_shared_4(uint32_t from) {
   return v;
 }
 
+// A warp has read a stage: said to every block that writes into it.
+template <int kCluster>
+__device__ __forceinline__ void release_stage(uint32_t empty_barrier) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (kCluster == 1) {
+    if (lane == 0) barrier_arrive(empty_barrier);
+  } else {
+    if (lane < kCluster) barrier_arrive_at(empty_barrier, static_cast<uint32_t>(lane));
+  }
+}
+
 // The sums of a run of steps, with the ring advanced behind it.
 template <WideFormat kFormat, class S>
-__device__ __forceinline__ void multiply_run(const WideArguments& a, WideRing<S>& ring, const WideWalk& walk,
+__device__ __forceinline__ void multiply_run(const WideArguments& a, WideRing<S>& ring,
+                                             const WideWalk<S::kTile.cluster>& walk,
                                              typename S::Acc (&acc)[S::kTile.halves][S::kTile.tokens / 2]) {
   using Traits = WideTraits<kFormat>;
   constexpr int kHalves = S::kTile.halves;
@@ -252,7 +280,7 @@ __device__ __forceinline__ void multiply_run(const WideArguments& a, WideRing<S>
         pin(acc[h]);
         wgmma_wait<1>();
         hold(fragments[(u + 1) % 2]);
-        if (u == 0 && release != 0 && lane == 0) barrier_arrive(release);
+        if (u == 0 && release != 0) release_stage<S::kTile.cluster>(release);
       }
     } else {
       const uint64_t x = operand(ring.x()), w = operand(ring.weights() + group * kHalves * 8192);
@@ -275,7 +303,7 @@ __device__ __forceinline__ void multiply_run(const WideArguments& a, WideRing<S>
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) pin(acc[h]);
       wgmma_wait<1>();
-      if (release != 0 && lane == 0) barrier_arrive(release);
+      if (release != 0) release_stage<S::kTile.cluster>(release);
     }
     keep = 1;
     release = ring.empty_barrier();
@@ -283,13 +311,13 @@ __device__ __forceinline__ void multiply_run(const WideArguments& a, WideRing<S>
   wgmma_wait<0>();
 #pragma unroll
   for (int h = 0; h < kHalves; ++h) pin(acc[h]);
-  if (lane == 0) barrier_arrive(release);
+  release_stage<S::kTile.cluster>(release);
 }
 
-// Of a tile that several blocks share: leaves this block's sums for whoever is last; true for that one, with all sums
-// added in the order of k.
+// Of a tile that several teams share: leaves this block's sums for whoever is last; true for that one, with all sums
+// added in the order of k. Blocks of the same rank meet; those of a team have nothing to do with each other here.
 template <class S>
-__device__ __forceinline__ bool share_tile(const WideArguments& a, const WideWalk& walk, int* last,
+__device__ __forceinline__ bool share_tile(const WideArguments& a, const WideWalk<S::kTile.cluster>& walk, int* last,
                                            typename S::Acc (&acc)[S::kTile.halves][S::kTile.tokens / 2]) {
   constexpr int kVectors = S::kTile.tokens / 8;  // of four sums, a half
   constexpr int64_t kSlot = int64_t{S::kTile.halves} * kVectors * S::kConsumers;
@@ -298,7 +326,9 @@ __device__ __forceinline__ bool share_tile(const WideArguments& a, const WideWal
     Acc v[4];
   };
   const int first_step = walk.split_tile * a.steps;
-  const int first = WideWalk::owner(a, first_step), end = WideWalk::owner(a, first_step + a.steps - 1) + 1;
+  using Walk = WideWalk<S::kTile.cluster>;
+  const int first = Walk::owner(a, first_step), end = Walk::owner(a, first_step + a.steps - 1) + 1;
+  int* ticket = &a.tickets[walk.split_tile * S::kTile.cluster + walk.rank];
   Four* slots = reinterpret_cast<Four*>(a.partials) + threadIdx.x;
   Four* mine = slots + (2 * static_cast<int>(blockIdx.x) + (walk.begin == 0)) * kSlot;
 #pragma unroll
@@ -308,17 +338,17 @@ __device__ __forceinline__ bool share_tile(const WideArguments& a, const WideWal
       mine[(h * kVectors + i) * S::kConsumers] = {acc[h][4 * i], acc[h][4 * i + 1], acc[h][4 * i + 2],
                                                   acc[h][4 * i + 3]};
   barrier(1, S::kConsumers);
-  if (threadIdx.x == 0) *last = arrive(&a.tickets[walk.split_tile]) == end - first - 1;
+  if (threadIdx.x == 0) *last = arrive(ticket) == end - first - 1;
   barrier(1, S::kConsumers);
   const bool is_last = *last != 0;
   if (!is_last) return false;
-  if (threadIdx.x == 0) a.tickets[walk.split_tile] = 0;
+  if (threadIdx.x == 0) *ticket = 0;
 #pragma unroll
   for (int h = 0; h < S::kTile.halves; ++h)
 #pragma unroll
     for (int i = 0; i < kVectors * 4; ++i) acc[h][i] = 0;
-  for (int block = first; block < end; ++block) {
-    const Four* from = slots + (2 * block + (block == first)) * kSlot;
+  for (int team = first; team < end; ++team) {
+    const Four* from = slots + (2 * (team * S::kTile.cluster + walk.rank) + (team == first)) * kSlot;
 #pragma unroll
     for (int h = 0; h < S::kTile.halves; ++h)
 #pragma unroll
@@ -372,18 +402,26 @@ __device__ __forceinline__ void store_gated(const WideArguments& a, int first, i
       *reinterpret_cast<uint2*>(static_cast<uint8_t*>(a.y) + to) =
           *reinterpret_cast<const uint2*>(store + token * kStorePitch + at);
   }
-  barrier(2 + group, 128);
 }
 
 // Scales, rounds and writes a tile.
 template <class S>
-__device__ __forceinline__ void store_tile(const WideArguments& a, const WideWalk& walk, char* store, float* factors,
+__device__ __forceinline__ void store_tile(const WideArguments& a, const WideWalk<S::kTile.cluster>& walk, char* store,
+                                           float* factors,
                                            const typename S::Acc (&acc)[S::kTile.halves][S::kTile.tokens / 2]) {
   const int thread = threadIdx.x % 128, group = threadIdx.x / 128, lane = thread % 32, warp = thread / 32;
   const int g = lane / 4, t = lane % 4;
   const int token0 = walk.token * S::kTile.tokens;
   const int feature0 = walk.feature * S::kFeatures + group * S::kTile.halves * 64;
-  const uint32_t to = shared_address(store) + (lane / 16 * 8 + lane % 8) * kStorePitch + warp * 32 + lane / 8 % 2 * 16;
+  const int corner = (lane / 16 * 8 + lane % 8) * kStorePitch + warp * 32 + lane / 8 % 2 * 16;  // of what a lane stores
+  int place = 0;
+  // A place is written again one barrier after it was read: with a single one, that barrier has to be here.
+  const auto next_place = [&] {
+    if constexpr (S::kStorePlaces == 1)
+      barrier(2 + group, 128);
+    else
+      place ^= 1;
+  };
   barrier(2 + group, 128);  // the tile before has been read
   for (int i = thread; i < S::kTile.tokens; i += 128)
     factors[i] = a.row_scales && token0 + i < a.m ? __ldcg(a.row_scales + token0 + i) * a.scale : a.scale;
@@ -407,7 +445,8 @@ __device__ __forceinline__ void store_tile(const WideArguments& a, const WideWal
               static_cast<float>(acc[h][part / 2 + 4 * j + e]) * ((e % 2 == 0 ? factor.x : factor.y) * channel[e / 2]);
       }
       if (a.gate != GateForm::none) {
-        store_gated(a, feature0 + h * 64, token0 + part, a.m - token0 - part, store, value);
+        store_gated(a, feature0 + h * 64, token0 + part, a.m - token0 - part, store + place * kStorePlaceBytes, value);
+        next_place();
         continue;
       }
       if (a.y_f32) {
@@ -421,6 +460,8 @@ __device__ __forceinline__ void store_tile(const WideArguments& a, const WideWal
           }
         continue;
       }
+      const char* mine = store + place * kStorePlaceBytes;
+      const uint32_t to = shared_address(mine) + corner;
 #pragma unroll
       for (int j = 0; j < 4; j += 2)
         store_transposed(to + j * 8 * kStorePitch, bits(__floats2half2_rn(value[j][0], value[j][1])),
@@ -434,11 +475,17 @@ __device__ __forceinline__ void store_tile(const WideArguments& a, const WideWal
         if (token0 + part + token < a.m && column < a.n)
           *reinterpret_cast<uint4*>(static_cast<__half*>(a.y) + static_cast<int64_t>(token0 + part + token) * a.n +
                                     column) =
-              *reinterpret_cast<const uint4*>(store + token * kStorePitch + thread % 8 * 16);
+              *reinterpret_cast<const uint4*>(mine + token * kStorePitch + thread % 8 * 16);
       }
-      barrier(2 + group, 128);
+      next_place();
     }
   }
+}
+
+// A block's shared memory must last until the others of its team have sent all they send there.
+__device__ __forceinline__ void leave_cluster() {
+  cluster_arrive();
+  cluster_wait();
 }
 
 template <WideFormat kFormat, class S>
@@ -459,20 +506,26 @@ __global__ void __launch_bounds__(S::kTile.threads(), S::kTile.blocks) wide(cons
   if (threadIdx.x == 0) {
     for (int i = 0; i < S::kTile.stages; ++i) {
       barrier_init(ring.full + i * 8, 1);
-      barrier_init(ring.empty + i * 8, S::kConsumers / 32);
+      barrier_init(ring.empty + i * 8, S::kConsumers / 32 * S::kTile.cluster);
     }
     barrier_init_fence();
   }
   __syncthreads();
+  if constexpr (S::kTile.cluster > 1) cluster_arrive();
   if (threadIdx.x >= S::kConsumers) {
     if constexpr (S::kTile.trades_registers()) give_registers<kProducerRegisters>();
-    if (threadIdx.x < S::kConsumers + 32) WideProducer<kFormat, S>(a, ring).run();
+    if (threadIdx.x < S::kConsumers + 32)
+      WideProducer<kFormat, S>(a, ring).run();
+    else if constexpr (S::kTile.cluster > 1)
+      cluster_wait();
+    if constexpr (S::kTile.cluster > 1) leave_cluster();
     return;
   }
   if constexpr (S::kTile.trades_registers()) take_registers<kConsumerRegisters>();
   wait_for_previous();
+  if constexpr (S::kTile.cluster > 1) cluster_wait();
   const int group = threadIdx.x / 128;
-  WideWalk walk(a);
+  WideWalk<S::kTile.cluster> walk(a);
   while (walk.next(a)) {
     typename S::Acc acc[S::kTile.halves][S::kTile.tokens / 2];
     multiply_run<kFormat, S>(a, ring, walk, acc);
@@ -480,14 +533,15 @@ __global__ void __launch_bounds__(S::kTile.threads(), S::kTile.blocks) wide(cons
     if (whole || share_tile<S>(a, walk, last, acc))
       store_tile<S>(a, walk, tail + group * S::kStoreBytes, factors + group * S::kTile.tokens, acc);
   }
+  if constexpr (S::kTile.cluster > 1) leave_cluster();
 #else
   __trap();  // never chosen on such a card
 #endif
 }
 
-template <WideFormat kFormat, int kTokens, int kGroups, int kHalves, int kStages, int kBlocks>
+template <WideFormat kFormat, int kTokens, int kGroups, int kHalves, int kStages, int kBlocks, int kCluster = 1>
 WideKernel wide_kernel() {
-  using S = WideShape<kFormat, kTokens, kGroups, kHalves, kStages, kBlocks>;
+  using S = WideShape<kFormat, kTokens, kGroups, kHalves, kStages, kBlocks, kCluster>;
   static_assert(S::kSharedBytes <= 233472 / kBlocks - 1024, "shared memory of a multiprocessor");
   return {S::kTile, S::kSharedBytes, wide<kFormat, S>};
 }
