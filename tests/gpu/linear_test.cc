@@ -151,15 +151,22 @@ TEST_P(LinearKinds, EveryWideKernel) {
     CudaLinearContext context(capabilities(), 2048, test::type_of(GetParam()));
     context.state().wanted = LinearRoute::wide;
     context.state().wanted_wide = kernel;
-    for (const Shape2 shape : {Shape2{1096, 1088, 64}, Shape2{4096, 1280, 128}}) {
+    bool shares = false;
+    for (const Shape2 shape : {Shape2{1096, 1088, 64}, Shape2{4096, 1280, 128}, Shape2{1104, 8192, 128}}) {
       Case c(GetParam(), shape, 1600, context);
       c.expect_at(spread(1600, 61), spread(shape.n, 67));
-      for (const int64_t m : {1, 65, 200, 1600}) c.check(m);
+      for (const int64_t m : {1, 65, 200, 600, 1600}) {
+        c.check(m);
+        shares |= c.layer().kernel_name(m).ends_with("_split");
+      }
       fmt::print("  {}: {} to {}, worst {:.3f} of the tolerance\n", c.name(), c.layer().kernel_name(1),
                  c.layer().kernel_name(1600), c.worst());
     }
-    Case gate(GetParam(), {1104, 1088, 64}, 1600, context, {552, 552}, PartOrder::alternating);
-    for (const int64_t m : {1, 65, 200, 1600}) check_gating(gate, m);
+    EXPECT_TRUE(shares) << "no shape in which blocks share tiles of kernel " << kernel;
+    for (const int64_t k : {1088, 4096}) {
+      Case gate(GetParam(), {1104, k, 64}, 1600, context, {552, 552}, PartOrder::alternating);
+      for (const int64_t m : {1, 65, 200, 1600}) check_gating(gate, m);
+    }
   }
 }
 
