@@ -1,6 +1,7 @@
 // Time of the four linear layers of Llama-3.1-8B by format and rows: `bench_gpu linear`; `bench_gpu linear_int4` only
 // for FP16 and int4, with the table of ratios at its end; `bench_gpu linear_bf16` only for FP16 and BF16; `bench_gpu
-// linear_gate` gate and up with the gating that follows, by one launch and by two. Each figure is a graph of launches
+// linear_gate` gate and up with the gating that follows, by one launch and by two; `bench_gpu linear_tiles` every tile
+// of Hopper's kernel for many rows, which shows where the plan is wrong. Each figure is a graph of launches
 // in a chain over copies of the weights that exceed the L2 cache, so that every launch reads its weights from memory.
 #include <fmt/format.h>
 
@@ -231,6 +232,38 @@ void bench_linear_gate() {
       fmt::print("{:12} {:4} {:8.2f} {:8.2f} {:8.2f}  {}\n", test::to_string(kind), m, t[0], t[1], t[2], names[m]);
     std::fflush(stdout);
   }
+  QG_CUDA(cudaStreamDestroy(stream));
+}
+
+void bench_linear_tiles() {
+  const DeviceCapabilities device = read_device_capabilities(0);
+  cudaStream_t stream = nullptr;
+  QG_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  fmt::print("{}: us of each layer by each tile of Hopper's kernel; * the one that the plan takes\n", device.name);
+  const std::pair<Kind, WideFormat> formats[] = {{Kind::f16, WideFormat::f16},
+                                                 {Kind::int8_dynamic, WideFormat::int8},
+                                                 {Kind::w4, WideFormat::w4},
+                                                 {Kind::w4_zeros, WideFormat::w4_zeros}};
+  for (const auto& [kind, format] : formats)
+    for (const auto& shape : kShapes) {
+      CudaLinearContext context(device, kUsualRows);
+      context.state().wanted = LinearRoute::wide;
+      std::map<int64_t, std::string> lines;
+      for (int kernel = 0; kernel < wide_kernel_count(format); ++kernel) {
+        context.state().wanted_wide = kernel;
+        Copies copies(kind, shape[0], shape[1], context, 4 * device.l2_bytes, kUsualRows);
+        for (const int64_t m : kRows) {
+          if (m < 48 || m > kUsualRows) continue;
+          const WidePlan plan = plan_wide(format, m, shape[0], shape[1], device, kernel);
+          const bool taken = plan_wide(format, m, shape[0], shape[1], device).kernel == kernel;
+          lines[m] += fmt::format("  {}x{} {:.2f}{}", plan.tile.features(), plan.tile.tokens, copies.time_us(m, stream),
+                                  taken ? "*" : "");
+        }
+      }
+      for (const auto& [m, line] : lines)
+        fmt::print("{:12} {:5} x {:5} m={:<5}{}\n", test::to_string(kind), shape[0], shape[1], m, line);
+      std::fflush(stdout);
+    }
   QG_CUDA(cudaStreamDestroy(stream));
 }
 

@@ -8,7 +8,7 @@
 #include "runtime/engine.h"
 #include "runtime/make_executor.h"
 #include "tests/gpu/attention_step.h"
-#include "tests/gpu/linear_case.h"
+#include "tests/gpu/gating_case.h"
 
 namespace qg::testing {
 namespace {
@@ -30,6 +30,27 @@ TEST_P(ShortLinear, EveryFamilyAndRoute) {
   check(KernelFamily::sm90a, LinearRoute::bulk, {3, 17});
   check(KernelFamily::sm90a, LinearRoute::wide, {33, 130});
   for (const KernelFamily family : kFamilies) check(family, LinearRoute::skinny, {5, 32});
+}
+
+// Hopper's kernel for many rows in every tile of a format that multiplies in a way of its own: tiles of one block or
+// team, and shared ones.
+TEST(Short, EveryWideKernel) {
+  const std::pair<test::Kind, WideFormat> formats[] = {{test::Kind::f16, WideFormat::f16},
+                                                       {test::Kind::fp8_static, WideFormat::e4m3},
+                                                       {test::Kind::int8_static, WideFormat::int8},
+                                                       {test::Kind::w4_zeros, WideFormat::w4_zeros}};
+  for (const auto& [kind, format] : formats)
+    for (int kernel = 0; kernel < wide_kernel_count(format); ++kernel) {
+      CudaLinearContext context(test::capabilities(KernelFamily::sm90a), 300);
+      context.state().wanted = LinearRoute::wide;
+      context.state().wanted_wide = kernel;
+      test::Case c(kind, {272, 4096, 128}, 300, context, {136, 136}, PartOrder::alternating);
+      c.expect_at(test::spread(300, 23), test::spread(272, 67));
+      for (const int64_t m : {70, 300}) {
+        c.check(m);
+        test::check_gating(c, m);
+      }
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ShortLinear, ::testing::ValuesIn(test::kKinds));
