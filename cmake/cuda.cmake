@@ -19,7 +19,8 @@ add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>
                     $<$<COMPILE_LANGUAGE:CUDA>:-Wno-shadow> $<$<COMPILE_LANGUAGE:CUDA>:-Wno-unused-parameter>)
 
 # GCC notes that arguments aligned to 64 bytes (tensor maps) were passed in another way before its version 4.6.
-set_source_files_properties(${CMAKE_SOURCE_DIR}/src/kernels/linear/cuda_wide.cc PROPERTIES COMPILE_OPTIONS -Wno-psabi)
+set_source_files_properties(${CMAKE_SOURCE_DIR}/src/kernels/linear/cuda_bulk.cc
+                            ${CMAKE_SOURCE_DIR}/src/kernels/linear/cuda_wide.cc PROPERTIES COMPILE_OPTIONS -Wno-psabi)
 
 # FlashInfer's FA3 templates for prefill on Hopper: headers out of the pinned wheel, which scripts/setup.sh unpacks. Without
 # them the portable kernels serve Hopper too, and say so.
