@@ -6,9 +6,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <map>
+#include <memory>
 #include <numeric>
+#include <span>
 
 #include "bench/gpu.h"
 #include "kernels/linear/cuda_state.h"
@@ -26,8 +29,9 @@ constexpr int64_t kRows[] = {1,  2,   4,   8,   12,  16,  24,  32,   48,   64,  
 constexpr int64_t kMostRows = 8192, kUsualRows = 2048;
 // Products of many rows are timed at the clock that the card holds, not at the one it starts with: every format after
 // as much work before it, or the one that was timed after a pause would look the faster.
-constexpr int64_t kHotFromRows = 256;
-constexpr int kHotRuns = 6;
+constexpr int64_t kHotFromRows = 128;
+constexpr float kWarmMs = 4, kHotMs = 80;  // before each measurement
+constexpr size_t kRounds = 3;
 constexpr double kCopyGbPerS = 3030;  // an H100 SXM's copies, read plus written
 
 class Copies {
@@ -40,6 +44,7 @@ class Copies {
     do {
       layers_.emplace_back(std::span(pointers, static_cast<size_t>(parts)), test::activations_of(kind), context, order);
     } while (static_cast<int64_t>(layers_.size()) * layers_[0].bytes() < beyond_bytes);
+    for (CudaLinear& layer : layers_) layer.set_room(rows);
     const ActivationRequest request = layers_[0].input();
     const test::Input x(request.form, request.per_token, rows, k, 2);
     values_ = DeviceBuffer(x.values.tensor.bytes());
@@ -88,16 +93,20 @@ class Copies {
     cudaEvent_t begin = nullptr, end = nullptr;
     QG_CUDA(cudaEventCreate(&begin));
     QG_CUDA(cudaEventCreate(&end));
-    float best_ms = 0;
-    const int first = m < kHotFromRows ? 1 : kHotRuns;  // that counts; those before it warm up
-    for (int run = 0; run < first + 3; ++run) {
+    float best_ms = 0, before_ms = 0;
+    const float enough_ms = m < kHotFromRows ? kWarmMs : kHotMs;
+    for (int counted = 0; counted < 3;) {
       QG_CUDA(cudaEventRecord(begin, stream));
       QG_CUDA(cudaGraphLaunch(exec, stream));
       QG_CUDA(cudaEventRecord(end, stream));
       QG_CUDA(cudaEventSynchronize(end));
       float ms = 0;
       QG_CUDA(cudaEventElapsedTime(&ms, begin, end));
-      if (run >= first && (best_ms == 0 || ms < best_ms)) best_ms = ms;
+      if (before_ms > enough_ms) {
+        ++counted;
+        if (best_ms == 0 || ms < best_ms) best_ms = ms;
+      }
+      before_ms += ms;
     }
     QG_CUDA(cudaEventDestroy(begin));
     QG_CUDA(cudaEventDestroy(end));
@@ -122,34 +131,58 @@ double sum_of(const std::vector<double>& us) {
   return std::accumulate(us.begin(), us.end(), 0.0);
 }
 
-// Prints a table; f16: with the times of FP16, filled by its own table.
-LayerTimes print_table(const Table& table, const DeviceCapabilities& device, cudaStream_t stream, LayerTimes& f16) {
-  CudaLinearContext context(device, table.most_rows, test::type_of(table.kind));
-  context.state().wanted = table.wanted;
+// A table's layers of one shape, ready to be timed.
+struct Timed {
+  std::unique_ptr<CudaLinearContext> context;
+  std::unique_ptr<Copies> copies;
+  int64_t bytes = 0, terms = 0;  // of all shapes
   LayerTimes us;
   std::map<int64_t, std::string> names;
-  double bytes = 0, terms = 0;
-  for (const auto& shape : kShapes) {
-    Copies copies(table.kind, shape[0], shape[1], context, 4 * device.l2_bytes, table.most_rows);
-    bytes += static_cast<double>(copies.bytes());
-    terms += static_cast<double>(shape[0] * shape[1]);
-    for (const int64_t m : kRows) {
-      if (m > table.most_rows) break;
-      us[m].push_back(copies.time_us(m, stream));
-      names[m] += (names[m].empty() ? "" : " ") + copies.kernel_name(m);
+};
+
+// The median of some rounds, in each of which every table has its turn: what the card's clock does meanwhile it does to
+// all of them.
+void time_shape(std::span<const Table> tables, std::vector<Timed>& timed, const int64_t (&shape)[2],
+                const DeviceCapabilities& device, cudaStream_t stream) {
+  for (size_t i = 0; i < tables.size(); ++i) {
+    Timed& t = timed[i];
+    t.context = std::make_unique<CudaLinearContext>(device, tables[i].most_rows, test::type_of(tables[i].kind));
+    t.context->state().wanted = tables[i].wanted;
+    t.copies = std::make_unique<Copies>(tables[i].kind, shape[0], shape[1], *t.context, 4 * device.l2_bytes,
+                                        tables[i].most_rows);
+    t.bytes += t.copies->bytes();
+    t.terms += shape[0] * shape[1];
+  }
+  for (const int64_t m : kRows) {
+    std::vector<std::array<double, kRounds>> rounds(tables.size());
+    for (size_t round = 0; round < kRounds; ++round)
+      for (size_t i = 0; i < tables.size(); ++i)
+        if (m <= tables[i].most_rows) rounds[i][round] = timed[i].copies->time_us(m, stream);
+    for (size_t i = 0; i < tables.size(); ++i) {
+      if (m > tables[i].most_rows) continue;
+      std::sort(rounds[i].begin(), rounds[i].end());
+      timed[i].us[m].push_back(rounds[i][kRounds / 2]);
+      std::string& names = timed[i].names[m];
+      names += (names.empty() ? "" : " ") + timed[i].copies->kernel_name(m);
     }
   }
-  if (table.kind == Kind::f16 && !table.wanted) f16 = us;
+  for (Timed& t : timed) {
+    t.copies.reset();
+    t.context.reset();
+  }
+}
+
+// f16: the times of FP16.
+void print_table(const Table& table, const Timed& timed, const LayerTimes& f16) {
+  const auto bytes = static_cast<double>(timed.bytes), terms = static_cast<double>(timed.terms);
   fmt::print("{:20} m      qkv       o  gateup    down     sum  GB/s     % TFLOP/s  x f16\n",
              std::string(test::to_string(table.kind)) + table.what);
-  for (const auto& [m, t] : us) {
+  for (const auto& [m, t] : timed.us) {
     const double sum = sum_of(t);
     fmt::print("{:17} {:4} {:8.2f} {:7.2f} {:7.2f} {:7.2f} {:7.1f} {:5.0f} {:5.1f} {:7.1f} {:6.2f}  {}\n", "", m, t[0],
                t[1], t[2], t[3], sum, bytes / sum / 1000, bytes / sum / 10 / kCopyGbPerS,
-               2 * terms * static_cast<double>(m) / sum / 1e6, sum_of(f16[m]) / sum, names[m]);
+               2 * terms * static_cast<double>(m) / sum / 1e6, sum_of(f16.at(m)) / sum, timed.names.at(m));
   }
-  std::fflush(stdout);
-  return us;
 }
 
 // How many times as fast as FP16 each layer is; what int4 must reach: 1 up to 64 rows, then 0.85, from 2,048 on 0.93.
@@ -163,18 +196,20 @@ void print_ratios(const char* what, const LayerTimes& us, const LayerTimes& f16)
   }
 }
 
-void print_tables(std::initializer_list<Table> tables) {
+// The first table is FP16's.
+void print_tables(std::initializer_list<Table> list) {
+  const std::span<const Table> tables(list.begin(), list.size());
   const DeviceCapabilities device = read_device_capabilities(0);
   cudaStream_t stream = nullptr;
   QG_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   fmt::print("{}: us a layer; GB/s of weights, TFLOP/s and ratio to f16 over all four\n", device.name);
-  LayerTimes f16;
-  std::vector<std::pair<std::string, LayerTimes>> int4;
-  for (const Table& table : tables) {
-    LayerTimes us = print_table(table, device, stream, f16);
-    if (test::is_int4(table.kind) && !table.wanted) int4.emplace_back(test::to_string(table.kind), std::move(us));
-  }
-  for (const auto& [name, us] : int4) print_ratios(name.c_str(), us, f16);
+  std::vector<Timed> timed(tables.size());
+  for (const auto& shape : kShapes) time_shape(tables, timed, shape, device, stream);
+  const LayerTimes& f16 = timed[0].us;
+  for (size_t i = 0; i < tables.size(); ++i) print_table(tables[i], timed[i], f16);
+  for (size_t i = 0; i < tables.size(); ++i)
+    if (test::is_int4(tables[i].kind) && !tables[i].wanted)
+      print_ratios(test::to_string(tables[i].kind), timed[i].us, f16);
   QG_CUDA(cudaStreamDestroy(stream));
 }
 
@@ -239,29 +274,32 @@ void bench_linear_tiles() {
   const DeviceCapabilities device = read_device_capabilities(0);
   cudaStream_t stream = nullptr;
   QG_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  fmt::print("{}: us of each layer by each tile of Hopper's kernel; * the one that the plan takes\n", device.name);
-  const std::pair<Kind, WideFormat> formats[] = {{Kind::f16, WideFormat::f16},
+  fmt::print("{}: us of each layer by each tile of Hopper's kernel (in brackets as planned); * what the plan takes\n",
+             device.name);
+  const std::pair<Kind, WideFormat> formats[] = {{Kind::w4, WideFormat::w4},
+                                                 {Kind::w4_zeros, WideFormat::w4_zeros},
+                                                 {Kind::f16, WideFormat::f16},
                                                  {Kind::int8_dynamic, WideFormat::int8},
-                                                 {Kind::w4, WideFormat::w4},
-                                                 {Kind::w4_zeros, WideFormat::w4_zeros}};
+                                                 {Kind::fp8_dynamic, WideFormat::e4m3}};
   for (const auto& [kind, format] : formats)
     for (const auto& shape : kShapes) {
-      CudaLinearContext context(device, kUsualRows);
+      CudaLinearContext context(device, kMostRows);
       context.state().wanted = LinearRoute::wide;
-      std::map<int64_t, std::string> lines;
-      for (int kernel = 0; kernel < wide_kernel_count(format); ++kernel) {
-        context.state().wanted_wide = kernel;
-        Copies copies(kind, shape[0], shape[1], context, 4 * device.l2_bytes, kUsualRows);
-        for (const int64_t m : kRows) {
-          if (m < 48 || m > kUsualRows) continue;
+      Copies copies(kind, shape[0], shape[1], context, 4 * device.l2_bytes, kMostRows);
+      for (const int64_t m : kRows) {
+        if (m < 12) continue;
+        const int planned = plan_wide(format, m, shape[0], shape[1], device).kernel;
+        std::string line;
+        for (int kernel = 0; kernel < wide_kernel_count(format); ++kernel) {
+          if (!fits_rows(wide_tile(format, kernel), m)) continue;
+          context.state().wanted_wide = kernel;
           const WidePlan plan = plan_wide(format, m, shape[0], shape[1], device, kernel);
-          const bool taken = plan_wide(format, m, shape[0], shape[1], device).kernel == kernel;
-          lines[m] += fmt::format("  {}x{} {:.2f}{}", plan.tile.features(), plan.tile.tokens, copies.time_us(m, stream),
-                                  taken ? "*" : "");
+          line += fmt::format("  {}x{}{}{} {:.1f} ({:.1f}){}", plan.tile.features(), plan.tile.tokens,
+                              plan.tile.cluster > 1 ? "c" : "", plan.partial_bytes > 0 ? "s" : "",
+                              copies.time_us(m, stream), plan.us, kernel == planned ? "*" : "");
         }
-      }
-      for (const auto& [m, line] : lines)
         fmt::print("{:12} {:5} x {:5} m={:<5}{}\n", test::to_string(kind), shape[0], shape[1], m, line);
+      }
       std::fflush(stdout);
     }
   QG_CUDA(cudaStreamDestroy(stream));

@@ -155,7 +155,13 @@ void CudaExecutor::load() {
   std::optional<CudaTuning> tuning;
   if (!options_.deterministic) tuning.emplace(cuda_, device_, *linear_);
   model_ = load_cuda_model(*checkpoint_, *linear_);
-  if (tuning) tuning->measure(model_, options_.max_rows, logit_rows(options_.max_rows, options_.max_pieces));
+  // As CudaActivations are made.
+  const int64_t logits = logit_rows(options_.max_rows, options_.max_pieces);
+  for (const CudaLayer& layer : model_.layers)
+    for (CudaLinear* linear : {layer.qkv.get(), layer.attention_output.get(), layer.gate_up.get(), layer.down.get()})
+      linear->set_room(options_.max_rows);
+  model_.lm_head->set_room(logits);
+  if (tuning) tuning->measure(model_, options_.max_rows, logits);
   make_buffers();
 }
 

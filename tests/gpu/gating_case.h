@@ -17,7 +17,7 @@ inline void check_gating(Case& c, int64_t m) {
   for (size_t i = 0; i < multipliers.size(); ++i) multipliers[i] = 0.5f + static_cast<float>(i % 17) / 16;
   const DeviceBuffer prequant = to_device(multipliers.data(), multipliers.size() * sizeof(float));
   const size_t bytes = static_cast<size_t>(m * width) * 2;
-  const DeviceBuffer gate_up(2 * bytes), two(bytes), one(bytes);
+  const DeviceBuffer gate_up(static_cast<size_t>(c.room(m) * width) * 4), two(bytes), one(bytes);
   const ActivationForm wide = c.layer().output_type() == DType::bf16 ? ActivationForm::bf16 : ActivationForm::f16;
   for (const ActivationForm form : {wide, ActivationForm::fp8, ActivationForm::int8})
     for (const bool scaled : {false, true}) {

@@ -110,7 +110,22 @@ class Case {
     std::iota(columns.begin(), columns.end(), 0);
     expect_at(rows, columns);
   }
+  // Room for more rows in x, its scales and y. Those of x hold `beyond` in every byte.
+  void give_room(int64_t rows, int beyond) {
+    room_ = rows;
+    layer_->set_room(rows);
+    const auto enlarge = [&](DeviceBuffer& buffer, size_t row_bytes) {
+      DeviceBuffer larger(static_cast<size_t>(rows) * row_bytes);
+      QG_CUDA(cudaMemset(larger.data(), beyond, larger.bytes()));
+      const size_t kept = static_cast<size_t>(x_->m) * row_bytes;
+      if (buffer.data()) QG_CUDA(cudaMemcpy(larger.data(), buffer.data(), kept, cudaMemcpyDeviceToDevice));
+      buffer = std::move(larger);
+    };
+    enlarge(values_, x_->values.tensor.bytes() / static_cast<size_t>(x_->m));
+    if (!x_->row_scales.empty()) enlarge(scales_, sizeof(float));
+  }
   CudaLinear& layer() { return *layer_; }
+  int64_t room(int64_t m) const { return std::max(m, room_); }
   ActivationBuffer input() const { return {values_.data(), scales_.as<float>()}; }
   // Where the output of a column, counted through the parts, lies.
   int64_t place(int64_t column) const {
@@ -121,6 +136,7 @@ class Case {
   // Runs m rows twice on poisoned memory and compares. Reports the worst output.
   void check(int64_t m) { check(m, layer_->output_type()); }
   void check(int64_t m, DType y_type) {
+    latest_.clear();
     const std::string kernel = layer_->kernel_name(m);
     if ((kernel.find("w16a16_bf16") != std::string::npos) != (type_of(kind_) == DType::bf16))
       ADD_FAILURE() << name_ << " m=" << m << " went through " << kernel;
@@ -140,6 +156,7 @@ class Case {
                     << last / layer_->n() << " column " << last % layer_->n();
       return;
     }
+    latest_ = first;
     double worst = 0;
     std::string report;
     for (size_t r = 0; r < rows_.size(); ++r) {
@@ -159,6 +176,7 @@ class Case {
     worst_ = std::max(worst_, worst);
   }
   double worst() const { return worst_; }
+  const std::vector<std::byte>& latest() const { return latest_; }  // m rows of the last check
   const std::string& name() const { return name_; }
 
  private:
@@ -176,7 +194,8 @@ class Case {
   }
 
   std::vector<std::byte> run(int64_t m, DType y_type) {
-    const size_t bytes = static_cast<size_t>(m * layer_->n()) * size_bytes(y_type);
+    const size_t row_bytes = static_cast<size_t>(layer_->n()) * size_bytes(y_type);
+    const size_t bytes = static_cast<size_t>(room(m)) * row_bytes;
     if (y_.bytes() < bytes + kGuardBytes) y_ = DeviceBuffer(bytes + kGuardBytes);
     QG_CUDA(cudaMemset(y_.data(), 0xff, bytes + kGuardBytes));  // NaN in both types
     ActivationBuffer x;
@@ -197,6 +216,7 @@ class Case {
     if (unwritten >= 0)
       ADD_FAILURE() << name_ << " m=" << m << " " << layer_->kernel_name(m) << ": nothing written (or NaN) at row "
                     << unwritten / layer_->n() << " column " << unwritten % layer_->n();
+    out.resize(static_cast<size_t>(m) * row_bytes);
     return out;
   }
 
@@ -209,7 +229,9 @@ class Case {
   DeviceBuffer values_, scales_, y_;
   std::vector<int64_t> rows_, columns_;
   std::vector<Expected> expected_;
+  std::vector<std::byte> latest_;
   double worst_ = 0;
+  int64_t room_ = 0;
 };
 
 }  // namespace qg::test

@@ -124,6 +124,30 @@ TEST_P(LinearKinds, EveryWideKernel) {
   }
 }
 
+// With room for whole tiles: what lies there reaches no row that counts, and nothing behind it is written.
+TEST_P(LinearKinds, RowsThatThereIsRoomFor) {
+  for (const std::optional<LinearRoute> wanted : {std::optional<LinearRoute>(), std::optional(LinearRoute::wide)}) {
+    CudaLinearContext context(capabilities(), 1100, test::type_of(GetParam()));
+    context.state().wanted = wanted;
+    for (const Shape2 shape : {Shape2{1104, 1088, 64}, Shape2{2048, 4096, 128}}) {
+      Case c(GetParam(), shape, 1024, context, {shape.n / 2, shape.n / 2}, PartOrder::alternating);
+      c.expect_at(spread(1024, 61), spread(shape.n, 67));
+      for (const int64_t room : {1024, 1050}) {  // the larger: some tiles end outside of it
+        for (const int64_t m : {1, 33, 65, 96, 100, 129, 200, 300, 500, 513, 777, 1000, 1023}) {
+          c.give_room(room, 0x00);
+          c.check(m);
+          const std::vector<std::byte> beside_zeros = c.latest();
+          c.give_room(room, 0xff);  // NaN
+          c.check(m);
+          EXPECT_EQ(c.latest(), beside_zeros) << c.name() << " m=" << m << " " << c.layer().kernel_name(m);
+          check_gating(c, m);
+        }
+      }
+      fmt::print("  {}: worst {:.3f} of the tolerance\n", c.name(), c.worst());
+    }
+  }
+}
+
 TEST_P(LinearKinds, EveryRowCountOnOneRealShape) {
   CudaLinearContext context(capabilities(), 64, test::type_of(GetParam()));
   for (const Shape2 shape : {Shape2{4096, 4096, 128}, Shape2{1024, 14336, 128}}) {

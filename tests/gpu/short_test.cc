@@ -38,6 +38,7 @@ TEST(Short, EveryWideKernel) {
   const std::pair<test::Kind, WideFormat> formats[] = {{test::Kind::f16, WideFormat::f16},
                                                        {test::Kind::fp8_static, WideFormat::e4m3},
                                                        {test::Kind::int8_static, WideFormat::int8},
+                                                       {test::Kind::w4, WideFormat::w4},
                                                        {test::Kind::w4_zeros, WideFormat::w4_zeros}};
   for (const auto& [kind, format] : formats)
     for (int kernel = 0; kernel < wide_kernel_count(format); ++kernel) {

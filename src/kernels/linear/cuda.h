@@ -78,6 +78,10 @@ class CudaLinear {
   // Built-in choices stay where they are within 5 % of it. For rows from kTunedFromRows on: below, what counts is how
   // kernels overlap in their chain, which no kernel alone shows.
   void tune(int64_t m);
+  // How many rows x, its scales and y of every later call have room for: at least that call's m and at most max_rows;
+  // 0: m. Where there is room the kernels for many rows read, and the library writes, their last tile as a whole: the
+  // copy engine takes longer for rows outside of a tensor than for as many inside (docs/kernels.md).
+  void set_room(int64_t rows);
   // x [m, k] as input() says, 16-byte aligned; y [m, n] dense, F32, output_type() or F16 (from BF16 products: for who
   // reads halves; what is beyond 65504 becomes infinite). Allocates nothing and waits for nothing, so it can be
   // captured in a graph. 1 <= m <= max_rows.

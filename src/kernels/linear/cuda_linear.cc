@@ -88,8 +88,8 @@ void run_bulk(const LinearState& layer, const CudaQueue& queue, int64_t m, const
 
 const WidePlan& wide_plan(const LinearState& layer, int64_t m) {
   const auto [at, added] = layer.plans.try_emplace(m);
-  if (added)
-    at->second = plan_wide(*layer.wide, m, layer.n, layer.k, layer.context->device, layer.context->wanted_wide);
+  const int wanted = layer.context->wanted_wide;
+  if (added || wanted >= 0) at->second = plan_wide(*layer.wide, m, layer.n, layer.k, layer.context->device, wanted);
   return at->second;
 }
 
@@ -98,19 +98,20 @@ void run_wide(const LinearState& layer, const CudaQueue& queue, int64_t m, const
   const LinearContextState& context = *layer.context;
   const WidePlan& plan = wide_plan(layer, m);
   const bool int4 = layer.path == ComputePath::w4a16;
-  const int x_rows = plan.tile.tokens / plan.tile.cluster;  // a block copies
+  const int64_t rows = read_rows(layer, m, plan.tile.tokens);
+  const int box_rows = plan.tile.tokens / plan.tile.cluster;  // a block copies
   WideArguments a;
   if (int4) {
     const Int4Layout& layout = layer.int4;
     const int64_t scale_bytes = layout.scale_words() * 32;
-    a.x = tensor_map(x.values, m, layer.k, layer.k * 2, 2, x_rows, 64);
+    a.x = tensor_map(x.values, rows, layer.k, layer.k * 2, 2, box_rows, 64);
     a.weight = tensor_map(layer.weight.data(), layout.tiles(), layout.chunks() * 64, layout.chunks() * 512, 8,
                           plan.tile.features() / 16, kInt4Box);
     a.scales = tensor_map(layer.group_scales.data(), layout.tiles(), layout.groups * scale_bytes / 8,
                           layout.groups * scale_bytes, 8, plan.tile.features() / 16, int4_scale_box(*layer.wide));
   } else {
     const int bytes = *layer.wide == WideFormat::f16 ? 2 : 1, step = wide_step(*layer.wide);
-    a.x = tensor_map(x.values, m, layer.k, layer.k * bytes, bytes, x_rows, step);
+    a.x = tensor_map(x.values, rows, layer.k, layer.k * bytes, bytes, box_rows, step);
     a.weight =
         tensor_map(layer.weight.data(), layer.n, layer.k, layer.pitch * bytes, bytes, plan.tile.features(), step);
   }
@@ -135,11 +136,11 @@ void run_wide(const LinearState& layer, const CudaQueue& queue, int64_t m, const
   launch_wide(*layer.wide, plan, a, queue);
 }
 
-// One piece of at most rows_a_piece rows.
-void run_piece(const LinearState& layer, LinearRoute route, const CudaQueue& queue, int64_t m,
+// One piece of at most rows_a_piece rows, which begins at row `first`.
+void run_piece(const LinearState& layer, LinearRoute route, const CudaQueue& queue, int64_t first, int64_t m,
                const ActivationBuffer& x, void* y, DType y_type) {
   LinearContextState& context = *layer.context;
-  const GemmShape shape = library_shape(layer, route, m, y_type);
+  const GemmShape shape = library_shape(layer, route, library_rows(layer, first, m), y_type);
   GemmPointers p;
   p.weight = layer.weight.data();
   p.x = x.values;
@@ -308,9 +309,13 @@ void CudaLinear::run(const CudaQueue& queue, int64_t m, const ActivationBuffer& 
     ActivationBuffer from = x;
     from.values = static_cast<std::byte*>(x.values) + begin * x_row;
     if (x.row_scales) from.row_scales = x.row_scales + begin;
-    run_piece(s, route, queue, std::min(piece, m - begin), from,
+    run_piece(s, route, queue, begin, std::min(piece, m - begin), from,
               static_cast<std::byte*>(y) + begin * s.n * static_cast<int64_t>(size_bytes(y_type)), y_type);
   }
+}
+
+void CudaLinear::set_room(int64_t rows) {
+  state_->room = rows;
 }
 
 int CudaLinear::shared_percent(int64_t m) const {

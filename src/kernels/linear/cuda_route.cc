@@ -24,6 +24,9 @@ constexpr int64_t kScaledFromRows = 512;   // the library's own row and column s
 constexpr int64_t kGatedRows = 128;        // up to which the library is not asked for a gate and its up
 constexpr int64_t kGatedFromRows16 = 640;  // nor of 16 bits from here on
 constexpr int64_t kSumsBytes = 64 << 20;   // of sums at a time
+// Up to which a last tile that is cut off costs 16-bit products more time than rows of nothing cost power
+// (docs/kernels.md).
+constexpr int64_t kWholeRows = 512;
 
 // What the library asks of a layer's shape: 16-byte rows, and for 8-bit types multiples of 16.
 bool library_can(const LinearState& layer) {
@@ -116,6 +119,22 @@ std::vector<LinearRoute> possible_routes(const LinearState& layer, int64_t m) {
   if (route == LinearRoute::library_parts) shape.n = layer.parts.front().n;
   if (layer.context->library.can_run(shape)) routes.push_back(route);
   return routes;
+}
+
+int64_t whole_tiles(const LinearState& layer, int64_t first, int64_t m, int64_t tile) {
+  return std::max(m, std::min((m + tile - 1) / tile * tile, layer.room - first));
+}
+
+int64_t library_rows(const LinearState& layer, int64_t first, int64_t m) {
+  const bool bytes = layer.path == ComputePath::w8a8_fp8 || layer.path == ComputePath::w8a8_int8;
+  const int64_t tile = m <= 64 ? 1 : m <= 128 ? 128 : m <= kWholeRows ? 64 : bytes ? 256 : 1;
+  return whole_tiles(layer, first, m, tile);
+}
+
+int64_t read_rows(const LinearState& layer, int64_t m, int64_t tile) {
+  return m <= kWholeRows || *layer.wide == WideFormat::e4m3 || *layer.wide == WideFormat::int8
+             ? whole_tiles(layer, 0, m, tile)
+             : m;
 }
 
 WeightsAhead weights_ahead(const LinearState& layer, int64_t parts) {

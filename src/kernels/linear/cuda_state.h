@@ -83,6 +83,7 @@ struct LinearState {
   bool uniform = false;        // and all parts the same
   bool per_token = false;      // scales of x come with x
   float static_scale = 1;      // of x otherwise
+  int64_t room = 0;            // CudaLinear::set_room
   float weight_scale = 1;      // uniform scale of 8-bit weights; what undoes the multiplier of int4 scales
   Int4Layout int4;
   DeviceBuffer weight;                 // row-major [n rounded up to 16, pitch], zeros outside; or Int4Layout
@@ -117,6 +118,11 @@ std::string tuning_name(const LinearState& layer);
 std::optional<LinearRoute> tuned_route(const LinearState& layer, int64_t m);
 bool is_tuned_to(const LinearState& layer, LinearRoute route);
 
+// m rows that begin at `first` of the buffers, or more, up to a multiple of `tile`, as far as there is room.
+int64_t whole_tiles(const LinearState& layer, int64_t first, int64_t m, int64_t tile);
+// Rows that the library is asked for instead of m, and that Hopper's kernel with tiles of so many reads.
+int64_t library_rows(const LinearState& layer, int64_t first, int64_t m);
+int64_t read_rows(const LinearState& layer, int64_t m, int64_t tile);
 // Of the layer after this one, for `parts` to ask for.
 WeightsAhead weights_ahead(const LinearState& layer, int64_t parts);
 BulkPlan bulk_plan(const LinearState& layer, int64_t m);

@@ -48,35 +48,48 @@ double weight_bytes(WideFormat format) {
   return is_int4(format) ? 0.53 : format == WideFormat::f16 ? 2.0 : 1.0;
 }
 
-// What the plan reckons with, measured on an H100 (`bench_gpu linear`): a multiprocessor's products (of halves half as
-// many, so that a step of 128 bytes takes the same time) and copies out of L2 a microsecond, and the card's memory.
-constexpr int kStepBytes = 128;
-constexpr double kByteProductsPerUs = 4096.0 * 1300, kL2BytesPerUs = 65e3, kMemoryBytesPerUs = 2.9e6;
+// What the plan reckons with, fitted to `bench_gpu linear_tiles` on an H100 (docs/kernels.md).
+constexpr double kMemoryBytesPerUs = 2.9e6;
 constexpr double kTileUs = 1.5, kSharedBytesPerUs = 60e3;
-constexpr double kStepUs = 0.26;                      // a step at least
-constexpr double kSplitUs = 2.5, kInt4SplitUs = 1.5;  // where blocks share a tile
-constexpr double kScatteredUs = 13.5;                 // of a split where blocks that share weights or x are not in step
-// A block that begins inside a tile has two sums to hand over.
-constexpr double kTwiceBytesPerUs = 22e3;
 constexpr double kHidden = 0.1;  // of the multiplying: what shows even where memory takes longer
 
-// A step of each int4 tile, measured.
-struct Int4Step {
+// Of a step of 128 bytes, or of 128 int4 weights: as long as the products are few, and once they hold the card at its
+// power limit.
+struct StepTime {
   int features, tokens;
-  double us;
+  double us, hot_us;
 };
-constexpr Int4Step kInt4Steps[] = {{64, 32, 0.42},   {64, 64, 0.50},   {256, 32, 0.80}, {256, 64, 0.97},
-                                   {128, 128, 0.74}, {192, 128, 1.12}, {256, 128, 1.43}};
+constexpr StepTime kInt4Steps[] = {{64, 32, 0.37, 0.36},  {64, 64, 0.42, 0.36},   {256, 32, 0.77, 0.75},
+                                   {256, 64, 0.90, 0.95}, {128, 128, 0.71, 0.80}, {128, 192, 1.00, 1.10},
+                                   {192, 128, 1.05, 1.2}, {256, 128, 1.32, 1.44}};
+constexpr StepTime kByteSteps[] = {{64, 32, 0.25, 0.26},   {64, 64, 0.26, 0.23},   {64, 128, 0.40, 0.32},
+                                   {128, 32, 0.34, 0.27},  {128, 64, 0.41, 0.34},  {128, 128, 0.36, 0.40},
+                                   {192, 128, 0.58, 0.58}, {128, 256, 0.76, 0.79}, {256, 128, 0.83, 0.78}};
+constexpr int64_t kHotFromRows = 256;
 
-double step_us(WideFormat format, const WideTile& tile) {
-  if (is_int4(format)) {
-    for (const Int4Step& step : kInt4Steps)
-      if (step.features == tile.features() && step.tokens == tile.tokens) return step.us;
-    throw Error(fmt::format("no measured step of an int4 tile of {} x {}", tile.features(), tile.tokens));
+// What sharing a tile costs, and blocks that share weights or x and are not in step because of it: a time, or a part of
+// the shared tiles' multiplying, a larger one where a block's share is more than a tile.
+struct SplitTime {
+  double us, twice_bytes_per_us;  // twice: of a block that begins inside a tile and so has two sums to hand over
+  double scattered_us, scattered, far;
+};
+constexpr SplitTime kSplit16 = {2.5, 22e3, 13.5, 0, 0}, kSplit8 = {0.7, 13.5e3, 0, 0.2, 0.5},
+                    kSplit4 = {0.7, 13.5e3, 0, 0, 0.3};
+
+// Of 16-bit weights: a multiprocessor's products and copies out of L2 a microsecond, and a step at least.
+constexpr int kStepBytes = 128;
+constexpr double kByteProductsPerUs = 4096.0 * 1300, kL2BytesPerUs = 65e3, kStepUs = 0.26;
+
+double step_us(WideFormat format, const WideTile& tile, int64_t m) {
+  if (format == WideFormat::f16) {
+    const double products = static_cast<double>(tile.features()) * tile.tokens * kStepBytes;
+    const double bytes = (tile.features() + static_cast<double>(tile.tokens) / tile.cluster) * kStepBytes;
+    return std::max({products / kByteProductsPerUs, bytes / kL2BytesPerUs, kStepUs});
   }
-  const double products = static_cast<double>(tile.features()) * tile.tokens * kStepBytes;
-  const double bytes = (tile.features() + static_cast<double>(tile.tokens) / tile.cluster) * kStepBytes;
-  return std::max({products / kByteProductsPerUs, bytes / kL2BytesPerUs, kStepUs});
+  const auto& steps = is_int4(format) ? std::span<const StepTime>(kInt4Steps) : std::span<const StepTime>(kByteSteps);
+  for (const StepTime& step : steps)
+    if (step.features == tile.features() && step.tokens == tile.tokens) return m < kHotFromRows ? step.us : step.hot_us;
+  throw Error(fmt::format("no measured step of a tile of {} x {}", tile.features(), tile.tokens));
 }
 
 // What a plan is reckoned from. whole: tiles of a team's own; split: those dealt out to `sharing` of all teams.
@@ -84,33 +97,38 @@ struct WideCost {
   WideFormat format;
   const WideTile& tile;
   int64_t steps, teams, whole, split, sharing, token_tiles;
-  double memory_us;
+  double memory_us, step_us;
 
   double us() const {
-    double multiplying = static_cast<double>(ceil_div(whole, teams) * steps) * step_us(format, tile);
+    double multiplying = static_cast<double>(ceil_div(whole, teams) * steps) * step_us;
     double rest = static_cast<double>(ceil_div(whole, teams)) * kTileUs;
     if (split > 0) {
-      multiplying += static_cast<double>(ceil_div(split * steps, sharing)) * step_us(format, tile);
+      multiplying += static_cast<double>(ceil_div(split * steps, sharing)) * step_us * scattered();
       rest += kTileUs + sharing_us();
     }
     return std::max(memory_us, multiplying) + kHidden * multiplying + rest;
   }
 
  private:
+  const SplitTime& time() const { return format == WideFormat::f16 ? kSplit16 : is_int4(format) ? kSplit4 : kSplit8; }
+  double scattered() const {
+    if (sharing == split || token_tiles == 1) return 1;
+    return 1 + (split > sharing ? time().far : time().scattered);
+  }
   double sharing_us() const {
     if (sharing == split) return 0;
     const double tile_bytes = static_cast<double>(tile.features()) * tile.tokens * 4;
     const double sharers = 1 + static_cast<double>(sharing) / static_cast<double>(split);
-    double us = tile_bytes * (1 + sharers) / kSharedBytesPerUs;
-    if (sharing % split != 0) us += tile_bytes / kTwiceBytesPerUs;
-    if (is_int4(format)) return us + kInt4SplitUs;
-    return us + kSplitUs + (token_tiles > 1 ? kScatteredUs : 0);
+    double us = time().us + tile_bytes * (1 + sharers) / kSharedBytesPerUs;
+    if (sharing % split != 0) us += tile_bytes / time().twice_bytes_per_us;
+    return us + (token_tiles > 1 ? time().scattered_us : 0);
   }
 };
 
 void consider(WidePlan& best, WideFormat format, int kernel, const WideTile& tile, int64_t m, int64_t n, int64_t k,
               int64_t multiprocessors) {
   const int64_t steps = ceil_div(k, wide_step(format)), token_tiles = ceil_div(m, tile.tokens);
+  const double step = step_us(format, tile, m);
   const int64_t teams = multiprocessors / tile.cluster;
   const int64_t tiles = ceil_div(n, tile.features() * tile.cluster) * token_tiles, waves = tiles / teams;
   for (int64_t own = std::max<int64_t>(0, waves - 1); own <= waves; ++own) {
@@ -120,7 +138,7 @@ void consider(WidePlan& best, WideFormat format, int kernel, const WideTile& til
       if (split == 0) sharing = 0;
       if (sharing > teams || sharing > split * steps || split * tile.cluster > kWideTickets) continue;
       const double memory = static_cast<double>(n * k) * weight_bytes(format) / kMemoryBytesPerUs;
-      const WideCost cost = {format, tile, steps, teams, whole, split, sharing, token_tiles, memory};
+      const WideCost cost = {format, tile, steps, teams, whole, split, sharing, token_tiles, memory, step};
       const double us = cost.us();
       if (best.us != 0 && us >= best.us) continue;
       best.tile = tile;
@@ -143,13 +161,16 @@ int wide_kernel_count(WideFormat format) {
   return static_cast<int>(kernels_of(format).size());
 }
 
+const WideTile& wide_tile(WideFormat format, int kernel) {
+  return kernels_of(format)[static_cast<size_t>(kernel)].tile;
+}
+
 WidePlan plan_wide(WideFormat format, int64_t m, int64_t n, int64_t k, const DeviceCapabilities& device, int only) {
   WidePlan best;
   const std::span<const WideKernel> kernels = kernels_of(format);
   for (int i = 0; i < static_cast<int>(kernels.size()); ++i) {
     const WideTile& tile = kernels[static_cast<size_t>(i)].tile;
-    const bool fits = tile.tokens < 2 * std::max<int64_t>(m, 32);  // others multiply mostly nothing
-    if (only < 0 ? fits : only == i) consider(best, format, i, tile, m, n, k, device.multiprocessors);
+    if (only < 0 ? fits_rows(tile, m) : only == i) consider(best, format, i, tile, m, n, k, device.multiprocessors);
   }
   return best;
 }

@@ -76,6 +76,11 @@ struct WidePlan {
 // format's list to consider; -1: all.
 WidePlan plan_wide(WideFormat format, int64_t m, int64_t n, int64_t k, const DeviceCapabilities& device, int only = -1);
 int wide_kernel_count(WideFormat format);
+const WideTile& wide_tile(WideFormat format, int kernel);
+// Whether a tile may serve m rows at all: others multiply mostly nothing.
+inline bool fits_rows(const WideTile& tile, int64_t m) {
+  return tile.tokens < 2 * (m > 32 ? m : 32);
+}
 // Of scratch, whatever the plan.
 int64_t wide_partial_bytes(WideFormat format, const DeviceCapabilities& device);
 inline constexpr int64_t kWideTickets = 1024;

@@ -8,6 +8,7 @@ const WideKernel* wide_kernels_w4(int& count) {
       device::wide_kernel<WideFormat::w4, 64, 2, 2, 6, 1>(),
       device::wide_kernel<WideFormat::w4, 128, 2, 1, 5, 1>(),
       device::wide_kernel<WideFormat::w4, 128, 3, 1, 4, 1>(),
+      device::wide_kernel<WideFormat::w4, 192, 2, 1, 3, 1>(),
       device::wide_kernel<WideFormat::w4, 128, 2, 2, 4, 1>(),
       // Of 64 features: more tiles than a layer of few features has otherwise, each with half the weights to read.
       device::wide_kernel<WideFormat::w4, 32, 1, 1, 6, 2>(),

@@ -144,7 +144,7 @@ __device__ __forceinline__ void hold(const uint32_t (&a)[16]) {
   for (int i = 0; i < 16; ++i) asm volatile("" ::"r"(a[i]) : "memory");
 }
 
-// Operand lists of 16, 32, 64 and 128 sums a thread (32 to 256 columns).
+// Operand lists of 16, 32, 64, 96 and 128 sums a thread (32 to 256 columns).
 #define QG_NAMES_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define QG_NAMES_32 \
   QG_NAMES_16       \
@@ -155,6 +155,11 @@ __device__ __forceinline__ void hold(const uint32_t (&a)[16]) {
   ","                                                                                                    \
   "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56," \
   "%57,%58,%59,%60,%61,%62,%63"
+#define QG_NAMES_96                                                                                      \
+  QG_NAMES_64                                                                                            \
+  ","                                                                                                    \
+  "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88," \
+  "%89,%90,%91,%92,%93,%94,%95"
 #define QG_NAMES_128                                                                                     \
   QG_NAMES_64                                                                                            \
   ","                                                                                                    \
@@ -166,6 +171,7 @@ __device__ __forceinline__ void hold(const uint32_t (&a)[16]) {
 #define QG_SUMS_16(c) QG_SUMS_16_AT(c, 0)
 #define QG_SUMS_32(c) QG_SUMS_16(c), QG_SUMS_16_AT(c, 16)
 #define QG_SUMS_64(c) QG_SUMS_32(c), QG_SUMS_16_AT(c, 32), QG_SUMS_16_AT(c, 48)
+#define QG_SUMS_96(c) QG_SUMS_64(c), QG_SUMS_16_AT(c, 64), QG_SUMS_16_AT(c, 80)
 #define QG_SUMS_128(c) \
   QG_SUMS_64(c), QG_SUMS_16_AT(c, 64), QG_SUMS_16_AT(c, 80), QG_SUMS_16_AT(c, 96), QG_SUMS_16_AT(c, 112)
 
@@ -206,6 +212,7 @@ __device__ __forceinline__ void hold(const uint32_t (&a)[16]) {
 QG_WGMMA(32, 16, 16, 17, 18, 19, 20, 21)
 QG_WGMMA(64, 32, 32, 33, 34, 35, 36, 37)
 QG_WGMMA(128, 64, 64, 65, 66, 67, 68, 69)
+QG_WGMMA(192, 96, 96, 97, 98, 99, 100, 101)
 QG_WGMMA(256, 128, 128, 129, 130, 131, 132, 133)
 #undef QG_WGMMA
 
