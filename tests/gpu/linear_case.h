@@ -110,19 +110,17 @@ class Case {
     std::iota(columns.begin(), columns.end(), 0);
     expect_at(rows, columns);
   }
-  // Room for more rows in x, its scales and y. Those of x hold `beyond` in every byte.
-  void give_room(int64_t rows, int beyond) {
+  // Room for `rows` rows in x, its scales and y. Those of x from row m on hold `beyond` in every byte.
+  void give_room(int64_t m, int64_t rows, int beyond) {
     room_ = rows;
     layer_->set_room(rows);
-    const auto enlarge = [&](DeviceBuffer& buffer, size_t row_bytes) {
-      DeviceBuffer larger(static_cast<size_t>(rows) * row_bytes);
-      QG_CUDA(cudaMemset(larger.data(), beyond, larger.bytes()));
-      const size_t kept = static_cast<size_t>(x_->m) * row_bytes;
-      if (buffer.data()) QG_CUDA(cudaMemcpy(larger.data(), buffer.data(), kept, cudaMemcpyDeviceToDevice));
-      buffer = std::move(larger);
+    const auto fill = [&](DeviceBuffer& buffer, const void* from, size_t row_bytes) {
+      buffer = DeviceBuffer(static_cast<size_t>(rows) * row_bytes);
+      QG_CUDA(cudaMemset(buffer.data(), beyond, buffer.bytes()));
+      QG_CUDA(cudaMemcpy(buffer.data(), from, static_cast<size_t>(m) * row_bytes, cudaMemcpyHostToDevice));
     };
-    enlarge(values_, x_->values.tensor.bytes() / static_cast<size_t>(x_->m));
-    if (!x_->row_scales.empty()) enlarge(scales_, sizeof(float));
+    fill(values_, x_->values.tensor.data, x_->values.tensor.bytes() / static_cast<size_t>(x_->m));
+    if (!x_->row_scales.empty()) fill(scales_, x_->row_scales.data(), sizeof(float));
   }
   CudaLinear& layer() { return *layer_; }
   int64_t room(int64_t m) const { return std::max(m, room_); }
