@@ -2,11 +2,12 @@
 # A reduced list of the GPU tests under compute-sanitizer, on a machine with a GPU: memory errors, races in shared memory,
 # wrong barriers. One log holds everything that it said.
 #   scripts/gpu_sanitize.sh [--out FILE] [--tools 'memcheck racecheck synccheck'] [--seconds N]    N: for each tool
+# (racecheck takes about five minutes alone)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=results/gpu-sanitize.txt
 tools='memcheck racecheck synccheck'
-seconds=60
+seconds=600
 while (($#)); do
   case "$1" in
     --out) out=$2; shift 2 ;;
