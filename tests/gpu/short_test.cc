@@ -55,6 +55,21 @@ TEST(Short, EveryWideKernel) {
     }
 }
 
+// A layer so wide that the library's sums are scaled piece by piece, of 640 rows: whole tiles of a piece stay in
+// scratch, which memcheck watches.
+TEST(Short, SumsInPieces) {
+  for (const test::Kind kind : {test::Kind::int8_dynamic, test::Kind::int8_static}) {
+    CudaLinearContext context(test::capabilities(KernelFamily::sm80), 1024);
+    test::Case c(kind, {22016, 64, 0}, 1000, context);
+    c.expect_at(test::spread(1000, 21), test::spread(22016, 31));
+    for (const int64_t m : {600, 640, 700, 1000}) {
+      c.give_room(m, 1024, 0xff);
+      EXPECT_NE(c.layer().kernel_name(m).find("scale_sums"), std::string::npos) << c.layer().kernel_name(m);
+      c.check(m);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, ShortLinear, ::testing::ValuesIn(test::kKinds));
 
 TEST(Short, Attention) {

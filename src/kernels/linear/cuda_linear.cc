@@ -140,7 +140,7 @@ void run_wide(const LinearState& layer, const CudaQueue& queue, int64_t m, const
 void run_piece(const LinearState& layer, LinearRoute route, const CudaQueue& queue, int64_t first, int64_t m,
                const ActivationBuffer& x, void* y, DType y_type) {
   LinearContextState& context = *layer.context;
-  const GemmShape shape = library_shape(layer, route, library_rows(layer, first, m), y_type);
+  const GemmShape shape = library_shape(layer, route, library_rows(layer, route, first, m), y_type);
   GemmPointers p;
   p.weight = layer.weight.data();
   p.x = x.values;

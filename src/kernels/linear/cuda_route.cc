@@ -125,10 +125,11 @@ int64_t whole_tiles(const LinearState& layer, int64_t first, int64_t m, int64_t 
   return std::max(m, std::min((m + tile - 1) / tile * tile, layer.room - first));
 }
 
-int64_t library_rows(const LinearState& layer, int64_t first, int64_t m) {
-  const bool bytes = layer.path == ComputePath::w8a8_fp8 || layer.path == ComputePath::w8a8_int8;
-  const int64_t tile = m <= 64 ? 1 : m <= 128 ? 128 : m <= kWholeRows ? 64 : bytes ? 256 : 1;
-  return whole_tiles(layer, first, m, tile);
+int64_t library_rows(const LinearState& layer, LinearRoute route, int64_t first, int64_t m) {
+  const int64_t tile = m <= 64 || m > kWholeRows ? 1 : m <= 128 ? 128 : 64;
+  const int64_t rows = whole_tiles(layer, first, m, tile);
+  // Scratch has room for the sums of a piece.
+  return route == LinearRoute::library_sums ? std::min(rows, rows_a_piece(layer, route, m)) : rows;
 }
 
 int64_t read_rows(const LinearState& layer, int64_t m, int64_t tile) {
