@@ -22,8 +22,8 @@ sanitizer=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/
 [[ -x "$sanitizer" ]] || { echo "gpu_sanitize: there is no compute-sanitizer; it comes with the CUDA toolkit" >&2; exit 4; }
 
 # FlashInfer's prefill kernel goes unwatched by two of the tools. synccheck takes every thread that fills its stages and never
-# waits for them for one that forgot to; and slowed down by racecheck the kernel's results are wrong, which nobody has
-# explained (docs/kernels.md). memcheck watches it.
+# waits for them for one that forgot to; and slowed down by racecheck its results were wrong before its epilogue was mended
+# (docs/kernels.md), and it has not been watched since. memcheck watches it.
 library='--kernel-name-exclude kernel_substring=PrefillWithKVCacheKernel'
 filter='Short*:All/ShortLinear*:AddRmsNorm.StartsFromTheEmbedding*:ArgmaxRows*'
 status=0

@@ -131,7 +131,7 @@ fi
 
 # CUDA headers out of a wheel, for the GPU build.
 wheel=(third_party/wheels/flashinfer_python-*.whl)
-stamp=third_party/extracted/flashinfer/wheel.sha256
+stamp=third_party/extracted/flashinfer/headers.sha256
 if ! sha256sum --check --status "$stamp" 2>/dev/null; then
   say "unpacking the CUDA headers of ${wheel[0]}"
   rm -rf third_party/extracted/flashinfer
@@ -146,5 +146,6 @@ with zipfile.ZipFile(sys.argv[1]) as wheel:
             to.parent.mkdir(parents=True, exist_ok=True)
             to.write_bytes(wheel.read(name))
 EOF
-  sha256sum "${wheel[0]}" >"$stamp"
+  .venv/bin/python scripts/mend_flashinfer.py third_party/extracted/flashinfer
+  sha256sum "${wheel[0]}" scripts/mend_flashinfer.py >"$stamp"
 fi

@@ -155,6 +155,7 @@ void expect_close(const Step& step, const std::vector<float>& got, const std::ve
 }
 
 inline void expect_right(const Step& step, KernelFamily family, int64_t max_context) {
+  SCOPED_TRACE(to_string(family));
   const std::vector<float> want = step.reference();
   const std::vector<uint16_t> half = step.run<uint16_t>(family, {}, max_context);
   expect_close(step, from_half(half), want, [](float) { return 0.0f; });

@@ -9,6 +9,10 @@
 #include <flashinfer/attention/mask.cuh>
 #include <flashinfer/cutlass_utils.cuh>
 
+#ifndef QG_FLASHINFER_MENDED
+#error "FlashInfer's headers were unpacked without scripts/mend_flashinfer.py: run scripts/setup.sh --data"
+#endif
+
 #include "core/error.h"
 #include "kernels/attention/cuda_tile.h"
 
