@@ -42,7 +42,7 @@ TEST(Short, EveryWideKernel) {
                                                        {test::Kind::w4_zeros, WideFormat::w4_zeros}};
   for (const auto& [kind, format] : formats)
     for (int kernel = 0; kernel < wide_kernel_count(format); ++kernel) {
-      CudaLinearContext context(test::capabilities(KernelFamily::sm90a), 300);
+      CudaLinearContext context(test::capabilities(KernelFamily::sm90a), 310);
       context.state().wanted = LinearRoute::wide;
       context.state().wanted_wide = kernel;
       test::Case c(kind, {272, 4096, 128}, 300, context, {136, 136}, PartOrder::alternating);
@@ -55,19 +55,29 @@ TEST(Short, EveryWideKernel) {
     }
 }
 
-// A layer so wide that the library's sums are scaled piece by piece, of 640 rows: whole tiles of a piece stay in
-// scratch, which memcheck watches.
+// A layer so wide that the library's sums are scaled piece by piece, of 640 rows: there is room behind the last piece,
+// but not for its whole tile. memcheck watches what is read.
 TEST(Short, SumsInPieces) {
   for (const test::Kind kind : {test::Kind::int8_dynamic, test::Kind::int8_static}) {
-    CudaLinearContext context(test::capabilities(KernelFamily::sm80), 1024);
+    CudaLinearContext context(test::capabilities(KernelFamily::sm80), 1010);
     test::Case c(kind, {22016, 64, 0}, 1000, context);
     c.expect_at(test::spread(1000, 21), test::spread(22016, 31));
     for (const int64_t m : {600, 640, 700, 1000}) {
-      c.give_room(m, 1024, 0xff);
+      c.give_room(m, m + 10, 0xff);
       EXPECT_NE(c.layer().kernel_name(m).find("scale_sums"), std::string::npos) << c.layer().kernel_name(m);
       c.check(m);
     }
   }
+}
+
+// Measuring a layer whose fastest tile has 192 rows: 512 are not a multiple of it.
+TEST(Short, TuningWithRoom) {
+  CudaLinearContext context(test::capabilities(KernelFamily::sm90a), 1024);
+  context.set_tuning({}, true);
+  test::Case c(test::Kind::w4, {5120, 5120, 128}, 512, context);
+  c.layer().set_room(1024);
+  EXPECT_NE(c.layer().kernel_name(512).find("x192"), std::string::npos) << c.layer().kernel_name(512);
+  c.layer().tune(512);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ShortLinear, ::testing::ValuesIn(test::kKinds));

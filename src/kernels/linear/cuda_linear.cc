@@ -140,7 +140,7 @@ void run_wide(const LinearState& layer, const CudaQueue& queue, int64_t m, const
 void run_piece(const LinearState& layer, LinearRoute route, const CudaQueue& queue, int64_t first, int64_t m,
                const ActivationBuffer& x, void* y, DType y_type) {
   LinearContextState& context = *layer.context;
-  const GemmShape shape = library_shape(layer, route, library_rows(layer, route, first, m), y_type);
+  const GemmShape shape = library_shape(layer, route, library_rows(layer, first, m), y_type);
   GemmPointers p;
   p.weight = layer.weight.data();
   p.x = x.values;
@@ -315,7 +315,7 @@ void CudaLinear::run(const CudaQueue& queue, int64_t m, const ActivationBuffer& 
 }
 
 void CudaLinear::set_room(int64_t rows) {
-  state_->room = rows;
+  state_->room = std::min(rows, state_->context->max_rows);
 }
 
 int CudaLinear::shared_percent(int64_t m) const {

@@ -125,11 +125,10 @@ int64_t whole_tiles(const LinearState& layer, int64_t first, int64_t m, int64_t 
   return std::max(m, std::min((m + tile - 1) / tile * tile, layer.room - first));
 }
 
-int64_t library_rows(const LinearState& layer, LinearRoute route, int64_t first, int64_t m) {
+int64_t library_rows(const LinearState& layer, int64_t first, int64_t m) {
+  // A piece whose sums lie in scratch is a multiple of 128 rows: rounding up stays inside of it.
   const int64_t tile = m <= 64 || m > kWholeRows ? 1 : m <= 128 ? 128 : 64;
-  const int64_t rows = whole_tiles(layer, first, m, tile);
-  // Scratch has room for the sums of a piece.
-  return route == LinearRoute::library_sums ? std::min(rows, rows_a_piece(layer, route, m)) : rows;
+  return whole_tiles(layer, first, m, tile);
 }
 
 int64_t read_rows(const LinearState& layer, int64_t m, int64_t tile) {

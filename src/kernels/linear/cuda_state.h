@@ -121,7 +121,7 @@ bool is_tuned_to(const LinearState& layer, LinearRoute route);
 // m rows that begin at `first` of the buffers, or more, up to a multiple of `tile`, as far as there is room.
 int64_t whole_tiles(const LinearState& layer, int64_t first, int64_t m, int64_t tile);
 // Rows that the library is asked for instead of m, and that Hopper's kernel with tiles of so many reads.
-int64_t library_rows(const LinearState& layer, LinearRoute route, int64_t first, int64_t m);
+int64_t library_rows(const LinearState& layer, int64_t first, int64_t m);
 int64_t read_rows(const LinearState& layer, int64_t m, int64_t tile);
 // Of the layer after this one, for `parts` to ask for.
 WeightsAhead weights_ahead(const LinearState& layer, int64_t parts);
