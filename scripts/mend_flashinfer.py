@@ -23,7 +23,10 @@ MARK = "#define QG_FLASHINFER_MENDED 1\n"
 
 def main():
     path = pathlib.Path(sys.argv[1], "include/flashinfer/attention/hopper/epilogue.cuh")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        sys.exit(f"mend_flashinfer: {path}: {error.strerror}; run scripts/setup.sh --data")
     if text.count(ARRIVAL) != 1 or text.count(WAIT) != 1 or text.find(WAIT) < text.find(ARRIVAL):
         sys.exit(f"mend_flashinfer: {path} is not the text that is known to need mending; read it, and this script")
     path.write_text(MARK + text.replace(ARRIVAL, ""), encoding="utf-8")
