@@ -28,16 +28,7 @@ class MendFlashinfer : public testing::Test {
   void TearDown() override { fs::remove_all(folder_); }
 
   Outcome mend() const {
-    const std::string command =
-        "python3 '" QG_SOURCE_DIR "/scripts/mend_flashinfer.py' '" + folder_.string() + "' 2>&1";
-    Outcome outcome;
-    FILE* pipe = popen(command.c_str(), "r");
-    if (!pipe) return outcome;
-    std::array<char, 4096> buffer{};
-    for (size_t got; (got = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) outcome.out.append(buffer.data(), got);
-    const int status = pclose(pipe);
-    if (WIFEXITED(status)) outcome.exit_code = WEXITSTATUS(status);
-    return outcome;
+    return run_command("python3 '" QG_SOURCE_DIR "/scripts/mend_flashinfer.py' '" + folder_.string() + "' 2>&1");
   }
   void write(const std::string& text) const {
     fs::create_directories((folder_ / kHeader).parent_path());

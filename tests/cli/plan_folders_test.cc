@@ -74,18 +74,9 @@ class PlanFolders : public testing::Test {
       write_text(folder_ / (std::to_string(i) + ".json"), folders[i].dump());
       files += " " + std::to_string(i) + ".json";
     }
-    const std::string command = "cd '" + folder_.string() +
-                                "' && python3 '" QG_SOURCE_DIR
-                                "/scripts/check_plan_folders.py' cases.json checkpoints.json" +
-                                files + " " + flags + " 2>&1";
-    Outcome outcome;
-    FILE* pipe = popen(command.c_str(), "r");
-    if (!pipe) return outcome;
-    std::array<char, 4096> buffer{};
-    for (size_t got; (got = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) outcome.out.append(buffer.data(), got);
-    const int status = pclose(pipe);
-    if (WIFEXITED(status)) outcome.exit_code = WEXITSTATUS(status);
-    return outcome;
+    return run_command("cd '" + folder_.string() +
+                       "' && python3 '" QG_SOURCE_DIR "/scripts/check_plan_folders.py' cases.json checkpoints.json" +
+                       files + " " + flags + " 2>&1");
   }
 
   static void expect_says(const Outcome& outcome, const std::string& what) {

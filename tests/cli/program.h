@@ -15,11 +15,8 @@ struct Outcome {
   std::string out, err;
 };
 
-// Arguments as a shell would take them; runs in `folder`.
-inline Outcome run_program(const std::string& arguments, const std::filesystem::path& folder) {
-  const std::filesystem::path err_file = folder / ".stderr";
-  const std::string command =
-      "cd '" + folder.string() + "' && '" + QG_BINARY + "' " + arguments + " 2>'" + err_file.string() + "' </dev/null";
+// A shell's command and what it prints; standard error where the command sends it.
+inline Outcome run_command(const std::string& command) {
   Outcome outcome;
   FILE* pipe = popen(command.c_str(), "r");
   if (!pipe) return outcome;
@@ -27,6 +24,15 @@ inline Outcome run_program(const std::string& arguments, const std::filesystem::
   for (size_t got; (got = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) outcome.out.append(buffer.data(), got);
   const int status = pclose(pipe);
   if (WIFEXITED(status) && WEXITSTATUS(status) < 126) outcome.exit_code = WEXITSTATUS(status);
+  return outcome;
+}
+
+// Arguments as a shell would take them; runs in `folder`.
+inline Outcome run_program(const std::string& arguments, const std::filesystem::path& folder) {
+  const std::filesystem::path err_file = folder / ".stderr";
+  const std::string command =
+      "cd '" + folder.string() + "' && '" + QG_BINARY + "' " + arguments + " 2>'" + err_file.string() + "' </dev/null";
+  Outcome outcome = run_command(command);
   std::ifstream err(err_file);
   outcome.err.assign(std::istreambuf_iterator<char>(err), {});
   std::filesystem::remove(err_file);

@@ -163,15 +163,10 @@ TEST_F(QuantizeInput, QuantizedAlready) {
 // A disk that is full, as a limit on the size of files has it: 64 blocks of 512 or 1,024 bytes.
 TEST_F(QuantizeInput, DiskThatFillsUp) {
   const auto limited = [&](const std::string& arguments) {
-    const std::string command =
-        "cd '" + folder_.string() + "' && ulimit -f 64 && exec '" + QG_BINARY + "' " + arguments + " 2>&1 </dev/null";
-    FILE* pipe = popen(command.c_str(), "r");
-    std::string said;
-    char buffer[512];
-    while (pipe && fgets(buffer, sizeof buffer, pipe)) said += buffer;
-    const int status = pclose(pipe);
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 1) << arguments << ": " << said;
-    return said;
+    const Outcome outcome = run_command("cd '" + folder_.string() + "' && ulimit -f 64 && exec '" + QG_BINARY + "' " +
+                                        arguments + " 2>&1 </dev/null");
+    EXPECT_EQ(outcome.exit_code, 1) << arguments << ": " << outcome.out;
+    return outcome.out;
   };
   expect_made(quantize("--weights fp8"), "whole");
   const std::set<std::string> before = files();
