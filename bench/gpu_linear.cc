@@ -204,7 +204,10 @@ void print_tables(std::initializer_list<Table> list) {
   QG_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   fmt::print("{}: us a layer; GB/s of weights, TFLOP/s and ratio to f16 over all four\n", device.name);
   std::vector<Timed> timed(tables.size());
-  for (const auto& shape : kShapes) time_shape(tables, timed, shape, device, stream);
+  for (const auto& shape : kShapes) {
+    fmt::print(stderr, "{} formats of {} x {}\n", tables.size(), shape[0], shape[1]);
+    time_shape(tables, timed, shape, device, stream);
+  }
   const LayerTimes& f16 = timed[0].us;
   for (size_t i = 0; i < tables.size(); ++i) print_table(tables[i], timed[i], f16);
   for (size_t i = 0; i < tables.size(); ++i)
