@@ -56,7 +56,7 @@ TEST(Short, EveryWideKernel) {
 }
 
 // A layer so wide that the library's sums are scaled piece by piece, of 640 rows: there is room behind the last piece,
-// but not for its whole tile. memcheck watches what is read.
+// but not for its whole tile. What TMA reads, memcheck does not see, so the rows are reckoned too.
 TEST(Short, SumsInPieces) {
   for (const test::Kind kind : {test::Kind::int8_dynamic, test::Kind::int8_static}) {
     CudaLinearContext context(test::capabilities(KernelFamily::sm80), 1010);
@@ -66,11 +66,20 @@ TEST(Short, SumsInPieces) {
       c.give_room(m, m + 10, 0xff);
       EXPECT_NE(c.layer().kernel_name(m).find("scale_sums"), std::string::npos) << c.layer().kernel_name(m);
       c.check(m);
+      const LinearState& state = c.layer().state();
+      const int64_t piece = rows_a_piece(state, LinearRoute::library_sums, m);
+      EXPECT_EQ(piece, 640);
+      for (int64_t first = 0; first < m; first += piece) {
+        const int64_t rows = library_rows(state, first, std::min(piece, m - first));
+        EXPECT_LE(first + rows, m + 10) << "m=" << m << " first=" << first;
+        EXPECT_LE(rows, piece) << "m=" << m << " first=" << first;
+      }
     }
   }
 }
 
-// Measuring a layer whose fastest tile has 192 rows: 512 are not a multiple of it.
+// Measuring a layer whose fastest tile has 192 rows: 512 are not a multiple of it. No kernel reads more rows than the
+// buffers have.
 TEST(Short, TuningWithRoom) {
   CudaLinearContext context(test::capabilities(KernelFamily::sm90a), 1024);
   context.set_tuning({}, true);
@@ -78,6 +87,9 @@ TEST(Short, TuningWithRoom) {
   c.layer().set_room(1024);
   EXPECT_NE(c.layer().kernel_name(512).find("x192"), std::string::npos) << c.layer().kernel_name(512);
   c.layer().tune(512);
+  for (int kernel = 0; kernel < wide_kernel_count(WideFormat::w4); ++kernel)
+    EXPECT_LE(read_rows(c.layer().state(), 512, wide_tile(WideFormat::w4, kernel).tokens),
+              most_rows_read(c.layer().state(), 512));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ShortLinear, ::testing::ValuesIn(test::kKinds));

@@ -96,6 +96,8 @@ class CudaLinear {
   void run_gated(const CudaQueue& queue, int64_t m, const ActivationBuffer& x, const ActivationRequest& wanted,
                  void* out) const;
 
+  const LinearState& state() const { return *state_; }  // for the rest of kernels/linear, and tests
+
  private:
   std::unique_ptr<LinearState> state_;
 };

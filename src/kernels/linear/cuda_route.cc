@@ -137,6 +137,11 @@ int64_t read_rows(const LinearState& layer, int64_t m, int64_t tile) {
              : m;
 }
 
+int64_t most_rows_read(const LinearState& layer, int64_t m) {
+  constexpr int64_t kLargestTile = 256;
+  return std::max(m, std::min(m + kLargestTile - 1, layer.room));
+}
+
 WeightsAhead weights_ahead(const LinearState& layer, int64_t parts) {
   WeightsAhead ahead;
   if (!layer.next || !layer.hopper || layer.path != ComputePath::w4a16 || parts == 0) return ahead;

@@ -123,6 +123,7 @@ int64_t whole_tiles(const LinearState& layer, int64_t first, int64_t m, int64_t 
 // Rows that the library is asked for instead of m, and that Hopper's kernel with tiles of so many reads.
 int64_t library_rows(const LinearState& layer, int64_t first, int64_t m);
 int64_t read_rows(const LinearState& layer, int64_t m, int64_t tile);
+int64_t most_rows_read(const LinearState& layer, int64_t m);  // by any kernel
 // Of the layer after this one, for `parts` to ask for.
 WeightsAhead weights_ahead(const LinearState& layer, int64_t parts);
 BulkPlan bulk_plan(const LinearState& layer, int64_t m);

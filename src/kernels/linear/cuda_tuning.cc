@@ -206,9 +206,8 @@ void CudaLinear::tune(int64_t m) {
   LinearState& s = *state_;
   if (m < kTunedFromRows || find_tuned(s, m)) return;
   const LinearRoute built_in = choose_route(s, m);
-  constexpr int64_t kLargestTile = 256;  // rows that are read: fewer than so many behind m
   const size_t width = static_cast<size_t>(bytes_of(input().form));
-  const auto rows = static_cast<size_t>(std::max(m, std::min(m + kLargestTile - 1, s.room)));
+  const auto rows = static_cast<size_t>(most_rows_read(s, m));
   const size_t flush_bytes = static_cast<size_t>(2 * s.context->device.l2_bytes);
   const DeviceBuffer x(rows * static_cast<size_t>(s.k) * width), scales(rows * sizeof(float)),
       y(rows * static_cast<size_t>(s.n) * 2), flush(flush_bytes);

@@ -64,7 +64,7 @@ constexpr StepTime kInt4Steps[] = {{64, 32, 0.37, 0.36},  {64, 64, 0.42, 0.36}, 
                                    {192, 128, 1.05, 1.2}, {256, 128, 1.32, 1.44}};
 constexpr StepTime kByteSteps[] = {{64, 32, 0.25, 0.26},   {64, 64, 0.26, 0.23},   {64, 128, 0.40, 0.32},
                                    {128, 32, 0.34, 0.27},  {128, 64, 0.41, 0.34},  {128, 128, 0.36, 0.40},
-                                   {192, 128, 0.58, 0.58}, {128, 256, 0.76, 0.79}, {256, 128, 0.83, 0.78}};
+                                   {192, 128, 0.58, 0.58}, {128, 256, 0.76, 0.78}, {256, 128, 0.83, 0.80}};
 constexpr int64_t kHotFromRows = 256;
 
 // What sharing a tile costs, and blocks that share weights or x and are not in step because of it: a time, or a part of
