@@ -21,9 +21,8 @@ program=${QG_TEST_GPU:-build/cuda/test_gpu}
 sanitizer=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
 [[ -x "$sanitizer" ]] || { echo "gpu_sanitize: there is no compute-sanitizer; it comes with the CUDA toolkit" >&2; exit 4; }
 
-# FlashInfer's prefill kernel goes unwatched by two of the tools. synccheck takes every thread that fills its stages and never
-# waits for them for one that forgot to; and slowed down by racecheck its results were wrong before its epilogue was mended
-# (docs/kernels.md), and it has not been watched since. memcheck watches it.
+# FlashInfer's prefill kernel goes unwatched by synccheck, which takes every thread that fills its stages and never waits
+# for them for one that forgot to (docs/kernels.md).
 library='--kernel-name-exclude kernel_substring=PrefillWithKVCacheKernel'
 filter='Short*:All/ShortLinear*:AddRmsNorm.StartsFromTheEmbedding*:ArgmaxRows*'
 status=0
@@ -34,8 +33,8 @@ status=0
   for tool in $tools; do
     began=$SECONDS
     code=0
-    unwatched=$library
-    [[ "$tool" == memcheck ]] && unwatched=''
+    unwatched=''
+    [[ "$tool" == synccheck ]] && unwatched=$library
     # Errors make the sanitizer's own exit code 9, apart from a failed test's 1.
     # shellcheck disable=SC2086
     timeout "$seconds" "$sanitizer" --tool "$tool" $unwatched --error-exitcode 9 --print-limit 20 \
