@@ -209,7 +209,9 @@ Connection::awaitable<bool> Connection::write(std::string_view bytes) {
     }
     if (!would_block(error)) co_return false;
     arm(server_.options.write_timeout_s);
+    blocked_ = true;
     co_await socket_.async_wait(tcp::socket::wait_write, asio::redirect_error(asio::use_awaitable, error));
+    blocked_ = false;
     if (timed_out_ && !std::exchange(slow_, true)) ++server_.metrics.clients_slow;
     disarm();
     if (error || slow_) co_return false;

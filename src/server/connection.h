@@ -63,6 +63,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool streaming_ = false;  // the head of a stream was sent
   bool timed_out_ = false;  // the deadline has passed
   bool gone_ = false;       // the client has closed its side
+  bool blocked_ = false;    // a write waits for the client to read
   bool slow_ = false;       // the client does not read
 };
 

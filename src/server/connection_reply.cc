@@ -115,8 +115,9 @@ Connection::awaitable<void> Connection::wait_until(EngineClock::time_point limit
 }
 
 void Connection::changed() {
-  if (generation_ && generation_->streams() && generation_->output_bytes() > server_.options.max_unsent_bytes &&
-      !std::exchange(slow_, true)) {
+  // Only while a write waits: much at once (an echoed prompt with log-probabilities) says nothing about the client.
+  if (blocked_ && generation_ && generation_->streams() &&
+      generation_->output_bytes() > server_.options.max_unsent_bytes && !std::exchange(slow_, true)) {
     ++server_.metrics.clients_slow;
     error_code ignored;
     socket_.cancel(ignored);  // it waits to write

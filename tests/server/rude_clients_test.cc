@@ -73,6 +73,19 @@ TEST(RudeClients, WhoDoesNotReadIsDropped) {
   EXPECT_EQ(metric(fake, "quantgrid_clients_slow_total"), 1);
 }
 
+TEST(RudeClients, WhoIsSentMuchAtOnceIsNotDropped) {
+  ServerOptions options = test_options();
+  options.max_unsent_bytes = 1024;
+  const FakeServer fake(options);
+  HttpClient client = fake.server->client();
+  const HttpReply reply =
+      client.post("/v1/completions",
+                  completion(std::string(2000, 'a'), 3, {{"echo", true}, {"stream", true}, {"ignore_eos", true}}));
+  EXPECT_TRUE(reply.whole);
+  EXPECT_TRUE(reply.body.ends_with("data: [DONE]\n\n"));
+  EXPECT_EQ(metric(fake, "quantgrid_clients_slow_total"), 0);
+}
+
 TEST(RudeClients, WhoTakesNoByteInTimeIsDropped) {
   ServerOptions options = test_options();
   options.write_timeout_s = .3;
