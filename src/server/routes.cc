@@ -88,6 +88,25 @@ constexpr std::array<ShownPath, 6> kShown{{{"/", show_page},
                                            {"/v1/models", show_models}}};
 constexpr std::string_view kCompletions = "/v1/completions", kChat = "/v1/chat/completions", kModels = "/v1/models/";
 
+int hex_digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  return -1;
+}
+
+// Clients write the / of a name like org/model as %2F.
+std::string percent_decoded(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const int high = text[i] == '%' && i + 2 < text.size() ? hex_digit(text[i + 1]) : -1;
+    const int low = high >= 0 ? hex_digit(text[i + 2]) : -1;
+    out += low >= 0 ? static_cast<char>(high << 4 | low) : text[i];
+    if (low >= 0) i += 2;
+  }
+  return out;
+}
+
 void require_method(const HttpRequest& request, bool post) {
   const bool right = post ? request.method == "POST" : request.method == "GET" || request.method == "HEAD";
   if (right) return;
@@ -131,7 +150,8 @@ std::variant<Answer, ApiKind> route(const Server::State& server, const HttpReque
   }
   if (request.path.starts_with(kModels)) {
     require_method(request, false);
-    if (request.path.substr(kModels.size()) == server.model.name) return json_answer(model_json(server.model));
+    if (percent_decoded(std::string_view(request.path).substr(kModels.size())) == server.model.name)
+      return json_answer(model_json(server.model));
     throw ApiError(404, "there is no such model here", "model", "model_not_found");
   }
   throw ApiError(404, "there is no such path; GET /openapi.json tells those that are", "", "unknown_path");

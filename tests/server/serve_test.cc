@@ -272,6 +272,8 @@ TEST_F(Serve, SmallPaths) {
   EXPECT_EQ(client.get("/v1/models").json()["data"][0]["id"], kModelName);
   EXPECT_EQ(client.get("/v1/models/tiny").json()["id"], kModelName);
   EXPECT_EQ(client.get("/v1/models/huge").status, 404);
+  EXPECT_EQ(client.get("/v1/models/%74in%79").json()["id"], kModelName);
+  EXPECT_EQ(client.get("/v1/models/tin%7").status, 404);
   EXPECT_EQ(client.get("/openapi.json").json()["openapi"], "3.1.0");
   EXPECT_TRUE(client.get("/").headers.at("content-type").starts_with("text/html"));
   EXPECT_EQ(client.get("/nowhere").status, 404);
