@@ -4,20 +4,21 @@
 
 #include <utility>
 
+#include "tokenizer/utf8.h"
+
 namespace qg {
 namespace {
 
-// A token as text; parts of characters show as U+FFFD.
+// A token as text, with the space that it begins with; parts of characters show as U+FFFD.
 std::string token_text(const Tokenizer& tokenizer, int32_t token) {
-  const int32_t ids[] = {token};
-  return tokenizer.decode(ids, false);
+  return repaired_utf8(tokenizer.token_bytes(token));
 }
 
+// The bytes are the token's own: clients put a character together that came in several tokens.
 Json chat_token(const Tokenizer& tokenizer, int32_t token, float logprob) {
-  const std::string text = token_text(tokenizer, token);
   Json bytes = Json::array();
-  for (const char c : text) bytes.push_back(static_cast<unsigned char>(c));
-  return Json{{"token", text}, {"logprob", logprob}, {"bytes", std::move(bytes)}};
+  for (const char c : tokenizer.token_bytes(token)) bytes.push_back(static_cast<unsigned char>(c));
+  return Json{{"token", token_text(tokenizer, token)}, {"logprob", logprob}, {"bytes", std::move(bytes)}};
 }
 
 Json chat_logprobs(const Tokenizer& tokenizer, const std::vector<LogprobEntry>& entries) {

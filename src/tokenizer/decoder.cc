@@ -1,6 +1,7 @@
 #include "tokenizer/decoder.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "core/error.h"
 #include "tokenizer/byte_level.h"
@@ -55,11 +56,14 @@ class ByteLevelStage : public WholeTokenStage {
     repair_.finish(text);
     out(text, true);
   }
+  std::string token_bytes(const std::string& token) const override {
+    return bytes_of_characters(token).value_or(token);
+  }
 
  private:
   void take(const std::string& token, const DecoderSink& out) override {
     std::string text;
-    repair_.push(bytes_of_characters(token).value_or(token), text);
+    repair_.push(token_bytes(token), text);
     out(text, false);
   }
   Utf8Repair repair_;
@@ -72,20 +76,29 @@ int hex_digit(char c) {
   return -1;
 }
 
+// The byte that a token like "<0x41>" stands for.
+std::optional<char> byte_of_token(std::string_view token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return {};
+  const int high = hex_digit(token[3]), low = hex_digit(token[4]);
+  if (high < 0 || low < 0) return {};
+  return static_cast<char>(high << 4 | low);
+}
+
 // Runs of "<0x41>" tokens to the text that their bytes spell; if they spell none, each byte becomes U+FFFD. Whether a
 // run is text is known only at its end, so that a run is held back.
 class ByteFallbackStage : public WholeTokenStage {
  public:
   void finish(const DecoderSink& out) override { flush(out); }
+  std::string token_bytes(const std::string& token) const override {
+    const auto byte = byte_of_token(token);
+    return byte ? std::string(1, *byte) : token;
+  }
 
  private:
   void take(const std::string& token, const DecoderSink& out) override {
-    if (token.size() == 6 && token.starts_with("<0x") && token[5] == '>') {
-      const int high = hex_digit(token[3]), low = hex_digit(token[4]);
-      if (high >= 0 && low >= 0) {
-        run_.push_back(static_cast<char>(high << 4 | low));
-        return;
-      }
+    if (const auto byte = byte_of_token(token)) {
+      run_.push_back(*byte);
+      return;
     }
     flush(out);
     out(token, true);
@@ -115,6 +128,7 @@ class ReplaceStage : public DecoderStage {
       give_what_is_sure(out);
     }  // a regular expression may reach back to the token's beginning: wait for its end
   }
+  std::string token_bytes(const std::string& token) const override { return pattern_.replaced(token, content_); }
 
  private:
   // All but an end that may be the beginning of a match.
@@ -186,6 +200,7 @@ class MetaspaceStage : public DecoderStage {
     out(mark_.replaced(text, first_ && prepended_ ? "" : " "), ends_token);
     if (ends_token) first_ = false;
   }
+  std::string token_bytes(const std::string& token) const override { return mark_.replaced(token, " "); }
 
  private:
   const Pattern mark_;
@@ -258,6 +273,11 @@ DecoderChain Decoder::start() const {
   std::vector<std::unique_ptr<DecoderStage>> stages;
   for (const auto& make : stages_) stages.push_back(make());
   return DecoderChain(std::move(stages));
+}
+
+std::string Decoder::token_bytes(std::string token) const {
+  for (const auto& make : stages_) token = make()->token_bytes(token);
+  return token;
 }
 
 }  // namespace qg

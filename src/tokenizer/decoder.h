@@ -19,6 +19,8 @@ class DecoderStage {
   virtual ~DecoderStage() = default;
   virtual void push(std::string_view text, bool ends_token, const DecoderSink& out) = 0;
   virtual void finish(const DecoderSink&) {}  // no more tokens: gives what was held back
+  // What becomes of one token in the middle of a text, in bytes: they may be a part of a character.
+  virtual std::string token_bytes(const std::string& token) const { return token; }
 };
 
 // Stages with their state: one per text that is being decoded.
@@ -40,6 +42,7 @@ class Decoder {
   Decoder(const JsonReader& json);
 
   DecoderChain start() const;
+  std::string token_bytes(std::string token) const;
 
  private:
   void read(const JsonReader& json);

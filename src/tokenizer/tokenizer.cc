@@ -76,6 +76,10 @@ std::string Tokenizer::decode(std::span<const TokenId> ids, bool skip_special_to
   return out += decoder.finish();
 }
 
+std::string Tokenizer::token_bytes(TokenId id) const {
+  return state_->has_token(id) ? state_->decoder.token_bytes(std::string(state_->tokens[id])) : std::string();
+}
+
 int64_t Tokenizer::vocab_size() const {
   return static_cast<int64_t>(state_->tokens.size());
 }

@@ -38,6 +38,9 @@ class Tokenizer {
   const std::vector<TokenId>& eos() const;  // the tokenizer's first, then those of generation_config.json
   std::optional<TokenId> pad() const;
 
+  // What one token adds to the middle of a text; often a part of a character only. Special tokens as they are spelled.
+  std::string token_bytes(TokenId id) const;
+
   std::optional<TokenId> token_to_id(std::string_view token) const;
   std::string id_to_token(TokenId id) const;  // as the vocabulary spells it; empty when the id has no token
   bool is_special(TokenId id) const;

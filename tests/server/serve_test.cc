@@ -239,7 +239,7 @@ TEST_F(Serve, ChatLogprobs) {
     EXPECT_LE(token["logprob"], 0.);
     std::string bytes;
     for (const Json& byte : token["bytes"]) bytes += static_cast<char>(byte.get<int>());
-    EXPECT_EQ(token["token"], bytes);
+    EXPECT_EQ(token["token"], repaired_utf8(bytes));
   }
   EXPECT_TRUE(chat({{"logprobs", true}}).json()["choices"][0]["logprobs"]["content"][0]["top_logprobs"].empty());
 }

@@ -184,6 +184,19 @@ TEST(ChoiceText, EchoPutsThePromptBeforeItAndShiftsOffsets) {
   EXPECT_EQ(entries[prompt.size()].logprobs->chosen, -1);
 }
 
+TEST(Framing, BytesOfTokensMakeCharactersThatComeInSeveral) {
+  const Tokenizer tokenizer = chatting_tokenizer();
+  std::vector<LogprobEntry> entries;
+  for (const int32_t token : tokenizer.encode("a 😀", false)) entries.push_back({token, TokenLogprobs{-1, {}}, 0});
+  std::string bytes;
+  const Json logprobs = logprobs_json(ApiKind::chat, tokenizer, entries);
+  for (const Json& token : logprobs["content"]) {
+    for (const Json& byte : token["bytes"]) bytes += static_cast<char>(byte.get<int>());
+    EXPECT_TRUE(is_utf8(token["token"].get<std::string>()));
+  }
+  EXPECT_EQ(bytes, "a 😀");
+}
+
 TEST(Framing, EventsAndChunks) {
   EXPECT_EQ(sse_event("{}"), "data: {}\n\n");
   EXPECT_EQ(http_chunk("data: x\n\n"), "9\r\ndata: x\n\n\r\n");

@@ -129,6 +129,22 @@ TEST_P(ByteLevel, DecodingGivesTheTextBack) {
     ASSERT_EQ(tokenizer.decode(tokenizer.encode(text, false), false), text) << Json(text).dump();
 }
 
+std::string joined_bytes(const Tokenizer& tokenizer, const std::string& text) {
+  std::string bytes;
+  for (const TokenId id : tokenizer.encode(text, false)) bytes += tokenizer.token_bytes(id);
+  return bytes;
+}
+
+TEST_P(ByteLevel, BytesOfTheTokensAreTheText) {
+  const Tokenizer tokenizer = load(GetParam());
+  for (const std::string& text : strings()) ASSERT_EQ(joined_bytes(tokenizer, text), text) << Json(text).dump();
+}
+
+TEST(ByteFallback, BytesOfTheTokensAreTheTextWithTheSpaceBeforeIt) {
+  for (const char* kind : {"legacy", "metaspace"})
+    EXPECT_EQ(joined_bytes(load(kind), "two  words, 量化 😀"), " two  words, 量化 😀") << kind;
+}
+
 TEST_P(ByteLevel, NoPrefixOfTheTokensEndsInsideACharacter) {
   const Tokenizer tokenizer = load(GetParam());
   const std::string text = "naïve 量化 😀👩‍👩‍👧‍👦 ok";
