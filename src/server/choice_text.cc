@@ -13,16 +13,26 @@ int64_t characters(std::string_view text) {
 }  // namespace
 
 ChoiceText::ChoiceText(const Tokenizer& tokenizer, const ApiRequest& request)
-    : decoder_(tokenizer, request.skip_special_tokens), stops_(request.stop, request.include_stop) {}
+    : tokenizer_(tokenizer),
+      decoder_(tokenizer, request.skip_special_tokens),
+      has_logprobs_(request.logprobs),
+      stops_(request.stop, request.include_stop) {}
 
 // Stop strings are looked for in what is generated alone.
 void ChoiceText::echo(const std::string& text, const std::vector<int32_t>& tokens, std::vector<TokenLogprobs> rows) {
-  for (size_t i = 0; i < tokens.size() && !rows.empty(); ++i) {
+  size_t at = 0;
+  for (size_t i = 0; i < tokens.size() && has_logprobs_; ++i) {
     LogprobEntry& entry = entries_.emplace_back();
     entry.token = tokens[i];
     entry.text_offset = decoded_chars_;
     if (i > 0) entry.logprobs = std::move(rows.at(i - 1));  // row i - 1 is what the model expected after token i - 1
-    decoded_chars_ += characters(decoder_.push(tokens[i]));
+    std::string piece = decoder_.push(tokens[i]);
+    // The text is the client's: a special token may be spelled out in it that the decoder leaves out.
+    if (const std::string spelled = tokenizer_.token_bytes(tokens[i]);
+        piece.empty() && tokenizer_.is_special(tokens[i]) && std::string_view(text).substr(at).starts_with(spelled))
+      piece = spelled;
+    at = std::min(at + piece.size(), text.size());
+    decoded_chars_ += characters(piece);
   }
   decoder_.finish();  // a reply is decoded by itself, as `quantgrid generate` does
   ready_ += text;

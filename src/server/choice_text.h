@@ -25,7 +25,7 @@ class ChoiceText {
  public:
   ChoiceText(const Tokenizer& tokenizer, const ApiRequest& request);
 
-  // The prompt as the beginning of the text (echo). rows: of each prompt token when logprobs are wanted, else empty.
+  // The prompt as the beginning of the text (echo). rows: when logprobs are wanted, of each prompt token but the first.
   void echo(const std::string& text, const std::vector<int32_t>& tokens, std::vector<TokenLogprobs> rows);
   // A generated token. is_stop: one that ended the reply by itself; it belongs to the usage and not to the text.
   void push(int32_t token, std::optional<TokenLogprobs> logprobs, bool is_stop);
@@ -44,7 +44,9 @@ class ChoiceText {
   void append(const std::string& piece);
   void stop_found();
 
+  Tokenizer tokenizer_;
   StreamDecoder decoder_;
+  bool has_logprobs_;
   StopStrings stops_;
   std::string ready_;
   std::vector<LogprobEntry> entries_;  // not given out yet

@@ -170,7 +170,9 @@ TEST(ChoiceText, StopTokenCountsAndIsNotShown) {
 TEST(ChoiceText, EchoPutsThePromptBeforeItAndShiftsOffsets) {
   const Tokenizer tokenizer = chatting_tokenizer();
   const std::vector<int32_t> prompt = tokenizer.encode("héllo", false), more = tokenizer.encode("xy", false);
-  ChoiceText text(tokenizer, request_with({"ll"}));  // stop strings are not looked for in the prompt
+  ApiRequest request = request_with({"ll"});  // stop strings are not looked for in the prompt
+  request.logprobs = 0;
+  ChoiceText text(tokenizer, request);
   std::vector<TokenLogprobs> rows(prompt.size() - 1, TokenLogprobs{-.5f, {}});
   text.echo("héllo", prompt, rows);
   for (const int32_t token : more) text.push(token, TokenLogprobs{-1, {}}, false);
@@ -182,6 +184,35 @@ TEST(ChoiceText, EchoPutsThePromptBeforeItAndShiftsOffsets) {
   EXPECT_EQ(entries[1].logprobs->chosen, -.5f);
   EXPECT_EQ(entries[prompt.size()].text_offset, 5);
   EXPECT_EQ(entries[prompt.size()].logprobs->chosen, -1);
+}
+
+TEST(ChoiceText, EchoOfOneTokenHasItsEntry) {
+  const Tokenizer tokenizer = chatting_tokenizer();
+  ApiRequest request = request_with({});
+  request.logprobs = 0;
+  ChoiceText text(tokenizer, request);
+  text.echo("a", tokenizer.encode("a", false), {});
+  text.finish(FinishReason::length);
+  const std::vector<LogprobEntry> entries = text.take_logprobs();
+  ASSERT_EQ(entries.size(), 1u);
+  EXPECT_FALSE(entries[0].logprobs);
+}
+
+TEST(ChoiceText, OffsetsOfAnEchoCountTheSpecialTokensThatItSpellsOut) {
+  const Tokenizer tokenizer = chatting_tokenizer();
+  const std::string special = tokenizer.id_to_token(*tokenizer.bos()), prompt = "a" + special + "a";
+  std::vector<int32_t> tokens = tokenizer.encode(prompt, false);
+  ASSERT_EQ(tokens.size(), 3u);
+  tokens.insert(tokens.begin(), *tokenizer.bos());  // before the text, not in it
+  ApiRequest request = request_with({});
+  request.logprobs = 0;
+  ChoiceText text(tokenizer, request);
+  text.echo(prompt, tokens, std::vector<TokenLogprobs>(3));
+  text.finish(FinishReason::length);
+  const auto length = static_cast<int64_t>(special.size());
+  std::vector<int64_t> offsets;
+  for (const LogprobEntry& entry : text.take_logprobs()) offsets.push_back(entry.text_offset);
+  EXPECT_EQ(offsets, (std::vector<int64_t>{0, 0, 1, 1 + length}));
 }
 
 TEST(Framing, BytesOfTokensMakeCharactersThatComeInSeveral) {
