@@ -175,7 +175,7 @@ std::string_view to_string(ChatFamily family) {
 ChatFamily chat_family(const Tokenizer& tokenizer) {
   const std::string_view jinja = tokenizer.chat_template();
   if (jinja.empty()) refuse(tokenizer, "the model has none; is it a base model?");
-  if (contains(jinja, "<|im_start|>")) {
+  if (contains(jinja, "<|im_start|>") && !contains(jinja, "<|im_sep|>")) {  // Phi-4 puts that in place of the line end
     require_tokens(tokenizer, {"<|im_start|>", "<|im_end|>"});
     return ChatFamily::chatml;
   }
@@ -184,7 +184,9 @@ ChatFamily chat_family(const Tokenizer& tokenizer) {
     return ChatFamily::llama3;
   }
   if (contains(jinja, "<<SYS>>")) return ChatFamily::llama2;
-  if (contains(jinja, "\"[/INST]\"") || contains(jinja, "'[/INST]'")) {
+  // Templates before v0.3 write " [/INST]", those of the Tekken models "[INST]" without a space.
+  if ((contains(jinja, "\"[INST] \"") && contains(jinja, "\"[/INST]\"")) ||
+      (contains(jinja, "'[INST] '") && contains(jinja, "'[/INST]'"))) {
     require_tokens(tokenizer, {"[INST]", "[/INST]"});
     return ChatFamily::mistral;
   }

@@ -119,6 +119,10 @@ TEST(Chat, WhatCannotBeRenderedIsAnError) {
   expect_error(make({}, ""), kAsked, "has none");
   expect_error(make({}, "{{ '<|user|>' }}"), kAsked, "not one of the known families");
   expect_error(make({}, "{{ '[INST] ' + x + ' [/INST]' }}"), kAsked, "not one of the known families");  // before v0.3
+  // Nemo's and Phi-4's: much like Mistral v0.3 and ChatML, with other characters between the parts.
+  expect_error(make({"[INST]", "[/INST]"}, R"({{- "[INST]" + x + "[/INST]" }})"), kAsked, "not one of the known");
+  expect_error(make({"<|im_start|>", "<|im_end|>"}, "{{ '<|im_start|>user<|im_sep|>' + x + '<|im_end|>' }}"), kAsked,
+               "not one of the known families");
   expect_error(make({}, kMistralTemplate), kAsked, "[INST], which is no token");
   expect_error(make({}, "<|im_start|>"), kAsked, "<|im_start|>, which is no token");
   expect_error(make({}, "<|start_header_id|>"), kAsked, "no token");
