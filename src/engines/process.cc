@@ -25,6 +25,7 @@ namespace fs = std::filesystem;
 
 constexpr size_t kMostLineBytes = 64 << 10;
 constexpr double kLookEverySeconds = 0.1;  // at Ctrl-C, while a program runs
+constexpr int kReadsAtOnce = 16;           // 64 KiB each: who writes faster than we read must not hide the clock
 
 // Both ends closed at exec, none of them 0, 1 or 2.
 struct Pipe {
@@ -157,14 +158,17 @@ void Process::take_lines(std::string_view text) {
   }
 }
 
-void Process::read_output() {
+bool Process::read_output() {
   std::array<char, 65536> buffer;
-  for (ssize_t got; (got = ::read(output_, buffer.data(), buffer.size())) > 0;) {
+  for (int i = 0; i < kReadsAtOnce; ++i) {
+    const ssize_t got = ::read(output_, buffer.data(), buffer.size());
+    if (got <= 0) return false;
     log_.write(buffer.data(), got).flush();
     if (!log_)
       throw Error("the log cannot be written", spec_.log.string(), "free space on that disk", ExitCode::cannot_here);
     take_lines({buffer.data(), static_cast<size_t>(got)});
   }
+  return true;
 }
 
 void Process::read_status() {
@@ -172,7 +176,8 @@ void Process::read_status() {
   ssize_t got;
   while ((got = ::read(status_, &report, sizeof report)) < 0 && errno == EINTR) {
   }
-  read_output();
+  while (read_output()) {
+  }
   take_lines("\n");
   result_.seconds = std::chrono::duration<double>(Clock::now() - start_).count();
   result_.code = report.value;

@@ -65,7 +65,7 @@ class Process {
 
  private:
   using Clock = std::chrono::steady_clock;
-  void read_output();
+  bool read_output();  // some of it; true when there may be more
   void take_lines(std::string_view text);
   void read_status();
   void close_all();

@@ -5,6 +5,9 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <condition_variable>
+#include <mutex>
+
 #include "tests/engines/stand_in.h"
 
 namespace qg {
@@ -109,6 +112,28 @@ TEST(Process, AHangAfterAFatalLineIsEnded) {
   const ProcessResult result = run_process(std::move(spec));
   EXPECT_EQ(result.end, ProcessEnd::gave_up);
   EXPECT_LT(result.seconds, 10);
+}
+
+// Its pipe is never empty: who reads it must still look at the clock.
+TEST(Process, AFloodOfOutputDoesNotHideTheLimit) {
+  StandIns programs("process-flood");
+  programs.add("flood", "echo $$ > '" + (programs.folder() / "pids").string() + "'; exec yes " + std::string(400, 'x'));
+  ProcessSpec spec = a_spec(programs, "flood", 0.5);
+  spec.on_line = [](std::string_view) -> std::optional<double> {
+    std::this_thread::sleep_for(std::chrono::microseconds(20));  // slower to read than to write
+    return std::nullopt;
+  };
+  // Where the limit is not heeded, the test ends all the same, before the disk is full.
+  std::mutex mutex;
+  std::condition_variable_any ended;
+  std::jthread watch([&](const std::stop_token& stop) {
+    std::unique_lock lock(mutex);
+    if (ended.wait_for(lock, stop, std::chrono::seconds(10), [] { return false; }); stop.stop_requested()) return;
+    for (pid_t pid : programs.pids("pids")) kill(pid, SIGKILL);
+  });
+  const ProcessResult result = run_process(std::move(spec));
+  EXPECT_EQ(result.end, ProcessEnd::limit);
+  EXPECT_LT(result.seconds, 8);
 }
 
 // However we die: a process that starts the program is killed by each signal in turn.
