@@ -8,6 +8,7 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "engines/run_card.h"
 #include "grid/cards.h"
 #include "grid/filter.h"
 #include "grid_run.h"
@@ -56,7 +57,7 @@ ExitCode run_other(EngineId engine, const RunFlags& f) {
   flags.json = f.json;
   flags.attempt = f.attempt;
   flags.engine_dir = f.engine_dir;
-  if (!f.gpu.empty()) flags.gpu = f.gpu;
+  flags.gpu = f.gpu.empty() ? default_gpu() : f.gpu;
   if (f.limit_minutes > 0) flags.limit_minutes = f.limit_minutes;
   if (f.server.served) {
     OpenAiLoadOptions load = load_options(f.server, nullptr);
@@ -121,7 +122,7 @@ std::vector<Case> chosen_cases(const Grid& grid, const RunFlags& flags, const Gr
     std::erase_if(cases, [&](const Case& c) { return c.gpu != target; });
     if (cases.empty())
       throw Error("no case of the grid is for this card, " + options.measured_on, flags.grid,
-                  "--target CARD runs another card's kernels here");
+                  "--target CARD runs another card's kernels here", ExitCode::cannot_here);
     return cases;
   }
   const auto here =

@@ -43,10 +43,13 @@ std::vector<PlanRow> chosen_rows(const Grid& grid, const EngineRunFlags& flags, 
   if (!flags.target.empty() && flags.target != card.id)
     throw Error(fmt::format("another engine runs the kernels of the card that is here, {}", card.id),
                 "--target " + flags.target, "leave it out, or run on a machine with that card");
+  if (cases.empty())
+    throw Error("no case is left", "--filter " + flags.filter, "`quantgrid plan` shows the cases of the grid");
   std::erase_if(cases, [&](const Case& c) { return c.gpu != card.id; });
   if (cases.empty())
     throw Error(fmt::format("no case is left for the card that is here, {}", card.id),
-                flags.filter.empty() ? flags.grid : "--filter " + flags.filter, "`quantgrid plan` shows the cases");
+                flags.filter.empty() ? flags.grid : "--filter " + flags.filter,
+                "`quantgrid plan` shows the cases; run them on a machine with their card", ExitCode::cannot_here);
   return make_plan(grid, cases, plan);
 }
 

@@ -11,7 +11,7 @@
 namespace qg {
 
 struct EngineRunFlags {
-  std::string grid, model_dir, filter, target, profile = "quick", journal, gpu = "0", engine_dir;
+  std::string grid, model_dir, filter, target, profile = "quick", journal, gpu, engine_dir;
   std::vector<std::string> points;
   double limit_minutes = 60;
   bool rerun = false, json = false, attempt = false;

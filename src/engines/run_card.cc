@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
-#include <vector>
+#include <cstdlib>
 
 #include "core/error.h"
 #include "engines/process.h"
@@ -71,6 +71,16 @@ CardHere card_here(const std::string& gpu, const std::filesystem::path& scratch)
                 ExitCode::cannot_here);
   card.id = match.card->id;
   return card;
+}
+
+std::string default_gpu() {
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  const std::string all(visible ? visible : "");
+  return all.empty() ? "0" : all.substr(0, all.find(','));
+}
+
+std::vector<std::string> card_environment(const std::string& gpu) {
+  return {"CUDA_DEVICE_ORDER=PCI_BUS_ID", "CUDA_VISIBLE_DEVICES=" + gpu};
 }
 
 }  // namespace qg

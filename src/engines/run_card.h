@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 namespace qg {
 
@@ -16,5 +17,12 @@ struct CardHere {
 
 // gpu: index or UUID. Throws Error (ExitCode::cannot_here): no driver, no such card, a board that is no row.
 CardHere card_here(const std::string& gpu, const std::filesystem::path& scratch);
+
+// The card when none is named: the first that CUDA_VISIBLE_DEVICES allows, as users and schedulers set it, else "0".
+std::string default_gpu();
+
+// What makes an engine run on that very card: CUDA alone counts the fastest card first, nvidia-smi by the place on the
+// bus.
+std::vector<std::string> card_environment(const std::string& gpu);
 
 }  // namespace qg

@@ -10,6 +10,7 @@
 #include "core/file_lock.h"
 #include "core/interrupt.h"
 #include "core/log.h"
+#include "engines/run_card.h"
 #include "engines/run_figures.h"
 #include "engines/run_folder.h"
 #include "engines/run_installed.h"
@@ -71,7 +72,7 @@ ProcessResult CommandDriver::start(const CommandLine& command, const fs::path& l
   spec.argv = command.argv;
   spec.log = log_file;
   spec.limit_s = limit_s;
-  spec.environment = {"CUDA_VISIBLE_DEVICES=" + options_.gpu};
+  spec.environment = card_environment(options_.gpu);
   spec.on_line = [&log](std::string_view line) { return log.take_line(line); };
   ProcessResult result = run_process(std::move(spec));
   stop_if_interrupted("what was measured is in the journal, and what was built is kept");

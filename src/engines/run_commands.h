@@ -12,7 +12,7 @@ struct DriverOptions {
   double bench_limit_s = 3600;   // of one start of a benchmark
   double build_limit_s = 7200;   // of building an engine, and of making a checkpoint
   double server_limit_s = 1800;  // until a server is up
-  std::string gpu = "0";         // CUDA_VISIBLE_DEVICES
+  std::string gpu = "0";         // index as nvidia-smi counts, or UUID
   bool any_version = false;      // versions whose reports are not known are tried all the same
   std::string quantgrid;         // this program, for `quantgrid quantize`
   std::filesystem::path scratch = ".";

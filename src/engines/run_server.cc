@@ -15,6 +15,7 @@
 #include "core/file.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "engines/run_card.h"
 
 namespace qg {
 namespace {
@@ -105,7 +106,7 @@ EngineServer::EngineServer(const EngineCase& e, double limit_s, const std::strin
   ProcessSpec spec;
   spec.argv = serve.command.argv;
   spec.log = serve.log;
-  spec.environment = {"CUDA_VISIBLE_DEVICES=" + gpu};
+  spec.environment = card_environment(gpu);
   spec.on_line = [this](std::string_view line) { return log_.take_line(line); };
   const auto start = Clock::now();
   process_ = std::make_unique<Process>(std::move(spec));

@@ -13,8 +13,8 @@ constexpr const char* kIntroduction = R"sh(#
 # Results: RESULTS/MODEL/CARD/WEIGHTS/kv_KV/WORKLOAD/ with total.json (the engine's report), total.log (all that it
 # printed), total.kv (cache type asked for and reported), total.seconds, and total.done when all was well. What was
 # done with the same command is skipped when the script runs again. A report whose cache type is not the case's is marked total.invalid.
-# GPU=N takes another card than the first. Exit code: 0 all done, 2 some cases failed or are invalid, 4 the engine or the
-# card is not here.
+# GPU=N takes another card than the first, or than the first that CUDA_VISIBLE_DEVICES allows. Exit code: 0 all done,
+# 2 some cases failed or are invalid, 4 the engine or the card is not here.
 set -euo pipefail
 )sh";
 
@@ -170,8 +170,14 @@ std::string engine_functions(EngineId engine) {
 // Numbers of another card must not stand under this one's name.
 std::string card_check(const Card& card) {
   std::string text =
-      "export CUDA_VISIBLE_DEVICES=${GPU:-0}\n"
-      "gpu=$(nvidia-smi -i \"$CUDA_VISIBLE_DEVICES\" --query-gpu=name --format=csv,noheader)\n";
+      "# CUDA alone counts the fastest card first, nvidia-smi by the place on the bus.\n"
+      "export CUDA_DEVICE_ORDER=PCI_BUS_ID\n"
+      "gpu=${GPU:-${CUDA_VISIBLE_DEVICES:-0}}\n"
+      "export CUDA_VISIBLE_DEVICES=${gpu%%,*}\n"
+      "gpu=$(nvidia-smi -i \"$CUDA_VISIBLE_DEVICES\" --query-gpu=name --format=csv,noheader) || {\n"
+      "  echo \"nvidia-smi shows no card $CUDA_VISIBLE_DEVICES${gpu:+: $gpu}\" >&2\n"
+      "  exit 4\n"
+      "}\n";
   if (card.product_names.empty()) return text;
   text += "case ${gpu#NVIDIA } in\n  ";
   for (size_t i = 0; i < card.product_names.size(); ++i)
@@ -187,7 +193,8 @@ std::string engine_check(EngineId engine, const Card& card) {
   };
   const auto version = [&card](std::string_view package, std::string_view expected) {
     return fmt::format(
-        "version=$(python3 -c 'from importlib.metadata import version; print(version(\"{0}\"))')\n"
+        "version=$(python3 -c 'from importlib.metadata import version; print(version(\"{0}\"))' 2> /dev/null) ||\n  "
+        "version=unknown\n"
         "case $version in\n  {1}*) ;;\n  *) echo \"warning: written for {0} {1}, here is $version\" >&2 ;;\nesac\n"
         "echo \"$version\" > \"$results/{0}.version\"\n"
         "nvidia-smi -q -i \"$CUDA_VISIBLE_DEVICES\" > \"$results/gpu-{2}.txt\"\n",

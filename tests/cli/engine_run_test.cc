@@ -222,7 +222,9 @@ TEST_F(EngineRunTest, WrongUseIsOneClearMessage) {
         Wrong{"--engine vllm --target a100", 1, "--target a100"}, Wrong{"--attempt", 1, "--attempt"},
         Wrong{"--engine vllm --gpu 'x y'", 1, "--gpu"}, Wrong{"--engine tensorrt-llm", 1, "none was named"},
         Wrong{"--engine vllm --engine-dir /proc/none", 1, "--engine-dir"},
-        Wrong{"--engine vllm --filter 'gpu=a100'", 1, "no case is left"}}) {
+        Wrong{"--engine vllm --filter number=99", 1, "no case is left"},
+        // As a task of a cluster that landed on another card than its own.
+        Wrong{"--engine vllm --filter 'gpu=a100'", 4, "no case is left for the card that is here, h100"}}) {
     const Outcome outcome = run("run grid.toml " + std::string(wrong.arguments));
     EXPECT_EQ(outcome.exit_code, wrong.exit_code) << wrong.arguments << "\n" << outcome.err;
     EXPECT_NE(outcome.err.find(wrong.says), std::string::npos) << wrong.arguments << "\n" << outcome.err;

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "engines/run_card.h"
 #include "engines/run_folder.h"
 #include "engines/run_server.h"
 #include "tests/engines/stand_in_engines.h"
@@ -128,6 +129,30 @@ TEST_F(EngineDriverTest, FiguresAreThoseOfTheReport) {
   EXPECT_NEAR(metric(all, "total_tok_s"), 20 * 24 / 2.0, 1e-6);
   const EngineRun prefill = run(a_case(EngineId::vllm), kPrefill);
   EXPECT_NEAR(metric(prefill, "prefill_tok_s"), 2 * 64 / 0.05, 1e-6);
+}
+
+// Asked of nvidia-smi by the same name: CUDA alone counts cards in another order.
+TEST_F(EngineDriverTest, EnginesAndServersRunOnTheCardThatIsNamed) {
+  options_.gpu = "2";
+  programs_->add("vllm", "echo \"$CUDA_DEVICE_ORDER $CUDA_VISIBLE_DEVICES\" >> '" + at("cards").string() + "'; exit 1");
+  const EngineCase e = a_case(EngineId::vllm);
+  EXPECT_FALSE(run(e, kPrefill).ok());
+  options_.served_load = [](const ServerAddress&, const EngineCase&, const Workload&) { return EngineRun{}; };
+  EXPECT_FALSE(driver(e.engine)->prepare(e).ok());
+  EXPECT_EQ(programs_->text("cards"), "PCI_BUS_ID 2\nPCI_BUS_ID 2\n");
+}
+
+TEST(DefaultGpu, IsTheFirstThatTheEnvironmentAllows) {
+  const char* before = std::getenv("CUDA_VISIBLE_DEVICES");
+  const std::string kept = before ? before : "";
+  for (const auto& [visible, gpu] : {std::pair{"", "0"}, {"3", "3"}, {"2,5", "2"}, {"GPU-1f", "GPU-1f"}}) {
+    setenv("CUDA_VISIBLE_DEVICES", visible, 1);
+    EXPECT_EQ(default_gpu(), gpu) << visible;
+  }
+  if (before)
+    setenv("CUDA_VISIBLE_DEVICES", kept.c_str(), 1);
+  else
+    unsetenv("CUDA_VISIBLE_DEVICES");
 }
 
 TEST_F(EngineDriverTest, EachFailureIsAStatus) {

@@ -207,7 +207,9 @@ struct Stage {
   }
   ~Stage() { fs::current_path("/"); }
 
-  int run() { return shell(folder.path, "STAND_IN=\"$PWD\" PATH=\"$PWD/bin:$PATH\" './my \"out\" $x/tiny-h100.sh'"); }
+  int run(const std::string& variables = "") {
+    return shell(folder.path, variables + " STAND_IN=\"$PWD\" PATH=\"$PWD/bin:$PATH\" './my \"out\" $x/tiny-h100.sh'");
+  }
   std::string said() { return read_file(folder.path / "said"); }
   size_t calls() { return fs::exists(folder.path / "calls") ? count(read_file(folder.path / "calls"), "run ") : 0; }
   fs::path quant_config() { return checkpoint("modelopt", "fp16") / "hf_quant_config.json"; }
@@ -323,6 +325,35 @@ TEST(EngineScriptsRun, AnotherCardIsRefused) {
   write_program(stage.bin / "nvidia-smi", "#!/bin/sh\necho 'NVIDIA H200'\n");
   EXPECT_EQ(stage.run(), 4);
   EXPECT_NE(stage.said().find("this script is for h100, here is NVIDIA H200"), std::string::npos);
+}
+
+// nvidia-smi and CUDA must mean the same card, and a card that a scheduler gave is not swapped for the first one.
+TEST(EngineScriptsRun, TheEngineRunsOnTheCardThatIsChecked) {
+  Stage stage("which-card");
+  write_program(stage.bin / "trtllm-bench",
+                "#!/bin/bash\necho \"$CUDA_DEVICE_ORDER $CUDA_VISIBLE_DEVICES\" >> \"$STAND_IN/cards\"\nexit 1\n");
+  write_program(stage.bin / "nvidia-smi", "#!/bin/sh\necho \"$2\" >> asked\necho 'NVIDIA H100 80GB HBM3'\n");
+  const auto card = [&](const std::string& variables) {
+    for (const char* file : {"cards", "asked"}) fs::remove(stage.folder.path / file);
+    stage.run(variables);
+    const std::string seen = read_file(stage.folder.path / "cards"), asked = read_file(stage.folder.path / "asked");
+    return seen.substr(0, seen.find('\n')) + " " + asked.substr(0, asked.find('\n'));
+  };
+  EXPECT_EQ(card("CUDA_VISIBLE_DEVICES="), "PCI_BUS_ID 0 0");
+  EXPECT_EQ(card("CUDA_VISIBLE_DEVICES=2,3"), "PCI_BUS_ID 2 2");
+  EXPECT_EQ(card("CUDA_VISIBLE_DEVICES=2 GPU=GPU-1f"), "PCI_BUS_ID GPU-1f GPU-1f");
+}
+
+TEST(EngineScriptsRun, NoCardAndNoVersionAreSaidPlainly) {
+  Stage stage("nothing-here");
+  write_program(
+      stage.bin / "python3",
+      "#!/bin/bash\n[ \"$1\" = -c ] && { echo PackageNotFoundError >&2; exit 1; }\nexec /usr/bin/python3 \"$@\"\n");
+  ASSERT_EQ(stage.run(), 0) << stage.said();
+  EXPECT_NE(stage.said().find("warning: written for tensorrt_llm 1.1.0, here is unknown"), std::string::npos);
+  write_program(stage.bin / "nvidia-smi", "#!/bin/sh\necho 'No devices were found'\nexit 6\n");
+  EXPECT_EQ(stage.run(), 4);
+  EXPECT_NE(stage.said().find("nvidia-smi shows no card 0: No devices were found"), std::string::npos) << stage.said();
 }
 
 TEST(EngineScriptsRun, SaysHowToInstallTheEngine) {

@@ -6,19 +6,26 @@
 # Results: RESULTS/MODEL/CARD/WEIGHTS/kv_KV/WORKLOAD/ with total.json (the engine's report), total.log (all that it
 # printed), total.kv (cache type asked for and reported), total.seconds, and total.done when all was well. What was
 # done with the same command is skipped when the script runs again. A report whose cache type is not the case's is marked total.invalid.
-# GPU=N takes another card than the first. Exit code: 0 all done, 2 some cases failed or are invalid, 4 the engine or the
-# card is not here.
+# GPU=N takes another card than the first, or than the first that CUDA_VISIBLE_DEVICES allows. Exit code: 0 all done,
+# 2 some cases failed or are invalid, 4 the engine or the card is not here.
 set -euo pipefail
 results='out/results'
 mkdir -p "$results"
-export CUDA_VISIBLE_DEVICES=${GPU:-0}
-gpu=$(nvidia-smi -i "$CUDA_VISIBLE_DEVICES" --query-gpu=name --format=csv,noheader)
+# CUDA alone counts the fastest card first, nvidia-smi by the place on the bus.
+export CUDA_DEVICE_ORDER=PCI_BUS_ID
+gpu=${GPU:-${CUDA_VISIBLE_DEVICES:-0}}
+export CUDA_VISIBLE_DEVICES=${gpu%%,*}
+gpu=$(nvidia-smi -i "$CUDA_VISIBLE_DEVICES" --query-gpu=name --format=csv,noheader) || {
+  echo "nvidia-smi shows no card $CUDA_VISIBLE_DEVICES${gpu:+: $gpu}" >&2
+  exit 4
+}
 case ${gpu#NVIDIA } in
   'A10') ;;
   *) echo "this script is for a10, here is $gpu" >&2; exit 4 ;;
 esac
 command -v trtllm-bench > /dev/null || { echo "trtllm-bench is not on the PATH; install: pip install tensorrt-llm==1.1.0 (Python 3.12, CUDA 12.9)" >&2; exit 4; }
-version=$(python3 -c 'from importlib.metadata import version; print(version("tensorrt_llm"))')
+version=$(python3 -c 'from importlib.metadata import version; print(version("tensorrt_llm"))' 2> /dev/null) ||
+  version=unknown
 case $version in
   1.1.0*) ;;
   *) echo "warning: written for tensorrt_llm 1.1.0, here is $version" >&2 ;;
