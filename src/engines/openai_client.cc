@@ -24,6 +24,9 @@ namespace {
 constexpr size_t kScratchBytes = 64 << 10;
 constexpr size_t kMostLagSamples = size_t{1} << 20;
 constexpr double kSweepSeconds = 0.1;
+// Servers close what is idle for some seconds (uvicorn and Node: 5). A request that is on its way at that moment is
+// lost.
+constexpr double kMostIdleSeconds = 1;
 
 ClientClock::duration seconds(double value) {
   return std::chrono::duration_cast<ClientClock::duration>(std::chrono::duration<double>(value));
@@ -85,11 +88,15 @@ void OpenAiClient::State::sweep() {
   });
 }
 
-// A connection that the server has not closed meanwhile.
+// A connection that the server has not closed meanwhile, and is not about to close.
 std::shared_ptr<tcp::socket> OpenAiClient::State::take_idle() {
   while (!idle.empty()) {
-    auto socket = std::move(idle.back());
+    const auto [socket, since] = std::move(idle.back());
     idle.pop_back();
+    if (ClientClock::now() - since > seconds(kMostIdleSeconds)) {
+      --connections_open;
+      continue;
+    }
     char byte = 0;
     error_code error;
     socket->receive(asio::buffer(&byte, 1), tcp::socket::message_peek, error);
@@ -100,7 +107,7 @@ std::shared_ptr<tcp::socket> OpenAiClient::State::take_idle() {
 }
 
 void OpenAiClient::State::keep(std::shared_ptr<tcp::socket> socket) {
-  idle.push_back(std::move(socket));
+  idle.push_back({std::move(socket), ClientClock::now()});
 }
 
 OpenAiClient::OpenAiClient(ClientOptions options) : state_(std::make_unique<State>(std::move(options))) {}

@@ -1,6 +1,6 @@
 #pragma once
 // A load client for streams of completions: thousands of requests at once from one thread, on Boost.Asio. Connections
-// are kept and used again; a request is never sent twice.
+// are kept and used again while that is safe; a request is never sent twice.
 #include <chrono>
 #include <cstdint>
 #include <map>

@@ -56,7 +56,11 @@ struct OpenAiClient::State {
   boost::asio::steady_timer lag_timer{io}, sweep_timer{io};
   tcp::resolver::results_type addresses;
   std::set<Exchange*> exchanges;
-  std::deque<std::shared_ptr<tcp::socket>> idle;
+  struct Idle {
+    std::shared_ptr<tcp::socket> socket;
+    ClientClock::time_point since;
+  };
+  std::deque<Idle> idle;
 };
 
 }  // namespace qg

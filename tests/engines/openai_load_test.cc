@@ -270,6 +270,25 @@ TEST(OpenAiLoad, TheProbeIsNoLongerThanTheRequests) {
   EXPECT_LE(most, 8 + 1);
 }
 
+// Servers close what was idle for some seconds (uvicorn: 5), and a request that meets that is lost.
+TEST(OpenAiLoad, AConnectionThatWasIdleForLongIsNotUsedAgain) {
+  RudeServer* it = nullptr;
+  RudeServer server([&](const RudeRequest& request) {
+    return request.number > 0 && it->connections() == 1 ? std::string() : good(request);  // its time is up
+  });
+  it = &server;
+  ClientOptions options;
+  options.base = parse_base_url(server.url());
+  OpenAiClient client(options);
+  for (int i = 0; i < 2; ++i) {
+    if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1200));
+    client.post(i, "/v1/completions", "{\"max_tokens\":3}", 3);
+    while (client.in_flight() > 0) client.run_until(ClientClock::now() + std::chrono::milliseconds(10));
+  }
+  for (const StreamEvent& event : client.take_events()) EXPECT_EQ(event.error, "");
+  EXPECT_EQ(client.counts().ended, 2);
+}
+
 TEST(OpenAiLoad, NobodyListens) {
   std::string url;
   {
