@@ -62,6 +62,7 @@ ExitCode run_other(EngineId engine, const RunFlags& f) {
   if (f.server.served) {
     OpenAiLoadOptions load = load_options(f.server, nullptr);
     load.limit_s = flags.limit_minutes * 60;
+    flags.prompts = f.server.chat ? "chat" : f.server.prompts == "text" ? "text" : "";
     flags.served_load = openai_served_load(std::move(load));
   }
   return run_on_engine(engine, flags);

@@ -138,6 +138,7 @@ ExitCode run_on_engine(EngineId engine, const EngineRunFlags& flags) {
   options.rerun = flags.rerun;
   options.attempt = flags.attempt;
   options.served = static_cast<bool>(flags.served_load);
+  options.prompts = flags.prompts;
   options.base_hash = [](const GridModel& model) {
     info("{}: hashing the weights", model.name);
     return open_model(model.folder)->weights_hash();

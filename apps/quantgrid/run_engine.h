@@ -15,6 +15,7 @@ struct EngineRunFlags {
   std::vector<std::string> points;
   double limit_minutes = 60;
   bool rerun = false, json = false, attempt = false;
+  std::string prompts;     // how that load asks where not by token ids: "text", "chat"
   ServedLoad served_load;  // with it the engine's server is loaded over HTTP: rows are of the engine "NAME/served"
 };
 

@@ -90,6 +90,7 @@ EngineGridRun::Part EngineGridRun::part(const PlanRow& row, const EngineCase& e,
   id.weights = to_string(row.c.weights);
   id.kv = to_string(row.c.kv);
   id.workload = w ? w->name + ": " + describe(*w) : name;
+  if (w && !options_.prompts.empty()) id.workload += " " + options_.prompts;
   id.engine = engine_key();
   id.engine_build = driver_.version();
   id.engine_flags = sha256_hex(flags_of(e, w, options_.served)).substr(0, 16);

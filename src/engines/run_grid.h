@@ -22,6 +22,7 @@ struct EngineGridOptions {
   bool rerun = false;               // what is done is measured again
   bool attempt = false;             // unsupported cases are run all the same
   bool served = false;              // the driver loads servers: rows are of the engine "NAME/served"
+  std::string prompts;              // how a served load asks where not by token ids: "text", "chat"
   std::function<std::string(const GridModel&)> base_hash;                       // of the original weights
   std::function<std::string(const std::filesystem::path& folder)> recipe_hash;  // of a checkpoint that is there
 };

@@ -104,6 +104,18 @@ TEST_F(EngineServedTest, TheWholeWayOnEachEngine) {
   EXPECT_NE(read_text(folder_ / "r.md").find("vllm/served"), std::string::npos);
 }
 
+// The stand-ins take token ids alone, so that these fail; that they were tried is what counts.
+TEST_F(EngineServedTest, PromptsOfTextAreAnotherMeasurement) {
+  write_grid(workload("9/7", 9, 7, 5));
+  size_t starts = 0;
+  for (const char* prompts : {"", "--prompts text", "--chat"}) {
+    run_served("vllm", std::string("--filter number=1 ") + prompts);
+    EXPECT_EQ(programs_->calls("vllm").size(), ++starts) << prompts;
+  }
+  run_served("vllm", "--filter number=1");
+  EXPECT_EQ(programs_->calls("vllm").size(), starts);
+}
+
 // Each workload meets another misfortune under load; the server is there again for the next one.
 TEST_F(EngineServedTest, EachFailureHasItsStatusAndTheGridGoesOn) {
   struct Way {
