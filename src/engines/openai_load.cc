@@ -169,7 +169,7 @@ EngineRun measure_server(const ServerAddress& server, const Load& load, const Op
       asked.engine_version = facts.version;
       if (!asked.ok()) return finish(asked);
     } catch (const Error& e) {
-      if (e.code() == ExitCode::wrong_input) throw;
+      if (e.code() == ExitCode::wrong_input || e.code() == ExitCode::interrupted) throw;
       return finish(failed_run(CaseStatus::failed, "connect", e.what()));
     }
   }

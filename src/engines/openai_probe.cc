@@ -6,6 +6,7 @@
 
 #include "bench/load.h"
 #include "core/error.h"
+#include "core/interrupt.h"
 #include "core/json.h"
 #include "engines/openai_stream.h"
 
@@ -57,6 +58,7 @@ StreamEvent stream_once(OpenAiClient& client, const RequestDialect& dialect, std
               request_body(dialect, prompt, dialect.token_prompts ? std::string() : text(prompt), kProbeOutputTokens),
               kProbeOutputTokens);
   for (;;) {
+    stop_if_interrupted("nothing of this workload was measured");
     client.run_until(ClientClock::now() + std::chrono::seconds(1));
     for (StreamEvent& event : client.take_events())
       if (event.finished) return event;

@@ -1,7 +1,11 @@
 // Speed behind HTTP through the command line: our own server as a child, and somebody's who behaves or does not.
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
+#include <functional>
 #include <map>
 
 #include "core/json.h"
@@ -187,6 +191,33 @@ TEST_F(Served, AServerThatFailsIsAStatusAndTheGridGoesOn) {
   EXPECT_EQ(ends["prefill/16"]["error_code"], "http_429");
   EXPECT_NE(ends["prefill/16"]["error_msg"].get<std::string>().find("HTTP 429: busy"), std::string::npos);
   EXPECT_EQ(ends["prefill/16"]["valid"], false);
+}
+
+// Before anything is measured, a server is asked some things, and it may hang.
+TEST_F(Served, AStopIsHeededWhileAServerHangs) {
+  RudeServer server([](const RudeRequest&) { return std::string(RudeServer::kHold); });
+  const pid_t child = fork();
+  if (child == 0) {
+    if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr)) _exit(9);
+    const std::string url = server.url();
+    execl(QG_BINARY, QG_BINARY, "bench", "--engine", "openai", "--isl", "8", "--osl", "6", "--base-url", url.c_str(),
+          nullptr);
+    _exit(9);
+  }
+  const auto until = [](double seconds, const std::function<bool()>& seen) {
+    for (int i = 0; i < seconds * 100 && !seen(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    return seen();
+  };
+  EXPECT_TRUE(until(30, [&] { return server.completions() > 0; }));
+  kill(child, SIGTERM);
+  int status = 0;
+  bool ended = false;
+  EXPECT_TRUE(until(10, [&] { return ended = ended || waitpid(child, &status, WNOHANG) == child; }));
+  if (!ended) {
+    kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+  }
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 75) << status;
 }
 
 }  // namespace
