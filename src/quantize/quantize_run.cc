@@ -30,11 +30,51 @@ std::filesystem::path journal_folder(const QuantizeJob& job) {
   return first.string() + ".journal";
 }
 
+// As the folders of outputs are made: a file that cannot be written is noticed before the work, not after it.
+void make_parent(const std::filesystem::path& file) {
+  if (file.empty() || file.parent_path().empty()) return;
+  std::error_code code;
+  std::filesystem::create_directories(file.parent_path(), code);
+  if (code)
+    throw Error("folder cannot be created: " + code.message(), file.parent_path().string(),
+                "check path and permissions");
+}
+
 Json calibration_json(const QuantizeJob& job) {
   return {{"text", job.calibration.name},
           {"sequences", job.options.sequences},
           {"tokens", job.options.tokens},
           {"search_rows", job.options.sample_rows}};
+}
+
+// One text gives other tokens through another tokenizer.
+std::string hash_of_tokens(const CalibrationText& text) {
+  Sha256 hash;
+  for (const std::vector<int32_t>& sequence : text.sequences) {
+    const uint64_t length = sequence.size();
+    hash.update(&length, sizeof(length));
+    hash.update(sequence.data(), sequence.size() * sizeof(int32_t));
+  }
+  return hash.hex();
+}
+
+// Hash of all that the layers' bytes follow from but the base's weights: the numbers of its config.json are part of it.
+std::string journal_key(const QuantizeJob& job, const std::string& executor) {
+  const ModelShape& shape = job.base->table().shape;
+  Json key{{"version", version()},
+           {"commit", build_commit()},
+           {"executor", executor},
+           {"config", make_hf_config(shape, job.base->dtype(), hf_rules_of_family(shape.family))},
+           {"calibration", calibration_json(job)},
+           {"calibration_hash", job.calibration.hash},
+           {"tokens", hash_of_tokens(job.calibration)},
+           {"seed", static_cast<int64_t>(job.options.seed)},
+           {"outputs", Json::array()}};
+  for (const QuantizeOutput& output : job.outputs)
+    key["outputs"].push_back({{"out", output.out.filename().string()},
+                              {"recipe", output.recipe.to_json()},
+                              {"layout", to_string(output.layout)}});
+  return sha256_hex(key.dump());
 }
 
 }  // namespace
@@ -139,24 +179,13 @@ class QuantizeRun::Output {
   int64_t groups_ = 0;
 };
 
-QuantizeRun::QuantizeRun(const QuantizeJob& job, const std::string& executor)
-    : job_(job),
-      base_hash_(std::async(std::launch::async, [&job] { return job.base->weights_hash(); }).share()),
-      queue_(kLayersWaiting) {
+QuantizeRun::QuantizeRun(const QuantizeJob& job, const std::string& executor) : job_(job), queue_(kLayersWaiting) {
+  // Before the base is hashed, which takes minutes: what is wrong with an output is said at once.
   for (const QuantizeOutput& output : job.outputs) outputs_.push_back(std::make_unique<Output>(job, output, executor));
-  Json key{{"version", version()},
-           {"commit", build_commit()},
-           {"executor", executor},
-           {"calibration", calibration_json(job)},
-           {"calibration_hash", job.calibration.hash},
-           {"seed", static_cast<int64_t>(job.options.seed)},
-           {"outputs", Json::array()}};
-  for (const QuantizeOutput& output : job.outputs)
-    key["outputs"].push_back({{"out", output.out.filename().string()},
-                              {"recipe", output.recipe.to_json()},
-                              {"layout", to_string(output.layout)}});
-  journal_ =
-      std::make_unique<LayerJournal>(journal_folder(job), sha256_hex(key.dump()), [this] { return base_hash_.get(); });
+  make_parent(job.kv_scales);
+  base_hash_ = std::async(std::launch::async, [&job] { return job.base->weights_hash(); }).share();
+  journal_ = std::make_unique<LayerJournal>(journal_folder(job), journal_key(job, executor),
+                                            [this] { return base_hash_.get(); });
 }
 
 // Also on the way out of an error: layers that are finished go into the journal.
@@ -222,8 +251,9 @@ std::vector<QuantizeReport> QuantizeRun::finish() {
   std::vector<QuantizeReport> reports;
   queue_.push([&] {
     for (const auto& output : outputs_) output->write_rest();
-    for (const auto& output : outputs_) reports.push_back(output->finish(kv_, base_hash_.get()));
+    // Before the outputs: once they have their names, the same command would not go on.
     if (!job_.kv_scales.empty()) write_kv_scales_file(job_.kv_scales, kv_, job_.base->table().shape, base_hash_.get());
+    for (const auto& output : outputs_) reports.push_back(output->finish(kv_, base_hash_.get()));
     journal_->remove();
     done_ = true;
   });

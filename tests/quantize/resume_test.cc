@@ -9,12 +9,14 @@
 #include "checkpoint/synthetic.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json.h"
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "model/architecture.h"
 #include "model/open_model.h"
 #include "quantize/layer_journal.h"
 #include "quantize/quantize.h"
+#include "tests/runtime/faulty_checkpoint.h"
 
 namespace qg {
 namespace {
@@ -132,6 +134,54 @@ TEST_F(Resume, AKilledJobGoesOn) {
 TEST_F(Resume, AnotherJobsLayersAreNotTaken) {
   EXPECT_THROW(run(job("b-"), 2 * kQuantizeSteps + 1), Error);
   EXPECT_EQ(run(job("b-", 77)), 4 * kQuantizeSteps);
+}
+
+// The text's hash is the same, its tokens are not.
+TEST_F(Resume, LayersOfAnotherTokenizerAreNotTaken) {
+  EXPECT_THROW(run(job("b-"), 2 * kQuantizeSteps + 1), Error);
+  QuantizeJob other = job("b-");
+  std::swap(other.calibration.sequences[0][3], other.calibration.sequences[0][4]);
+  EXPECT_EQ(run(other), 4 * kQuantizeSteps);
+}
+
+// The base's tensors are the same, what config.json makes of them is not.
+TEST_F(Resume, LayersOfAnotherConfigAreNotTaken) {
+  EXPECT_THROW(run(job("b-"), 2 * kQuantizeSteps + 1), Error);
+  Json config = read_json(folder_ / "base" / "config.json");
+  config["rope_theta"] = 77000.0;
+  write_file(folder_ / "base" / "config.json", config.dump());
+  base_ = open_model(folder_ / "base");
+  EXPECT_EQ(run(job("b-")), 4 * kQuantizeSteps);
+}
+
+// A file that cannot take its name at the end costs nothing that was computed.
+TEST_F(Resume, GoesOnWhereTheKvScalesFileFailed) {
+  QuantizeJob j = job("b-");
+  j.kv_scales = folder_ / "new" / "kv.safetensors";  // its folder is made, as the outputs' are
+  fs::create_directories(j.kv_scales / "in the way");
+  EXPECT_THROW(run(j), Error);
+  for (const QuantizeOutput& output : j.outputs) EXPECT_FALSE(fs::exists(output.out)) << output.out;
+  fs::remove_all(j.kv_scales.parent_path());
+  EXPECT_EQ(run(j), 0);
+  EXPECT_TRUE(fs::is_regular_file(j.kv_scales));
+  for (const QuantizeOutput& output : j.outputs) EXPECT_TRUE(fs::exists(output.out)) << output.out;
+}
+
+// The base is hashed only when there is something to make: that takes minutes for a large one.
+TEST_F(Resume, WhatIsThereAlreadyIsRefusedBeforeTheBaseIsHashed) {
+  class Unhashed final : public test::FaultyCheckpoint {
+   public:
+    using test::FaultyCheckpoint::FaultyCheckpoint;
+    std::string weights_hash() const override {
+      ADD_FAILURE() << "the base was hashed";
+      return {};
+    }
+  };
+  const Unhashed base(base_);
+  QuantizeJob j = job("b-");
+  j.base = &base;
+  fs::create_directories(j.outputs[1].out / "something");
+  EXPECT_THROW(run(j), Error);
 }
 
 TEST_F(Resume, ADamagedLayerIsComputedAgain) {
