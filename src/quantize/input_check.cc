@@ -32,13 +32,6 @@ bool no_full_exponent(const void* values, int64_t count, Bits exponent) {
   return full == 0;
 }
 
-template <class T>
-void check_activations(std::span<const T> values, const std::string& where, const std::string& more) {
-  if (!std::all_of(values.begin(), values.end(), [](T value) { return std::isfinite(value); }))
-    throw Error("the 16-bit model computes values that are infinite or not a number", where,
-                "its weights or its config.json (rms_norm_eps, rope_theta) are broken: fetch it again" + more);
-}
-
 void check(const Tensor& tensor, const Checkpoint& base, const std::string& name) {
   if (!all_finite(tensor))
     throw Error("holds values that are infinite or not a number", base.folder().string() + ", tensor " + name,
@@ -70,11 +63,10 @@ void check_finite_layer(const Checkpoint& base, int layer) {
   }
 }
 
-void check_finite_activations(std::span<const float> absmax, const std::string& where) {
-  check_activations(absmax, where, "");
-}
 void check_finite_sums(std::span<const double> sums, const std::string& where, const std::string& more) {
-  check_activations(sums, where, more);
+  if (!std::all_of(sums.begin(), sums.end(), [](double sum) { return std::isfinite(sum); }))
+    throw Error("the 16-bit model computes values that are infinite or not a number", where,
+                "its weights or its config.json (rms_norm_eps, rope_theta) are broken: fetch it again" + more);
 }
 
 }  // namespace qg

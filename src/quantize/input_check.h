@@ -15,9 +15,8 @@ bool all_finite(DType dtype, const void* values, int64_t count);
 // that is not a number.
 void check_finite_layer(const Checkpoint& base, int layer);
 
-// Throws Error when an activation's statistics are not finite: the 16-bit model itself computes no numbers.
-void check_finite_activations(std::span<const float> absmax, const std::string& where);
-// The same of sums of magnitudes, in which what is no number stays; more: what else may help.
+// Throws Error when an activation's sums of magnitudes, in which what is no number stays, are not finite: the 16-bit
+// model itself computes no numbers. more: what else may help.
 void check_finite_sums(std::span<const double> sums, const std::string& where, const std::string& more);
 
 }  // namespace qg

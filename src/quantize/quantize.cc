@@ -120,7 +120,7 @@ class Calibration {
     ActivationCollector collector(first.k, rows_, job_.options, run_.wants_gram());
     visit([&](std::span<const float> values, int64_t count) { collector.add(values, count); });
     ActivationStatistics statistics = collector.finish();
-    check_finite_activations(statistics.absmax, "input of " + first.calibration_group);
+    check_finite_sums(statistics.abs_sum, "input of " + first.calibration_group, "");
     for (size_t i = 0; i < run_.outputs(); ++i) {
       if (run_.recipe(i).weights == WeightFormat::fp16) continue;
       const auto start = Clock::now();

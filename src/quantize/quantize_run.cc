@@ -122,7 +122,7 @@ class QuantizeRun::Output {
 
   void write_rest() {
     for (const TensorSpec& spec : options_.table.tensors)
-      if (spec.layer < 0) writer_->write(spec, stored(spec));
+      if (spec.layer < 0) writer_->write(spec, job_.base->tensor(spec));
   }
 
   QuantizeReport finish(const KvScales& scales, const std::string& base_hash) {
@@ -142,12 +142,7 @@ class QuantizeRun::Output {
   void write_norm(TensorRole role, int layer, const std::vector<float>& values) {
     const TensorSpec* spec = options_.table.find(role, layer);
     if (!spec) throw Error("the model table has no " + std::string(to_string(role)), "layer " + std::to_string(layer));
-    writer_->write(*spec, tensor_from_f32(values, spec->shape, options_.dtype));
-  }
-
-  Tensor stored(const TensorSpec& spec) const {
-    const Tensor tensor = job_.base->tensor(spec);
-    return tensor.dtype == options_.dtype ? tensor : tensor_from_f32(to_f32(tensor), tensor.shape, options_.dtype);
+    writer_->write(*spec, tensor_from_f32(values, spec->shape));  // which refuses what overflows its type
   }
 
   Lineage lineage(const std::string& base_hash) const {

@@ -39,10 +39,10 @@ Json Recipe::to_json() const {
   Json j;
   j["weights"] = std::string(to_string(weights));
   if (weights == WeightFormat::fp8 || weights == WeightFormat::int8_sq) j["activations"] = name_of(activations);
-  if (weights == WeightFormat::fp8) {
+  if (weights == WeightFormat::fp8)
     j["weight_scales"] = weight_scaling == WeightScaling::channel ? "per channel" : "per tensor";
-    j["scale_search"] = scale_search;
-  }
+  const bool static_int8 = weights == WeightFormat::int8_sq && activations == ActivationScaling::static_tensor;
+  if (weights == WeightFormat::fp8 || static_int8) j["scale_search"] = scale_search;
   if (weights == WeightFormat::int4_awq) {
     j["group_size"] = group_size;
     j["zero_points"] = zero_points;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <fstream>
 #include <numeric>
 
 #include "checkpoint/kv_scales.h"
@@ -187,6 +188,66 @@ TEST_F(Quantize, RefusesWhatItCannotDo) {
   QuantizeJob again = job({default_recipe(WeightFormat::fp8)}, "-again");
   again.base = quantized.get();
   EXPECT_THROW(quantize(again, [](const std::string&) {}), Error);
+}
+
+// A base in F32 with another value in place of its tensor's first one.
+class WideBase : public Quantize {
+ protected:
+  void make_wide(const std::string& tensor, float value) {
+    SyntheticOptions options;
+    options.seed = 3;
+    options.dtype = DType::f32;
+    fs::remove_all(folder_ / "wide");
+    write_synthetic_model(base_->table(), hf_rules_of_family("llama"), options, folder_ / "wide");
+    const fs::path file = folder_ / "wide" / "model.safetensors";
+    const int64_t offset = SafetensorsFile(file).find(tensor)->offset;
+    std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekp(offset);
+    stream.write(reinterpret_cast<const char*>(&value), sizeof(value));
+    stream.close();
+    base_ = open_model(folder_ / "wide");
+  }
+
+  std::string refusal(const Recipe& recipe) const {
+    std::string text = "nothing was refused";
+    try {
+      quantize(job({recipe}, "-wide"), [](const std::string&) {});
+    } catch (const Error& error) {
+      text = error.what();
+    }
+    EXPECT_FALSE(fs::exists(folder_ / (std::string(to_string(recipe.weights)) + "-wide")));
+    return text;
+  }
+};
+
+// What the checkpoint stores in 16 bits must not become infinite there.
+TEST_F(WideBase, IsRefusedWhereTheLayoutsTypeOverflows) {
+  for (const char* tensor :
+       {"model.embed_tokens.weight", "model.norm.weight", "model.layers.1.input_layernorm.weight"}) {
+    make_wide(tensor, 1e5f);
+    const std::string text = refusal(default_recipe(WeightFormat::fp8));
+    EXPECT_NE(text.find("holds values that overflow F16"), std::string::npos) << tensor << ": " << text;
+  }
+}
+
+// The last layer's MLP, behind which nothing else would notice.
+TEST_F(WideBase, IsRefusedWhereActivationsAreNoNumbers) {
+  make_wide("model.layers.1.self_attn.o_proj.weight", 3e38f);
+  Recipe recipe = default_recipe(WeightFormat::int8_sq);
+  recipe.error_feedback = false;
+  const std::string text = refusal(recipe);
+  EXPECT_NE(text.find("infinite or not a number"), std::string::npos) << text;
+  EXPECT_NE(text.find("layers.1.mlp_in"), std::string::npos) << text;
+}
+
+TEST(RecipeJson, HoldsAllThatChangesTheCheckpoint) {
+  for (const WeightFormat weights : {WeightFormat::fp8, WeightFormat::int8_sq}) {
+    Recipe searched = default_recipe(weights);
+    searched.activations = ActivationScaling::static_tensor;
+    Recipe plain = searched;
+    plain.scale_search = false;
+    EXPECT_NE(searched.to_json(), plain.to_json()) << to_string(weights);
+  }
 }
 
 TEST(GroupSize, IsTheGreatestThatDividesAll) {
