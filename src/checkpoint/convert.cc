@@ -45,6 +45,7 @@ class Conversion {
     writer_options_.hf_rules = options.hf_rules;
     writer_options_.ranks = std::max<int64_t>(options.ranks, 1);
     writer_options_.quant = target_quant();
+    kv_scales_ = from.kv_scales();
     place_ = prequant_place(options.layout, writer_options_.quant);
     check_layers();
   }
@@ -60,7 +61,7 @@ class Conversion {
     }
     for (const TensorSpec& spec : from_.table().tensors)
       if (spec.layer < 0) writer->write(spec, from_.tensor(spec));
-    writer->set_kv_scales(from_.kv_scales());
+    writer->set_kv_scales(kv_scales_);
     if (from_.lineage()) writer->set_lineage(lineage());
     writer->copy_side_files(from_.folder());
     writer->finish();
@@ -79,6 +80,10 @@ class Conversion {
                   "convert the -kv_fp16 folder it was made from");
     if (options_.kv == KvFormat::int8 && from_.kv_scales().int8.empty())
       throw Error("there are no calibrated int8 KV scales", where(), "quantize the model again, with KV calibration");
+    if (options_.layout == Layout::huggingface && (options_.kv || from_.quant().fixed_kv))
+      throw Error("the plain Hugging Face layout has no place for a fixed KV format", options_.kv ? "--kv" : where(),
+                  options_.kv ? "leave --kv out: the KV format is chosen at run time"
+                              : "convert the -kv_fp16 folder it was made from");
     if (options_.layout == Layout::huggingface && from_.quant().weights != WeightFormat::fp16)
       throw Error(
           fmt::format("the plain Hugging Face layout holds 16-bit weights: the {} codes and scales would be lost",
@@ -136,7 +141,7 @@ class Conversion {
 
   LayerWeights converted_layer(int index) {
     LayerWeights layer = loaded_layer(index);
-    fold_prequant(layer, from_.table(), index, place_);
+    fit_kv_scales(fold_prequant(layer, from_.table(), index, place_), static_cast<size_t>(index));
     for (auto& [role, weights] : layer.linears) {
       if (!writer_options_.quant.zero_points) weights.zero_point = {};
       if (writer_options_.quant.zero_points && weights.zero_point.empty()) weights.zero_point = eights(weights);
@@ -145,6 +150,16 @@ class Conversion {
         scale_rounding_ = std::max(scale_rounding_, rounding_of(to_f32(weights.weight_scale), writer_options_.dtype));
     }
     return layer;
+  }
+
+  // Without the calibration text only a bound of the values is known when each channel is multiplied by a factor: it is
+  // not exceeded.
+  void fit_kv_scales(const std::vector<float>& of_values, size_t layer) {
+    if (of_values.empty()) return;
+    const float most = *std::max_element(of_values.begin(), of_values.end());
+    for (std::vector<KvScale>* scales : {&kv_scales_.fp8, &kv_scales_.int8})
+      if (!scales->empty()) scales->at(layer).v *= most;
+    ++layers_with_other_values_;
   }
 
   static Tensor eights(const LinearWeights& w) {
@@ -183,6 +198,11 @@ class Conversion {
     if (scale_rounding_ > 0)
       list.push_back(
           fmt::format("group scales are stored as {}: rounded by at most {:.2g} %", type, 100 * scale_rounding_));
+    if (layers_with_other_values_ > 0 && !(kv_scales_.fp8.empty() && kv_scales_.int8.empty()))
+      list.push_back(fmt::format(
+          "the scale of the attention output's input was folded into V in {} layers: V's KV scale is a bound "
+          "there; calibrated for this layout it would be finer",
+          layers_with_other_values_));
     return list;
   }
 
@@ -194,6 +214,8 @@ class Conversion {
   const ConvertOptions& options_;
   WriterOptions writer_options_;
   PrequantPlace place_ = PrequantPlace::nowhere;
+  KvScales kv_scales_;
+  int64_t layers_with_other_values_ = 0;
   double norm_rounding_ = 0, scale_rounding_ = 0;
 };
 

@@ -65,9 +65,10 @@ void fold_into_up(LayerWeights& layer, const ModelTable& table, int index) {
   down.prequant_scale = {};
 }
 
-void fold_into_v(LayerWeights& layer, const ModelTable& table, int index) {
+// Returns the factor of V's rows; empty where there is none.
+std::vector<float> fold_into_v(LayerWeights& layer, const ModelTable& table, int index) {
   LinearWeights& output = layer.linears.at(LinearRole::attention_output);
-  if (output.prequant_scale.empty()) return;
+  if (output.prequant_scale.empty()) return {};
   const LinearSpec& spec = table.linear(LinearRole::attention_output, index);
   check_width(output, spec);
   const ModelShape& shape = table.shape;
@@ -89,6 +90,7 @@ void fold_into_v(LayerWeights& layer, const ModelTable& table, int index) {
   scale_rows(layer.linears.at(LinearRole::qkv), shape.q_rows() + shape.kv_rows(), of_v,
              table.linear(LinearRole::qkv, index));
   output.prequant_scale = {};
+  return of_v;
 }
 
 }  // namespace
@@ -109,15 +111,15 @@ PrequantPlace prequant_place(Layout layout, const QuantSpec& quant) {
   return PrequantPlace::nowhere;
 }
 
-void fold_prequant(LayerWeights& layer, const ModelTable& table, int index, PrequantPlace place) {
+std::vector<float> fold_prequant(LayerWeights& layer, const ModelTable& table, int index, PrequantPlace place) {
   for (auto& [role, weights] : layer.linears)
     if (!weights.prequant_scale.empty() && all_ones(weights.prequant_scale)) weights.prequant_scale = {};
-  if (place == PrequantPlace::anywhere) return;
+  if (place == PrequantPlace::anywhere) return {};
   fold_into_norm(layer, table, index, {LinearRole::qkv}, layer.attention_norm);
   fold_into_norm(layer, table, index, {LinearRole::gate, LinearRole::up}, layer.mlp_norm);
-  if (place == PrequantPlace::not_behind_norm) return;
-  fold_into_v(layer, table, index);
+  if (place == PrequantPlace::not_behind_norm) return {};
   fold_into_up(layer, table, index);
+  return fold_into_v(layer, table, index);
 }
 
 std::vector<int32_t> shared_output_scales(const ModelShape& shape) {

@@ -95,6 +95,9 @@ CudaKvCollector::CudaKvCollector(const ModelShape& shape, const std::vector<int6
   key_values_ = DeviceBuffer(floats(taken));
   value_values_ = DeviceBuffer(floats(taken));
   scalars_ = DeviceBuffer(floats(kScalars));
+  column_max_ = DeviceBuffer(floats(shape.qkv_rows()));
+  column_sums_ = DeviceBuffer(doubles(shape.qkv_rows()));
+  column_scratch_ = DeviceBuffer(static_cast<size_t>(column_statistics_scratch_bytes(shape.qkv_rows())));
   errors_ = DeviceBuffer(doubles(kInt8ScaleSteps));
   center_ = DeviceBuffer(floats(g * d));
   transform_ = DeviceBuffer(floats(g * d * d));
@@ -103,7 +106,8 @@ CudaKvCollector::CudaKvCollector(const ModelShape& shape, const std::vector<int6
 void CudaKvCollector::begin_layer(const __half* attention_output) {
   const int64_t d = shape_.head_dim, h = shape_.heads;
   QG_CUDA(cudaMemsetAsync(sums_.data(), 0, sums_.bytes(), queue_.stream));
-  QG_CUDA(cudaMemsetAsync(scalars_.data(), 0, scalars_.bytes(), queue_.stream));
+  for (const DeviceBuffer* zeroed : {&scalars_, &column_max_, &column_sums_})
+    QG_CUDA(cudaMemsetAsync(zeroed->data(), 0, zeroed->bytes(), queue_.stream));
   head_grams(queue_, attention_output, shape_.hidden, h, d, grams_.as<double>());
   const std::vector<double> grams = read(grams_.as<double>(), h * d * d, queue_.stream);
   std::vector<float> factors(grams.size());
@@ -124,6 +128,9 @@ void CudaKvCollector::add(const CudaKvChunk& chunk) {
   float* scalars = scalars_.as<float>();
   largest_magnitude(queue_, chunk.keys, rows, kv_rows, kv_rows, scalars + kKeyMax);
   largest_magnitude(queue_, chunk.values, rows, kv_rows, chunk.value_stride, scalars + kValueMax);
+  if (chunk.value_stride != shape_.qkv_rows()) throw Error("values must be the last of rows of q, k and v");
+  add_column_statistics(queue_, chunk.values - shape_.q_rows() - kv_rows, rows, chunk.value_stride,
+                        column_max_.as<float>(), column_sums_.as<double>(), column_scratch_.data());
   take_every(queue_, chunk.keys, rows, kv_rows, kv_rows, chunk.first_row, kKvSampleStride, key_values_.as<float>());
   take_every(queue_, chunk.values, rows, kv_rows, chunk.value_stride, chunk.first_row, kKvSampleStride,
              value_values_.as<float>());
@@ -178,9 +185,13 @@ void CudaKvCollector::start_shaping() {
   shaping_ = std::async(std::launch::async, [this] { return shaping_of(heads_, rows_, shape_); });
 }
 
+int64_t CudaKvCollector::sampled_elements() const {
+  return (rows_ * shape_.kv_rows() + kKvSampleStride - 1) / kKvSampleStride;
+}
+
 // KvCollector::scale.
 KvScale CudaKvCollector::read_scale(KvFormat format) {
-  const int64_t count = (rows_ * shape_.kv_rows() + kKvSampleStride - 1) / kKvSampleStride;
+  const int64_t count = sampled_elements();
   KvScale scale;
   for (const bool key : {true, false}) {
     float* amax = scalars_.as<float>() + (key ? kKeyMax : kValueMax);
@@ -205,6 +216,8 @@ LayerKv CudaKvCollector::finish() {
   LayerKv kv;
   kv.fp8 = read_scale(KvFormat::fp8);
   kv.int8 = read_scale(KvFormat::int8);
+  kv.value_max = read(column_max_.as<float>() + shape_.q_rows() + shape_.kv_rows(), shape_.kv_rows(), queue_.stream);
+  kv.values = read(value_values_.as<float>(), sampled_elements(), queue_.stream);
   kv.shaping = shaping_.get();
   upload(kv.shaping.k_center, center_, queue_.stream);
   upload(kv.shaping.k_transform, transform_, queue_.stream);

@@ -16,7 +16,7 @@ struct CudaKvChunk {
   const __half* q = nullptr;     // [rows, q_rows], after RoPE
   const __half* keys = nullptr;  // [rows, kv_rows], after RoPE
   const __half* values = nullptr;
-  int64_t value_stride = 0;  // elements from row to row
+  int64_t value_stride = 0;  // elements from row to row, of which values are the last
   int64_t first_row = 0;     // of the chunk, among all calibration rows
   std::span<const int64_t> lengths;
 };
@@ -37,6 +37,7 @@ class CudaKvCollector {
 
  private:
   void read_sums();
+  int64_t sampled_elements() const;  // of K or of V
   KvScale read_scale(KvFormat format);
 
   ModelShape shape_;
@@ -51,8 +52,10 @@ class CudaKvCollector {
   KvScratch parts_;
   DeviceBuffer key_values_, value_values_;  // float: every 61st element
   DeviceBuffer scalars_;                    // float: amax of K and V, largest shaped element
-  DeviceBuffer errors_;                     // double [kInt8ScaleSteps]
-  DeviceBuffer center_, transform_;         // float, for the largest shaped element
+  DeviceBuffer column_max_, column_sums_;   // float and double [qkv_rows]: magnitudes, of which V's are read
+  DeviceBuffer column_scratch_;
+  DeviceBuffer errors_;              // double [kInt8ScaleSteps]
+  DeviceBuffer center_, transform_;  // float, for the largest shaped element
   std::vector<KeyStatistics> heads_;
   std::future<KvShaping> shaping_;
 };

@@ -105,6 +105,8 @@ void add_tensors(const LayerKv& kv, NamedTensors& to) {
   to.emplace_back("kv.k_transform", floats(kv.shaping.k_transform));
   to.emplace_back("kv.q_transform", floats(kv.shaping.q_transform));
   to.emplace_back("kv.k_feedback", floats(kv.shaping.k_feedback));
+  to.emplace_back("kv.value_max", floats(kv.value_max));
+  to.emplace_back("kv.values", floats(kv.values));
 }
 
 LayerKv read_layer_kv(const SafetensorsFile& file) {
@@ -118,6 +120,8 @@ LayerKv read_layer_kv(const SafetensorsFile& file) {
   kv.shaping.k_transform = values_of(file, "kv.k_transform");
   kv.shaping.q_transform = values_of(file, "kv.q_transform");
   kv.shaping.k_feedback = values_of(file, "kv.k_feedback");
+  kv.value_max = values_of(file, "kv.value_max");
+  kv.values = values_of(file, "kv.values");
   return kv;
 }
 

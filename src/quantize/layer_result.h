@@ -30,6 +30,8 @@ struct LayerResult {
 struct LayerKv {
   KvScale fp8, int8;
   KvShaping shaping;
+  std::vector<float> value_max;  // [kv_rows]: largest magnitude of each channel of V
+  std::vector<float> values;     // every kKvSampleStride-th element of V
 };
 
 // As tensors of a file, names beginning with `prefix`.

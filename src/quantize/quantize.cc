@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "checkpoint/fold.h"
 #include "core/error.h"
@@ -93,19 +94,23 @@ class Calibration {
   LayerKv calibrate_cache(CalibrationPass& pass, const CpuLayer& layer) {
     const ModelShape& shape = job_.base->table().shape;
     KvCollector keys, values;
+    LayerKv kv;
+    kv.value_max.assign(static_cast<size_t>(shape.kv_rows()), 0);
     KvShapingCollector shaping(shape, layer.attention_output.dequantized(), rows_);
     pass.attend([&](const float* qkv, int64_t rows) {
       for (int64_t r = 0; r < rows; ++r) {
         const float* k = qkv + r * shape.qkv_rows() + shape.q_rows();
         keys.add({k, static_cast<size_t>(shape.kv_rows())});
-        values.add({k + shape.kv_rows(), static_cast<size_t>(shape.kv_rows())});
+        const std::span v(k + shape.kv_rows(), static_cast<size_t>(shape.kv_rows()));
+        values.add(v);
+        for (size_t c = 0; c < v.size(); ++c) kv.value_max[c] = std::max(kv.value_max[c], std::fabs(v[c]));
       }
       shaping.add(qkv, rows);
     });
-    LayerKv kv;
     kv.fp8 = {keys.scale(KvFormat::fp8), values.scale(KvFormat::fp8)};
     kv.int8 = {keys.scale(KvFormat::int8), values.scale(KvFormat::int8)};
     kv.shaping = shaping.finish();
+    kv.values = values.sample();
     return kv;
   }
 

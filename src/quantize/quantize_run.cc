@@ -11,6 +11,7 @@
 #include "core/utc.h"
 #include "core/version.h"
 #include "model/architecture.h"
+#include "quantize/kv_scales.h"
 
 namespace qg {
 namespace {
@@ -45,6 +46,12 @@ Json calibration_json(const QuantizeJob& job) {
           {"sequences", job.options.sequences},
           {"tokens", job.options.tokens},
           {"search_rows", job.options.sample_rows}};
+}
+
+void append(KvScales& scales, const LayerKv& kv) {
+  scales.fp8.push_back(kv.fp8);
+  scales.int8.push_back(kv.int8);
+  scales.shaping.push_back(kv.shaping);
 }
 
 // One text gives other tokens through another tokenizer.
@@ -104,9 +111,12 @@ class QuantizeRun::Output {
   const QuantSpec& spec() const { return options_.quant; }
   bool folds_everything() const { return place_ == PrequantPlace::nowhere && scales_inputs(); }
 
-  void write(int layer, const LayerResult& result) {
+  // kv: of the base, whose keys this model's are; its values may be scaled where the output of attention was.
+  void write(int layer, const LayerResult& result, const LayerKv& kv) {
     LayerWeights weights{result.attention_norm, result.mlp_norm, result.linears};
-    if (scales_inputs()) fold_prequant(weights, options_.table, layer, place_);
+    std::vector<float> of_values;
+    if (scales_inputs()) of_values = fold_prequant(weights, options_.table, layer, place_);
+    write_kv(kv, of_values);
     for (const LinearSpec* spec : options_.table.layer_linears(layer))
       writer_->write(*spec, weights.linears.at(spec->role));
     write_norm(TensorRole::attention_norm, layer, weights.attention_norm);
@@ -125,8 +135,8 @@ class QuantizeRun::Output {
       if (spec.layer < 0) writer_->write(spec, job_.base->tensor(spec));
   }
 
-  QuantizeReport finish(const KvScales& scales, const std::string& base_hash) {
-    writer_->set_kv_scales(scales);
+  QuantizeReport finish(const std::string& base_hash) {
+    writer_->set_kv_scales(kv_);
     writer_->set_lineage(lineage(base_hash));
     writer_->copy_side_files(job_.base->folder());
     writer_->finish();
@@ -137,6 +147,13 @@ class QuantizeRun::Output {
  private:
   bool scales_inputs() const {
     return options_.quant.weights == WeightFormat::int4_awq || options_.quant.weights == WeightFormat::int8_sq;
+  }
+
+  void write_kv(const LayerKv& kv, const std::vector<float>& of_values) {
+    if (of_values.empty()) return append(kv_, kv);
+    LayerKv own = kv;
+    multiply_values(own, of_values);
+    append(kv_, own);
   }
 
   void write_norm(TensorRole role, int layer, const std::vector<float>& values) {
@@ -170,6 +187,7 @@ class QuantizeRun::Output {
   WriterOptions options_;
   PrequantPlace place_ = PrequantPlace::anywhere;
   std::unique_ptr<CheckpointWriter> writer_;
+  KvScales kv_;
   QuantizeReport report_;
   int64_t groups_ = 0;
 };
@@ -211,8 +229,9 @@ bool QuantizeRun::wants_gram() const {
   });
 }
 
-void QuantizeRun::write(int layer, const std::vector<LayerResult>& results) {
-  for (size_t i = 0; i < outputs_.size(); ++i) outputs_[i]->write(layer, results[i]);
+void QuantizeRun::write(int layer, const std::vector<LayerResult>& results, const LayerKv& kv) {
+  append(kv_, kv);
+  for (size_t i = 0; i < outputs_.size(); ++i) outputs_[i]->write(layer, results[i], kv);
 }
 
 void QuantizeRun::restore_layer(int layer) {
@@ -220,24 +239,17 @@ void QuantizeRun::restore_layer(int layer) {
   std::vector<LayerResult> results;
   for (size_t i = 0; i < outputs_.size(); ++i)
     results.push_back(read_layer_result(file, "output" + std::to_string(i) + "."));
-  const LayerKv kv = read_layer_kv(file);
-  kv_.fp8.push_back(kv.fp8);
-  kv_.int8.push_back(kv.int8);
-  kv_.shaping.push_back(kv.shaping);
-  queue_.push([this, layer, results = std::move(results)] { write(layer, results); });
+  queue_.push([this, layer, results = std::move(results), kv = read_layer_kv(file)] { write(layer, results, kv); });
 }
 
 void QuantizeRun::finish_layer(int layer, std::vector<LayerResult> results, LayerKv kv) {
-  kv_.fp8.push_back(kv.fp8);
-  kv_.int8.push_back(kv.int8);
-  kv_.shaping.push_back(kv.shaping);
   queue_.push([this, layer, results = std::move(results), kv = std::move(kv)] {
     NamedTensors tensors;
     for (size_t i = 0; i < results.size(); ++i) add_tensors(results[i], "output" + std::to_string(i) + ".", tensors);
     add_tensors(kv, tensors);
     journal_->append(layer, tensors);
     if (base_hash_.wait_for(std::chrono::seconds(0)) == std::future_status::ready) journal_->set_base(base_hash_.get());
-    write(layer, results);
+    write(layer, results, kv);
     if (const TensorSet* files = job_.base->stored()) files->release_pages();
   });
 }
@@ -248,7 +260,7 @@ std::vector<QuantizeReport> QuantizeRun::finish() {
     for (const auto& output : outputs_) output->write_rest();
     // Before the outputs: once they have their names, the same command would not go on.
     if (!job_.kv_scales.empty()) write_kv_scales_file(job_.kv_scales, kv_, job_.base->table().shape, base_hash_.get());
-    for (const auto& output : outputs_) reports.push_back(output->finish(kv_, base_hash_.get()));
+    for (const auto& output : outputs_) reports.push_back(output->finish(base_hash_.get()));
     journal_->remove();
     done_ = true;
   });

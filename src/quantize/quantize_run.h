@@ -40,13 +40,13 @@ class QuantizeRun {
 
  private:
   class Output;
-  void write(int layer, const std::vector<LayerResult>& results);
+  void write(int layer, const std::vector<LayerResult>& results, const LayerKv& kv);
 
   const QuantizeJob& job_;
   std::shared_future<std::string> base_hash_;
   std::vector<std::unique_ptr<Output>> outputs_;
   std::unique_ptr<LayerJournal> journal_;
-  KvScales kv_;
+  KvScales kv_;  // of the base
   bool done_ = false;
   WriteQueue queue_;  // last: its thread uses the others
 };

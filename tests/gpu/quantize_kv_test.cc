@@ -43,6 +43,8 @@ struct Calibrated {
 Calibrated on_cpu(const ModelShape& s, const std::vector<float>& wo, const std::vector<float>& qkv,
                   const std::vector<int64_t>& lengths) {
   KvCollector keys, values;
+  LayerKv kv;
+  kv.value_max.resize(static_cast<size_t>(s.kv_rows()));
   int64_t rows = 0;
   for (const int64_t length : lengths) rows += length;
   KvShapingCollector shaping(s, wo, rows);
@@ -52,11 +54,13 @@ Calibrated on_cpu(const ModelShape& s, const std::vector<float>& wo, const std::
       const float* k = at + r * s.qkv_rows() + s.q_rows();
       keys.add({k, static_cast<size_t>(s.kv_rows())});
       values.add({k + s.kv_rows(), static_cast<size_t>(s.kv_rows())});
+      for (size_t c = 0; c < kv.value_max.size(); ++c)
+        kv.value_max[c] = std::max(kv.value_max[c], std::fabs(k[static_cast<size_t>(s.kv_rows()) + c]));
     }
     shaping.add(at, length);
     at += length * s.qkv_rows();
   }
-  LayerKv kv;
+  kv.values = values.sample();
   kv.fp8 = {keys.scale(KvFormat::fp8), values.scale(KvFormat::fp8)};
   kv.int8 = {keys.scale(KvFormat::int8), values.scale(KvFormat::int8)};
   kv.shaping = shaping.finish();
@@ -135,6 +139,8 @@ TEST(QuantizeKv, FindsTheCpusScalesAndRightMatrices) {
       const auto [gpu, gpu_statistics] = on_gpu(s, wo, qkv, lengths);
       EXPECT_EQ(gpu.fp8.k, cpu.fp8.k);
       EXPECT_EQ(gpu.fp8.v, cpu.fp8.v);
+      EXPECT_EQ(gpu.value_max, cpu.value_max);
+      EXPECT_EQ(gpu.values, cpu.values);
       // One of 21 shares of the maximum, by sums of squares that are summed in another order.
       EXPECT_NEAR(gpu.int8.k, cpu.int8.k, 4 * kUnit * cpu.int8.k);
       EXPECT_NEAR(gpu.int8.v, cpu.int8.v, 4 * kUnit * cpu.int8.v);

@@ -4,6 +4,9 @@
 
 #include "checkpoint/fold.h"
 #include "core/file.h"
+#include "quantize/calibration_pass.h"
+#include "quantize/kv_scales.h"
+#include "runtime/cpu_layer.h"
 #include "tests/quantize/tiny_model.h"
 
 namespace qg {
@@ -208,8 +211,63 @@ TEST_F(Layouts, KvScalesLieWhereTheLayoutHasThem) {
   const auto one = open_model(converted(open, "fixed", Layout::trtllm, KvFormat::int8, 0, &notes));
   EXPECT_EQ(one->kv_scales().int8.at(0).k, std::max(all.int8[0].k, all.int8[0].v));
   expect_contains(notes.at(0), "the greater of K's and V's, which differ in 2 layers");
+  expect_contains(refusal(folder_ / "base", Layout::huggingface, KvFormat::fp8), "no place for a fixed KV format");
+  const fs::path half = converted(folder_ / "base", "fixed16", Layout::trtllm, KvFormat::fp8);
+  expect_contains(refusal(half, Layout::huggingface), "no place for a fixed KV format");
   expect_contains(refusal(quantized("a", asymmetric(), Layout::autoawq), Layout::autoawq, KvFormat::fp8),
                   "no place for KV scales");
+}
+
+// V's scales, as those of the V that the folder computes are: maxima where a token is in the calibration text.
+void expect_scales_of_own_values(const fs::path& folder, const CalibrationText& text, bool as_a_bound = false) {
+  const auto model = open_model(folder);
+  const ModelShape& shape = model->table().shape;
+  std::vector<int32_t> tokens;
+  std::vector<int64_t> lengths;
+  for (const std::vector<int32_t>& sequence : text.sequences) {
+    tokens.insert(tokens.end(), sequence.begin(), sequence.end());
+    lengths.push_back(static_cast<int64_t>(sequence.size()));
+  }
+  std::vector<float> hidden(tokens.size() * static_cast<size_t>(shape.hidden));
+  embed_tokens(*model, tokens, hidden.data());
+  KvCollector values;
+  const CpuLayer layer = load_cpu_layer(*model, 0);  // behind it, inputs are not those of the 16-bit model
+  CalibrationPass(shape, layer, lengths, hidden).attend([&](const float* qkv, int64_t rows) {
+    for (int64_t r = 0; r < rows; ++r)
+      values.add({qkv + (r + 1) * shape.qkv_rows() - shape.kv_rows(), static_cast<size_t>(shape.kv_rows())});
+  });
+  for (const KvFormat format : {KvFormat::fp8, KvFormat::int8}) {
+    const float own = values.scale(format), stored = model->kv_scales().of(format).at(0).v;
+    EXPECT_GT(stored, 0.9f * own) << folder << ", " << to_string(format);
+    EXPECT_LT(stored, (as_a_bound ? 3.0f : 1.15f) * own) << folder << ", " << to_string(format);
+  }
+}
+
+// The scale of the attention output's input changes V where the layout has no other place for it, and V's scales too.
+TEST_F(Layouts, KvScalesFitTheValuesThatAreStored) {
+  Recipe int8 = recipe(W::int8_sq), int4 = asymmetric();
+  for (Recipe* r : {&int8, &int4}) {
+    r->alpha_steps = 0;
+    r->fixed_alpha = 1;  // the farthest from scales of ones
+  }
+  expect_scales_of_own_values(quantized("t", int8, Layout::trtllm), calibration_);
+  expect_scales_of_own_values(quantized("c8", int8, Layout::compressed_tensors), calibration_);
+  expect_scales_of_own_values(quantized("c4", int4, Layout::compressed_tensors), calibration_);
+  expect_scales_of_own_values(quantized("a4", int4, Layout::autoawq), calibration_);
+}
+
+// With a KV head for each query head, any scale can be folded when a folder is converted.
+TEST_F(Layouts, ConvertedKvScalesHoldTheValuesThatAreStored) {
+  ModelShape shape = test::shared_heads_shape();
+  shape.kv_heads = shape.heads;
+  make_base(shape);
+  Recipe int8 = recipe(W::int8_sq);
+  int8.alpha_steps = 0;
+  int8.fixed_alpha = 1;
+  std::vector<std::string> notes;
+  const fs::path to = converted(quantized("t", int8, Layout::trtllm), "c", Layout::compressed_tensors, {}, 0, &notes);
+  expect_scales_of_own_values(to, calibration_, true);
+  expect_contains(notes.back(), "folded into V in 2 layers");
 }
 
 TEST_F(Layouts, KeepLineageAndSideFiles) {
