@@ -56,6 +56,11 @@ void FolderCheckpoint::check_tied_head(TensorCheck& check) const {
     check.problem("config.json ties lm_head to the embedding, but lm_head.weight is stored and differs");
 }
 
+void FolderCheckpoint::allow_rope_frequencies(TensorCheck& check) const {
+  for (int64_t layer = 0; layer < table_.shape.layers; ++layer)
+    check.allow("model.layers." + std::to_string(layer) + ".self_attn.rotary_emb.inv_freq");
+}
+
 Tensor convert_dtype(const Tensor& tensor, DType to, const std::string& where) {
   if (tensor.dtype == to) return tensor;
   const size_t from_size = size_bytes(tensor.dtype), to_size = size_bytes(to);

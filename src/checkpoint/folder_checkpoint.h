@@ -31,6 +31,8 @@ class FolderCheckpoint : public Checkpoint {
   // Hugging Face's names, tied embeddings. Some writers store the shared matrix twice; that is harmless only when both
   // are the same: otherwise a problem of `check`.
   void check_tied_head(TensorCheck& check) const;
+  // Hugging Face's names: old files carry the RoPE frequencies, which follow from config.json.
+  void allow_rope_frequencies(TensorCheck& check) const;
 
   std::filesystem::path folder_;
   ModelTable table_;

@@ -92,6 +92,7 @@ class HfQuantizedCheckpoint final : public FolderCheckpoint {
       for (const PartSpec& part : parts_of(spec))
         for (const PartTensor& tensor : layout_.tensors(part, quant_, dtype_)) check_part(part, tensor, check);
     for (int64_t layer = 0; layer < table_.shape.layers; ++layer) check_kv(layer, check);
+    allow_rope_frequencies(check);
     if (table_.shape.tied_embeddings) check_tied_head(check);
     check.finish(folder_.string());
   }
@@ -259,7 +260,7 @@ void check_part_scales(const Tensor& scales, const PartSpec& part, const std::st
 
 Tensor read_part_scale(const PartSpec& part, const GetTensor& get, const std::string& suffix, Shape shape) {
   const Tensor scale = in_shape(get(suffix), std::move(shape));
-  check_part_scales(scale, part, suffix.substr(1), true);
+  check_part_scales(scale, part, suffix.substr(1), suffix != ".input_scale");  // by which inputs are divided
   return convert_dtype(scale, DType::f32, part.name + suffix);
 }
 

@@ -56,9 +56,7 @@ class HuggingfaceCheckpoint final : public FolderCheckpoint {
     TensorCheck check(tensors_);
     for (const TensorSpec& spec : table_.tensors) check.expect(spec.hf_name, spec.shape, kPlainTypes);
     for (const LinearSpec& spec : table_.linears) check_parts(spec, check);
-    // Old files carry the RoPE frequencies, which follow from config.json.
-    for (int64_t layer = 0; layer < table_.shape.layers; ++layer)
-      check.allow("model.layers." + std::to_string(layer) + ".self_attn.rotary_emb.inv_freq");
+    allow_rope_frequencies(check);
     if (table_.shape.tied_embeddings) check_tied_head(check);
     check.finish(folder_.string());
   }

@@ -58,10 +58,17 @@ bool sample_is_broken(const Tensor& tensor) {
   return false;
 }
 
+// Of many weight scales some may be 0, where a row or a group of weights is: the readers take it.
+bool may_be_zero(const std::string& name, const Tensor& scales) {
+  if (scales.elements() == 1) return false;
+  constexpr std::string_view kEndings[] = {".weight_scale", ".scales", ".weights_scaling_factor", ".per_channel_scale"};
+  return std::any_of(std::begin(kEndings), std::end(kEndings), [&](std::string_view e) { return name.ends_with(e); });
+}
+
 void check_scales(const std::string& name, const Tensor& tensor, std::vector<std::string>& problems) {
   if (!is_float(tensor.dtype)) return;
   for (float value : to_f32(tensor))
-    if (!std::isfinite(value) || value <= 0) {
+    if (!std::isfinite(value) || value < 0 || (value == 0 && !may_be_zero(name, tensor))) {
       problems.push_back("tensor " + name + " holds the scale " + std::to_string(value) +
                          ", should be finite and above 0");
       return;

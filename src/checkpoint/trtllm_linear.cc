@@ -321,7 +321,8 @@ LinearWeights decode_trtllm_linear(const LinearSpec& spec, const QuantSpec& quan
   const auto named = [&](const char* suffix) { return get(spec.trtllm_name + suffix); };
   const auto scale = [&](const char* suffix, Shape shape) {
     const Tensor tensor = reshaped(named(suffix), std::move(shape));
-    check_scales(tensor, spec.trtllm_name + suffix, true);
+    const bool divides = suffix == std::string_view(".activation_scaling_factor");
+    check_scales(tensor, spec.trtllm_name + suffix, !divides);
     return convert_dtype(tensor, DType::f32, spec.trtllm_name + suffix);
   };
   const TrtllmAlgo algo = trtllm_algo(quant);

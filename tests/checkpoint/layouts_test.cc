@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "checkpoint/hf_quantized.h"
+#include "checkpoint/inspect.h"
 #include "checkpoint/int4_packing.h"
 #include "checkpoint/linear_parts.h"
 #include "checkpoint/strict_json.h"
@@ -291,39 +292,67 @@ TEST(Layouts, RefuseWhatTheyCannotHold) {
 }
 
 // Tensors that other files could have in a folder's place.
+// A copy of a golden folder in which `change` was applied to one tensor and `more` (F32 [1]) was added.
+std::unique_ptr<Checkpoint> with_other_tensor(const TestFolder& out, const char* name, const std::string& tensor,
+                                              const std::function<void(NewTensor&)>& change,
+                                              const std::vector<std::string>& more = {}) {
+  fs::copy(kGolden / "layouts" / name, out / "m");
+  const TensorSet stored = TensorSet::open_folder(kGolden / "layouts" / name);
+  std::vector<TensorEntry> entries;
+  for (const std::string& n : stored.names()) entries.push_back(*stored.find(n));
+  for (const std::string& n : more) entries.push_back({n, DType::f32, {1}});
+  SafetensorsWriter writer(out / "m/model.safetensors", entries);
+  for (const std::string& n : stored.names()) {
+    if (n != tensor) {
+      writer.write(n, stored.get(n));
+      continue;
+    }
+    const Tensor before = stored.get(n);
+    NewTensor copy = new_tensor(before.dtype, before.shape);
+    std::copy_n(before.data, before.bytes(), copy.data);
+    change(copy);
+    writer.write(n, copy.tensor);
+  }
+  for (const std::string& n : more) writer.write(n, tensor_from_f32(std::vector<float>{1}, {1}));
+  writer.finish();
+  return open_model(out / "m");
+}
+
+// As Hugging Face's reader does: some AutoAWQ folders hold them.
+TEST(Layouts, TakeRopeFrequenciesThatAreStored) {
+  const TestFolder out;
+  const auto model = with_other_tensor(out, "autoawq", "", {}, {"model.layers.0.self_attn.rotary_emb.inv_freq"});
+  EXPECT_EQ(model->layout(), Layout::autoawq);
+}
+
+// A group of zeros may have the scale 0 for readers, and so for `inspect`.
+TEST(Layouts, InspectTakesWhatReadersTake) {
+  const TestFolder out;
+  const auto model = with_other_tensor(out, "compressed_int4", "model.layers.0.mlp.up_proj.weight_scale",
+                                       [](NewTensor& t) { t.as<uint16_t>()[0] = t.as<uint16_t>()[1] = 0; });
+  for (const LinearSpec& spec : model->table().linears) model->linear(spec);
+  EXPECT_TRUE(inspect_checkpoint(*model).sound());
+}
+
 TEST(Layouts, RefusesWeights) {
   const auto changed = [](const char* name, const std::string& tensor, auto change) {
     const TestFolder out;
-    fs::copy(kGolden / "layouts" / name, out / "m");
-    const TensorSet stored = TensorSet::open_folder(kGolden / "layouts" / name);
-    std::vector<TensorEntry> entries;
-    for (const std::string& n : stored.names()) entries.push_back(*stored.find(n));
-    SafetensorsWriter writer(out / "m/model.safetensors", entries);
-    for (const std::string& n : stored.names()) {
-      if (n != tensor) {
-        writer.write(n, stored.get(n));
-        continue;
-      }
-      const Tensor before = stored.get(n);
-      NewTensor copy = new_tensor(before.dtype, before.shape);
-      std::copy_n(before.data, before.bytes(), copy.data);
-      change(copy);
-      writer.write(n, copy.tensor);
-    }
-    writer.finish();
-    const auto model = open_model(out / "m");
+    const auto model = with_other_tensor(out, name, tensor, change);
     return error_of([&] {
       for (const LinearSpec& spec : model->table().linears) model->linear(spec);
     });
   };
   const std::string up = "model.layers.0.mlp.up_proj", k = "model.layers.0.self_attn.k_proj";
-  expect_contains(changed("compressed_int4", up + ".weight_shape", [](auto& t) { t.template as<int64_t>()[0] = 7; }),
+  expect_contains(changed("compressed_int4", up + ".weight_shape", [](NewTensor& t) { t.as<int64_t>()[0] = 7; }),
                   "weight_shape says [7, 32]");
-  expect_contains(changed("compressed_int8", up + ".weight_scale", [](auto& t) { t.template as<float>()[3] = NAN; }),
+  expect_contains(changed("compressed_int8", up + ".weight_scale", [](NewTensor& t) { t.as<float>()[3] = NAN; }),
                   "finite and above 0");
-  expect_contains(changed("modelopt_fp8", up + ".input_scale", [](auto& t) { t.template as<float>()[0] = -1; }),
+  expect_contains(changed("modelopt_fp8", up + ".input_scale", [](NewTensor& t) { t.as<float>()[0] = -1; }),
                   "finite and above 0");
-  expect_contains(changed("modelopt_int8", k + ".pre_quant_scale", [](auto& t) { t.template as<uint16_t>()[0] ^= 64; }),
+  for (const char* name : {"modelopt_fp8", "compressed_fp8_static"})  // inputs are divided by it
+    expect_contains(changed(name, up + ".input_scale", [](NewTensor& t) { t.as<float>()[0] = 0; }),
+                    "finite and above 0");
+  expect_contains(changed("modelopt_int8", k + ".pre_quant_scale", [](NewTensor& t) { t.as<uint16_t>()[0] ^= 64; }),
                   "scale it differently");
 }
 
