@@ -26,6 +26,8 @@ namespace {
 
 // Kept free for CUDA itself: graphs, local memory of kernels, the driver's own.
 constexpr int64_t kReservedBytes = int64_t{1} << 30;
+// Some kernels have a step's rows along y of their grid.
+constexpr int64_t kMostRows = 65535;
 
 // A step that was submitted and not collected.
 struct Flight {
@@ -111,6 +113,9 @@ CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const E
   if (options_.page_tokens <= 0 || options_.max_rows <= 0)
     throw Error(
         fmt::format("page_tokens {} and max_rows {} must be positive", options_.page_tokens, options_.max_rows));
+  if (options_.max_rows > kMostRows)
+    throw Error(fmt::format("the GPU engine takes at most {} rows a step, not {}", kMostRows, options_.max_rows), "",
+                "take fewer (--max-rows)");
   const ModelShape& s = table_.shape;
   if (s.hidden > kLargestNormWidth || s.hidden % 8 != 0 || s.ffn % 8 != 0)
     throw Error(
@@ -227,6 +232,7 @@ CudaForward CudaExecutor::forward() {
           sampled_->device(),
           pool_.data(),
           limits_.num_pages * attention_desc_.kv.page_bytes(),
+          device_.shared_bytes_per_block,
           {}};
 }
 
@@ -287,8 +293,9 @@ void CudaExecutor::run(const StepInput& input, std::span<const size_t> order, bo
     pieces.push_back(&piece);
     columns = std::max(columns, static_cast<int64_t>(piece.pages.size()));
   }
-  const PlannedStep planned = plan_step(pieces, input.logits, static_cast<bool>(tap_),
-                                        {options_.max_rows, options_.max_pieces, buffers_->logit_rows, cuda_.graphs});
+  const PlannedStep planned =
+      plan_step(pieces, input.logits, static_cast<bool>(tap_),
+                {options_.max_rows, options_.max_pieces, buffers_->logit_rows, cuda_.graphs, options_.deterministic});
   if (columns > pages_per_piece_)
     throw Error(fmt::format("a sequence of {} pages, at most {} were planned for", columns, pages_per_piece_));
   // A graph's page table is as wide as its context bucket; prefill kernels plan for the widest.

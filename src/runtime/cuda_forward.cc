@@ -108,7 +108,7 @@ class LayerLaunches {
       return bring_into_type();
     }
     rope_and_append(queue_, f_.kv, batch_.view(), step_.rows, qkv, f_.rope_table, scale, b_.q.as<__half>(), pool,
-                    shaping);
+                    shaping, f_.shared_bytes);
     observe("q");
     if (mlp_rows_ == 0) return;
     if (step_.decode_pieces > 0)

@@ -54,6 +54,7 @@ struct CudaForward {
   const int32_t* sampled;  // tokens of earlier steps, as AddRmsNormParams takes them
   std::byte* pool;         // [layers][pages]
   int64_t layer_pool_bytes;
+  int64_t shared_bytes;  // of a block's shared memory, what the card or the target has
   // Called between launches with the name of what has just been computed, under the executor's tap names, and how many
   // rows of it there are. May be empty.
   std::function<void(const char* name, int layer, int64_t rows)> observe;

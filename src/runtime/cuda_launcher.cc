@@ -81,8 +81,8 @@ void CudaLauncher::launch_directly(const StepLaunch& step, std::vector<float>& l
   }
   run_cuda_layers(f, queue_, step.batch, shape);
   ran_.merge(cuda_kernel_names(f, shape));
+  const size_t before = logits.size();
   if (step.logits == LogitsWanted::all) {
-    const size_t before = logits.size();
     const int64_t most = f.buffers.logit_rows;
     for (int64_t first = 0; first < shape.rows; first += most) {
       const int64_t count = std::min(most, shape.rows - first);
@@ -92,8 +92,21 @@ void CudaLauncher::launch_directly(const StepLaunch& step, std::vector<float>& l
     if (step.tap) step.tap("logits", std::span(logits).subspan(before), shape.rows, f.shape.vocab);
     f.observe = {};  // final_norm has been told, of all rows
   }
+  size_t sampling = 0;  // number of the next piece that samples
+  int64_t row = 0;      // its first
   run_cuda_sampling(f, queue_, step.batch, shape, sampled_.target(step.slot), [&](int64_t count) {
     if (step.logits == LogitsWanted::sampled) append_logits(count, logits);
+    if (step.logits != LogitsWanted::all) return;
+    // Of the rows that sample: those that the token is drawn from, which are the same whoever wants those of all rows.
+    std::vector<float> drawn_from;
+    append_logits(count, drawn_from);
+    const int64_t vocab = f.shape.vocab;
+    for (int64_t i = 0; i < count; ++sampling) {
+      row += step.pieces[sampling]->num_tokens;
+      if (!step.pieces[sampling]->sample) continue;
+      std::copy_n(drawn_from.begin() + i++ * vocab, vocab,
+                  logits.begin() + static_cast<std::ptrdiff_t>(before) + (row - 1) * vocab);
+    }
   });
 }
 

@@ -189,6 +189,8 @@ void Scheduler::take_back() {
   for (Sequence& sequence : leaving_) release_pages(sequence);
   leaving_.clear();
   pieces_under_way_ = 0;
+  // Where a last token was on its way, another sequence may have started: its place is wanted again.
+  while (static_cast<int64_t>(running_.size()) > options_.max_batch) preempt(running_.back());
 }
 
 // Tokens of the sequence's next chunk; 0 when there are none, or when it must wait for room (deterministic only).

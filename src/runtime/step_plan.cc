@@ -44,7 +44,8 @@ PlannedStep plan_step(std::span<const SequencePiece* const> pieces, LogitsWanted
     shape.last_rows += piece->sample ? 1 : 0;
     all_sample &= piece->sample;
   }
-  if (tapped || logits == LogitsWanted::all) shape.last_rows = shape.rows;
+  const bool alike = limits.deterministic && shape.last_rows > 0;
+  if (tapped || alike || logits == LogitsWanted::all) shape.last_rows = shape.rows;
   for (const SequencePiece* piece : pieces.first(static_cast<size_t>(shape.decode_pieces)))
     shape.max_context = std::max(shape.max_context, piece->context_tokens + 1);
   shape.max_context = context_bucket(shape.max_context);

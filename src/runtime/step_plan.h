@@ -26,6 +26,7 @@ struct StepPlanLimits {
   int64_t max_rows = 0, max_pieces = 0;
   int64_t logit_rows = 0;  // rows of logits that are there at once
   bool graphs = false;
+  bool deterministic = false;  // ExecutorOptions::deterministic: the shape is that of the pieces, whoever wants logits
 };
 
 struct PlannedStep {

@@ -113,7 +113,8 @@ TuningFile read_any_tuning(const std::filesystem::path& file) {
 
 TuningRead read_tuning(const std::filesystem::path& file, const TuningIdentity& identity) {
   TuningRead read;
-  if (file.empty() || !std::filesystem::exists(file)) return read;
+  std::error_code code;  // where it cannot even be looked for, there is none
+  if (file.empty() || !std::filesystem::exists(file, code)) return read;
   try {
     TuningFile all = read_any_tuning(file);
     const TuningIdentity& found = all.measured_on;
@@ -148,7 +149,9 @@ void write_tuning(const std::filesystem::path& file, const TuningIdentity& ident
   json["routes"] = Json::array();
   for (const TunedRoute& r : merged(before.routes, table.routes))
     json["routes"].push_back({{"layer", r.layer}, {"m", r.m}, {"route", r.route}, {"us", r.us}});
-  std::filesystem::create_directories(file.parent_path());
+  std::error_code code;
+  if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path(), code);
+  if (code) throw Error("the folder cannot be made: " + code.message(), file.parent_path().string());
   write_file(file, json.dump(1) + "\n");
 }
 

@@ -8,6 +8,7 @@
 
 #include "kernels/attention/desc.h"
 #include "kernels/kvcache/cuda.h"
+#include "kernels/kvcache/cuda_kernels.h"
 #include "kernels/kvcache/shaping.h"
 #include "kernels/pointwise/run.h"
 #include "tests/gpu/paged_batch.h"
@@ -24,6 +25,7 @@ struct Case {
   int64_t rows = 0;  // 0: many pieces of many lengths
   // Sums of large numbers that cancel: what is left of them depends on the order and on every rounding.
   bool cancelling = false;
+  int64_t shared_bytes = 0;  // as rope_and_append takes them
 
   // So small that some codes saturate.
   KvScale scale() const {
@@ -119,7 +121,8 @@ void run_case(const Case& c) {
   view.row_piece = padded_piece.data();
   rope_and_append({}, layout, view, batch.rows() + (c.padded ? 7 : 0),
                   {reinterpret_cast<const __half*>(device_qkv.data()), stride, c.heads}, table.data(), scale,
-                  reinterpret_cast<__half*>(q.data()), device.pool(), c.shaped ? &shaping_view : nullptr);
+                  reinterpret_cast<__half*>(q.data()), device.pool(), c.shaped ? &shaping_view : nullptr,
+                  c.shared_bytes);
   expect_same_pool(c, batch, device.read_pool(), want.pool);
   const std::vector<uint16_t> want_q = to_half(want.q), got_q = q.read();
   const size_t q_row = static_cast<size_t>(c.heads * d);
@@ -170,6 +173,22 @@ TEST(KvAppend, ShapedGroupsOfAllSizes) {
     for (const int64_t head_dim : {64, 128})
       for (const int64_t group : {1, 3, 4, 8})
         for (const int64_t rows : {3, 50, 150}) run_case({format, 8 * group, 8, head_dim, 32, true, true, rows});
+}
+
+// With heads of 128 the kernel for few rows does not fit into the shared memory of every card: the other one then
+// stores the same bytes.
+TEST(KvAppend, ShapedKeysOfCardsWithLessSharedMemory) {
+  constexpr int64_t kOfA100 = 163 * 1024;
+  constexpr auto kOfA10 = static_cast<int64_t>(kLeastSharedBytes);
+  for (const int64_t rows : {1, 16, 17, 132})
+    for (const int64_t group : {1, 4, 8}) {
+      const KvLayout wide{KvFormat::fp8, 8, 128, 64}, narrow{KvFormat::fp8, 8, 64, 64};
+      EXPECT_FALSE(kvcache::shaped_few_fits(wide, 8 * group, rows, kOfA10)) << rows << " " << group;
+      EXPECT_TRUE(kvcache::shaped_few_fits(wide, 8 * group, rows, kOfA100)) << rows << " " << group;
+      EXPECT_TRUE(kvcache::shaped_few_fits(narrow, 8 * group, rows, kOfA10)) << rows << " " << group;
+      for (const KvFormat format : {KvFormat::fp8, KvFormat::int8})
+        run_case({format, 8 * group, 8, 128, 64, true, true, rows, false, kOfA10});
+    }
 }
 
 TEST(KvAppend, PlainRowsOfAllCounts) {

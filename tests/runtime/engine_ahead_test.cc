@@ -180,6 +180,27 @@ TEST(EngineAhead, ErrorsLoseNoRequest) {
     }
 }
 
+// What an error takes back may have been the last token of requests in whose places others had started.
+TEST(EngineAhead, AnErrorMakesNoStepLargerThanTheBatch) {
+  for (const bool at_submit : {false, true})
+    for (int64_t at = 2; at < 6; ++at) {
+      EngineOptions options;
+      options.max_batch = options.max_rows = 2;
+      Fixture f(options);
+      f.fake->record = true;
+      for (uint64_t i = 0; i < 8; ++i) f.add(make_request(i, 1, 2));
+      (at_submit ? f.fake->fail_at_submit : f.fake->fail_at_step) = at;
+      while (!f.engine->idle()) {
+        try {
+          f.step();
+        } catch (const std::runtime_error&) {
+        }
+      }
+      f.run_and_compare();
+      for (const auto& step : f.fake->history) EXPECT_LE(step.size(), 2u) << "error at " << at;
+    }
+}
+
 TEST(EngineAhead, AnEngineThatEndsWaitsForTheStepUnderWay) {
   Fixture f;
   f.add(make_request(1, 9, 20));

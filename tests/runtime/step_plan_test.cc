@@ -92,6 +92,17 @@ TEST(StepPlan, TheLastLayerComputesTheRowsThatSample) {
   EXPECT_EQ(plan(std::vector<SequencePiece>(11, piece(1, 300))).shape.last_rows, 16) << "a graph's padding too";
 }
 
+TEST(StepPlan, DeterministicRowsAreThoseOfThePieceWhoeverWantsLogits) {
+  StepPlanLimits limits = kLimits;
+  limits.deterministic = true;
+  for (const auto& pieces : {std::vector{piece(7, 0)}, std::vector{piece(1, 300)}}) {
+    const StepShape shape = plan(pieces, LogitsWanted::none, false, limits).shape;
+    for (const LogitsWanted logits : {LogitsWanted::sampled, LogitsWanted::all})
+      EXPECT_EQ(plan(pieces, logits, false, limits).shape.last_rows, shape.last_rows);
+  }
+  EXPECT_EQ(plan({piece(7, 0, false)}, LogitsWanted::none, false, limits).shape.last_rows, 0);
+}
+
 KvBudget budget() {
   KvBudget b;
   b.card_bytes = 80'000;

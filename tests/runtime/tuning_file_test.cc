@@ -5,6 +5,7 @@
 
 #include <fstream>
 
+#include "core/error.h"
 #include "core/file.h"
 
 namespace qg {
@@ -67,6 +68,21 @@ TEST_F(TuningFile, NewEntriesJoinTheOldOnes) {
 TEST_F(TuningFile, NoFileIsNoProblem) {
   EXPECT_EQ(read_tuning(file_, kCard).problem, "");
   EXPECT_EQ(read_tuning({}, kCard).problem, "");
+}
+
+TEST_F(TuningFile, ANameWithoutAFolderIsOneHere) {
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::create_directories(folder_);
+  std::filesystem::current_path(folder_);
+  EXPECT_NO_THROW(write_tuning("tuned.json", kCard, table()));
+  std::filesystem::current_path(before);
+  EXPECT_EQ(read_tuning(folder_ / "tuned.json", kCard).table.products, table().products);
+}
+
+TEST_F(TuningFile, WhereNothingCanBeWrittenIsAnError) {
+  std::filesystem::create_directories(folder_);
+  std::ofstream(folder_ / "file") << "no folder";
+  EXPECT_THROW(write_tuning(folder_ / "file" / "deep" / "tuning.json", kCard, table()), Error);
 }
 
 TEST_F(TuningFile, AnotherCardLibraryOrKernelsTableIsNotUsed) {

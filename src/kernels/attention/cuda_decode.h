@@ -145,6 +145,7 @@ __global__ void __launch_bounds__(kThreads, kDecodeBlocksPerMultiprocessor) deco
 template <int kHeadDim, KvFormat kFormat, bool kNative, Newest kNewest>
 void launch_variant(const CudaQueue& queue, dim3 grid, const DecodeArguments& args) {
   static_assert(sizeof(Merge<Shape<kHeadDim, kFormat, kNative>>) <= kSharedBytes);
+  static_assert(kSharedBytes <= kLeastSharedBytes);
   const auto kernel = decode_kernel<kHeadDim, kFormat, kNative, kNewest>;
   static const bool prepared = [&] {
     QG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));

@@ -326,6 +326,7 @@ __global__ void __launch_bounds__(kThreads) prefill_kernel(const PrefillArgument
 template <int kHeadDim, KvFormat kFormat, bool kNative>
 void launch_variant(const CudaQueue& queue, dim3 grid, const PrefillArguments& args) {
   constexpr int kSharedBytes = Shape<kHeadDim, kFormat, kNative>::kSharedBytes;
+  static_assert(kSharedBytes <= kLeastSharedBytes);
   const auto kernel = prefill_kernel<kHeadDim, kFormat, kNative>;
   static const bool prepared = [&] {
     QG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));

@@ -40,6 +40,10 @@ class DeviceBuffer {
   size_t bytes_ = 0;
 };
 
+// Of a block's shared memory, what every card gives: those of sm_86 and sm_89 no more than this. Kernels of the portable
+// families keep to it, or ask what the card has.
+constexpr size_t kLeastSharedBytes = 99 * 1024;
+
 // Where kernels go. chained: each kernel may start before the one before it has ended (programmatic dependent launch,
 // sm_90 only): it loads what does not depend on it (weights), then calls wait_for_previous(). Every kernel of a chain
 // must call both functions below, or it must be launched with chained = false.

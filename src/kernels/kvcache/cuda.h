@@ -32,9 +32,10 @@ struct CudaKvShaping {
 // (i, i + head_dim / 2). Elements are stored as kv_encode stores them. Head sizes 64 and 128.
 // Rows of qkv, its heads and q_out start at multiples of 16 bytes. With shaping (fp8 and int8 only), keys and queries
 // are changed as docs/kv-cache-notes.md says and scale.k is that of the shaped keys; its matrices start at multiples of
-// 16 bytes too. In a chain: reads `qkv` after wait_for_previous().
+// 16 bytes too. shared_bytes: of a block's shared memory, what may be used (a target's, docs/engine.md); 0: what the
+// card has. In a chain: reads `qkv` after wait_for_previous().
 void rope_and_append(const CudaQueue& queue, const KvLayout& layout, const CudaBatch& batch, int64_t rows,
                      const CudaQkv& qkv, const float2* rope_table, KvScale scale, __half* q_out, std::byte* layer_pool,
-                     const CudaKvShaping* shaping = nullptr);
+                     const CudaKvShaping* shaping = nullptr, int64_t shared_bytes = 0);
 
 }  // namespace qg

@@ -84,7 +84,7 @@ void launch_append(const CudaQueue& queue, const AppendArguments& args) {
 
 void rope_and_append(const CudaQueue& queue, const KvLayout& layout, const CudaBatch& batch, int64_t rows,
                      const CudaQkv& qkv, const float2* rope_table, KvScale scale, __half* q_out, std::byte* layer_pool,
-                     const CudaKvShaping* shaping) {
+                     const CudaKvShaping* shaping, int64_t shared_bytes) {
   if (rows == 0) return;
   if (layout.head_dim != 64 && layout.head_dim != 128)
     throw Error("The KV cache has a head size that the GPU kernels are not built for", "", "head sizes are 64 and 128");
@@ -104,7 +104,7 @@ void rope_and_append(const CudaQueue& queue, const KvLayout& layout, const CudaB
   }
   if (layout.format == KvFormat::fp16) throw Error("A cache of fp16 is never shaped");
   args.shaping = *shaping;
-  if (rows * layout.kv_heads <= kFewKeys)
+  if (rows * layout.kv_heads <= kFewKeys && shaped_few_fits(layout, qkv.heads, rows, shared_bytes))
     launch_shaped_few(queue, args);
   else
     launch_shaped_many(queue, args);

@@ -21,6 +21,8 @@ struct ShapedArguments : AppendArguments {
 
 // All of rope_and_append with shaped keys. few: rows of a decoding step, where what counts is how long one key takes;
 // many: matrices are shared by 64 rows and what counts is how many instructions a key takes.
+// few: where it fits into a block's shared memory, shared_bytes of it (0: what the card has); many fits everywhere.
+bool shaped_few_fits(const KvLayout& layout, int64_t heads, int64_t rows, int64_t shared_bytes);
 void launch_shaped_few(const CudaQueue& queue, const ShapedArguments& args);
 void launch_shaped_many(const CudaQueue& queue, const ShapedArguments& args);
 

@@ -141,26 +141,45 @@ __global__ void __launch_bounds__(kThreads) few_rows_kernel(const ShapedArgument
   }
 }
 
+// Of a block's shared memory: 227 KB on an H100, 163 on an A100, 99 on an A10, L4 or L40.
+int most_shared_bytes() {
+  static const int most = [] {
+    int device = 0, bytes = 0;
+    QG_CUDA(cudaGetDevice(&device));
+    QG_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    return bytes;
+  }();
+  return most;
+}
+
+// Four rows a block once there would be more blocks than multiprocessors: each reads three matrices.
+int rows_a_block(const KvLayout& layout, int64_t rows) {
+  return rows * layout.kv_heads <= 128 ? 1 : 4;
+}
+
+template <int kHeadDim, int kRows>
+int64_t bytes_of(const KvLayout& layout, int64_t heads) {
+  using Memory = Shared<kHeadDim, kRows>;
+  const int64_t pairs = kRows * heads / layout.kv_heads;
+  return static_cast<int64_t>(offsetof(Memory, queries)) + (pairs + 15) / 16 * 16 * kHeadDim * 2;
+}
+
 template <int kHeadDim, KvFormat kFormat, int kRows>
 void launch_rows(const CudaQueue& queue, const ShapedArguments& args) {
-  using Memory = Shared<kHeadDim, kRows>;
-  constexpr int kMostBytes = 227 * 1024;  // what a block may have
   const auto kernel = few_rows_kernel<kHeadDim, kFormat, kRows>;
   static const bool prepared = [&] {
-    QG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes));
+    QG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared_bytes()));
     return true;
   }();
   static_cast<void>(prepared);
-  const int64_t pairs = kRows * args.qkv.heads / args.layout.kv_heads;
-  const size_t bytes = offsetof(Memory, queries) + static_cast<size_t>((pairs + 15) / 16 * 16 * kHeadDim) * 2;
   const dim3 grid(static_cast<unsigned>((args.rows + kRows - 1) / kRows), static_cast<unsigned>(args.layout.kv_heads));
-  launch(queue, kernel, grid, dim3(kThreads), bytes, args);
+  launch(queue, kernel, grid, dim3(kThreads),
+         static_cast<size_t>(bytes_of<kHeadDim, kRows>(args.layout, args.qkv.heads)), args);
 }
 
 template <int kHeadDim, KvFormat kFormat>
 void launch_format(const CudaQueue& queue, const ShapedArguments& args) {
-  // Four rows a block once there would be more blocks than multiprocessors: each reads three matrices.
-  if (args.rows * args.layout.kv_heads <= 128) return launch_rows<kHeadDim, kFormat, 1>(queue, args);
+  if (rows_a_block(args.layout, args.rows) == 1) return launch_rows<kHeadDim, kFormat, 1>(queue, args);
   launch_rows<kHeadDim, kFormat, 4>(queue, args);
 }
 
@@ -171,6 +190,14 @@ void launch_head_dim(const CudaQueue& queue, const ShapedArguments& args) {
 }
 
 }  // namespace
+
+bool shaped_few_fits(const KvLayout& layout, int64_t heads, int64_t rows, int64_t shared_bytes) {
+  const bool one = rows_a_block(layout, rows) == 1;
+  const int64_t bytes = layout.head_dim == 128
+                            ? (one ? bytes_of<128, 1>(layout, heads) : bytes_of<128, 4>(layout, heads))
+                            : (one ? bytes_of<64, 1>(layout, heads) : bytes_of<64, 4>(layout, heads));
+  return bytes <= (shared_bytes > 0 ? shared_bytes : most_shared_bytes());
+}
 
 void launch_shaped_few(const CudaQueue& queue, const ShapedArguments& args) {
   if (args.layout.head_dim == 128) return launch_head_dim<128>(queue, args);

@@ -283,6 +283,7 @@ __global__ void __launch_bounds__(kThreads, 2) many_rows_kernel(const ShapedArgu
 template <int kHeadDim, KvFormat kFormat, int kRows>
 void launch_rows(const CudaQueue& queue, const ShapedArguments& args) {
   constexpr size_t kBytes = sizeof(Shared<kHeadDim, kRows>);
+  static_assert(kBytes <= kLeastSharedBytes);
   const auto kernel = many_rows_kernel<kHeadDim, kFormat, kRows>;
   static const bool prepared = [&] {
     QG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));

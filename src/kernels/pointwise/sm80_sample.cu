@@ -192,6 +192,7 @@ __global__ void __launch_bounds__(kThreads)
 void sample_rows(const CudaQueue& queue, int64_t rows, int64_t vocab, const float* logits, const SampleRow* asked,
                  const TokenTarget& to) {
   if (rows == 0) return;
+  static_assert(sizeof(Shared) <= kLeastSharedBytes);
   static const bool raised = [] {
     QG_CUDA(cudaFuncSetAttribute(sample_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)));
     return true;

@@ -148,6 +148,7 @@ void arrange_gram(const CudaQueue& queue, const float* gram, const int32_t* orde
 
 void factor_block(const CudaQueue& queue, int64_t size, int64_t k, float* a, float* inverse, int32_t* failed) {
   constexpr size_t kBytes = sizeof(float) * kSide * kPitch;
+  static_assert(kBytes <= kLeastSharedBytes);
   QG_CUDA(cudaFuncSetAttribute(factor_one, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kBytes)));
   launch(queue, factor_one, dim3(1), dim3(kFactorThreads), kBytes, static_cast<int>(size), k, a, inverse, failed);
 }

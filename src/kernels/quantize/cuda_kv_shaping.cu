@@ -113,6 +113,7 @@ __global__ void __launch_bounds__(kThreads) cost_rows(KvSequence s, KvScratch t)
     const float v = __half2float(q[d]);
     square += v * v;
   }
+  __syncthreads();  // the sum before has been read by all warps, here and below
   square = block_sum<kThreads>(square);
   float sum = 0;
   for (int64_t j = threadIdx.x; j < s.rows; j += kThreads) {
@@ -121,6 +122,7 @@ __global__ void __launch_bounds__(kThreads) cost_rows(KvSequence s, KvScratch t)
     row[j] = cost * square;
     sum += cost;
   }
+  __syncthreads();
   const float root = sqrtf(block_sum<kThreads>(sum));
   for (int64_t d = threadIdx.x; d < s.head_dim; d += kThreads)
     t.queries[at * s.head_dim + d] = __half2float(q[d]) * root;

@@ -64,6 +64,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 #pragma unroll
   for (int i = 0; i < kFp8Steps; ++i) {
+    if (i > 0) __syncthreads();  // the sum before has been read by all warps
     const float sum = block_sum<kThreads>(sums[i]);
     if (threadIdx.x == 0) errors[blockIdx.x * static_cast<int64_t>(kFp8Steps) + i] = static_cast<double>(sum);
   }
