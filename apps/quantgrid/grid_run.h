@@ -87,6 +87,7 @@ class GridRun {
   std::unique_ptr<Executor> executor(Model& m, const Case& c, int64_t tokens, int64_t max_rows);
   // The executor of a speed measurement. On a GPU it has all of the card's memory and serves all workloads of a case,
   // since loading takes longer than many of them.
+  Load grid_load(const Workload& w) const;
   std::shared_ptr<Executor> speed_executor(Model& m, const Case& c, const Load& load, const EngineOptions& options);
   CudaExecutorOptions cuda_options(const Case& c) const;
   std::vector<Workload> workloads() const;

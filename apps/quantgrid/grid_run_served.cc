@@ -25,7 +25,7 @@ ServeChild& GridRun::serve_child(Model& m, const Case& c, const Workload& worklo
   int64_t batch = 1, context = 1, in_all = 1, open = 1;
   for (const Workload& w : workloads()) {
     if (alone(w) ? w.name != workload.name : alone(workload)) continue;
-    const Load load = load_of(w);
+    const Load load = grid_load(w);
     const int64_t at_once = running_at_once(load, cuda);
     batch = std::max(batch, at_once);
     open = std::max(open, open_at_most(load));
@@ -78,7 +78,7 @@ ServeChild& GridRun::serve_child(Model& m, const Case& c, const Workload& worklo
 
 void GridRun::run_served(Model& m, const Case& c, const Workload& w) {
   const CellPart p = part(m, c, w.name, describe(w));
-  const Load load = load_of(w);
+  const Load load = grid_load(w);
   Record common = common_record(m, c, p);
   describe_load(load, common);
   EngineRun run;

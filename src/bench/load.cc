@@ -49,7 +49,7 @@ Load load_of(const Workload& w) {
   if (w.kind == WorkloadKind::throughput) {
     load.speed = SpeedKind::throughput;
     load.rounds = 1;
-    load.batch = w.requests > 0 ? w.requests : 16;
+    load.batch = throughput_requests(w);
   } else if (w.kind == WorkloadKind::rate) {
     load.arrival = Arrival::rate;
     load.speed = SpeedKind::throughput;

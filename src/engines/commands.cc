@@ -13,19 +13,6 @@
 namespace qg {
 namespace {
 
-// Requests of each (ISL, OSL) point in TensorRT-LLM's published tables ("to reach steady state"):
-// TensorRT-LLM docs, developer-guide/perf-overview.md.
-struct PublishedPoint {
-  int64_t isl_tokens, osl_tokens, requests;
-};
-constexpr std::array kPublished{
-    PublishedPoint{128, 128, 30000},   PublishedPoint{128, 2048, 3000},  PublishedPoint{128, 4096, 1500},
-    PublishedPoint{500, 2000, 3000},   PublishedPoint{1000, 1000, 3000}, PublishedPoint{1000, 2000, 1500},
-    PublishedPoint{2048, 128, 3000},   PublishedPoint{2048, 2048, 1500}, PublishedPoint{5000, 500, 1500},
-    PublishedPoint{20000, 2000, 1000},
-};
-constexpr int64_t kOtherRequests = 1000;
-
 [[noreturn]] void not_driven(EngineId engine) {
   throw Error(fmt::format("{} is not driven by commands of its own", engine_spec(engine).label), "--engine",
               "name tensorrt-llm or vllm");
@@ -74,13 +61,6 @@ EngineCase engine_case(const Grid& grid, const PlanRow& row, const PlanOptions& 
 
 std::filesystem::path EngineCase::engine_folder() const {
   return out / "engines" / fmt::format("{}-{}", checkpoint.filename().string(), c.gpu);
-}
-
-int64_t throughput_requests(const Workload& workload) {
-  if (workload.requests > 0) return workload.requests;
-  for (const PublishedPoint& p : kPublished)
-    if (p.isl_tokens == workload.isl_tokens && p.osl_tokens == workload.osl_tokens) return p.requests;
-  return kOtherRequests;
 }
 
 std::optional<CommandLine> build_command(const EngineCase& e) {

@@ -89,9 +89,6 @@ struct ServeCommand {
 // Throws Error as measurement() does.
 ServeCommand serve_command(const EngineCase& e, int port);
 
-// Requests of a throughput workload: the grid's number, or that of the engine's published measurements.
-int64_t throughput_requests(const Workload& workload);
-
 // Writes random prompts as trtllm-bench reads them; plain Python without packages. TOOLS/random_tokens.py.
 inline constexpr const char* kTokensProgram = "random_tokens.py";
 std::string tokens_program();

@@ -55,7 +55,7 @@ std::string native_commands(const Grid& grid, const PlanRow& row, const PlanOpti
       continue;
     }
     if (w.kind == WorkloadKind::throughput)
-      text += w.requests > 0 ? fmt::format(" --concurrency {0} --requests {0}", w.requests) : " --concurrency 1024";
+      text += fmt::format(" --concurrency {0} --requests {0}", throughput_requests(w));
     else
       text += fmt::format(" --batch {}", w.batch);
     text += fmt::format(" --rounds {} --json  # {}\n", w.rounds, w.name);

@@ -18,7 +18,7 @@ constexpr double kDiskBytesPerSecond = 1e9;
 constexpr double kAwqCandidates = 30, kSmoothQuantCandidates = 6;
 // Shares of the roofline and of the serial model that a run is assumed to reach.
 constexpr double kDecodeShare = 0.6, kThroughputShare = 0.75;
-// A throughput workload without a number of requests runs about this long.
+// Of a throughput workload where nothing better can be said.
 constexpr double kSteadySeconds = 40;
 
 double forward_flops(const Card& card) {
@@ -57,8 +57,8 @@ double workload_seconds(const ModelShape& shape, const Card& card, WeightFormat 
   if (w.kind == WorkloadKind::decode)
     return rounds * (prefill + osl * decode_step_seconds(shape, card, weights, kv, w));
   const auto serial = serial_throughput(shape, card, weights, kv, w.isl_tokens, w.osl_tokens);
-  if (w.requests == 0 || !serial || serial->output_tok_s <= 0) return kSteadySeconds * w.rounds;
-  return w.rounds * static_cast<double>(w.requests) * osl / (serial->output_tok_s * kThroughputShare);
+  if (!serial || serial->output_tok_s <= 0) return kSteadySeconds * w.rounds;
+  return w.rounds * static_cast<double>(throughput_requests(w)) * osl / (serial->output_tok_s * kThroughputShare);
 }
 
 }  // namespace

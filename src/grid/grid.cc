@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "core/error.h"
 
@@ -11,6 +12,19 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kKindNames{"decode", "throughput", "prefill", "rate"};
 constexpr std::array<std::string_view, 2> kProfileNames{"quick", "full"};
+
+// Requests of each (ISL, OSL) point in TensorRT-LLM's published tables ("to reach steady state"):
+// TensorRT-LLM docs, developer-guide/perf-overview.md.
+struct PublishedPoint {
+  int64_t isl_tokens, osl_tokens, requests;
+};
+constexpr std::array kPublished{
+    PublishedPoint{128, 128, 30000},   PublishedPoint{128, 2048, 3000},  PublishedPoint{128, 4096, 1500},
+    PublishedPoint{500, 2000, 3000},   PublishedPoint{1000, 1000, 3000}, PublishedPoint{1000, 2000, 1500},
+    PublishedPoint{2048, 128, 3000},   PublishedPoint{2048, 2048, 1500}, PublishedPoint{5000, 500, 1500},
+    PublishedPoint{20000, 2000, 1000},
+};
+constexpr int64_t kOtherRequests = 1000;
 
 void add_once(std::vector<std::string>& names, const std::string& name) {
   if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
@@ -35,8 +49,16 @@ int64_t rate_warm_up(int64_t requests) {
   return std::clamp<int64_t>(requests / 10, std::min<int64_t>(16, requests), 1000);
 }
 
+int64_t throughput_requests(const Workload& workload) {
+  if (workload.requests > 0) return workload.requests;
+  for (const PublishedPoint& p : kPublished)
+    if (p.isl_tokens == workload.isl_tokens && p.osl_tokens == workload.osl_tokens) return p.requests;
+  return kOtherRequests;
+}
+
 std::string describe(const Workload& w) {
-  std::string text = fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, w.requests, w.rounds);
+  const int64_t requests = w.kind == WorkloadKind::throughput ? throughput_requests(w) : w.requests;
+  std::string text = fmt::format("{} {} {} {} {}", w.isl_tokens, w.osl_tokens, w.batch, requests, w.rounds);
   if (w.kind == WorkloadKind::rate)
     text += fmt::format(" rate {} burstiness {} seed {} ttft {} tpot {}", w.rate_per_s, w.burstiness, w.seed,
                         w.max_ttft_ms, w.max_tpot_ms);

@@ -36,7 +36,7 @@ struct Workload {
   WorkloadKind kind = WorkloadKind::decode;
   int64_t isl_tokens = 128, osl_tokens = 256;
   int64_t batch = 1;     // decode and prefill
-  int64_t requests = 0;  // throughput: 0 = as many as give a steady part; rate: that are counted, 1 or more
+  int64_t requests = 0;  // throughput: 0 = see throughput_requests; rate: that are counted, 1 or more
   int rounds = 5;
   Profile profile = Profile::quick;
   double rate_per_s = 0;   // rate: > 0
@@ -50,6 +50,10 @@ struct Workload {
 // Of a load at a rate: requests that arrive before the `requests` that are counted, so that these meet an engine at
 // work.
 int64_t rate_warm_up(int64_t requests);
+
+// Requests of a throughput workload, whatever engine is measured: the grid's number, or that of TensorRT-LLM's
+// published measurements of these lengths.
+int64_t throughput_requests(const Workload& workload);
 
 // What makes two measurements of a workload the same, beside its name: a part of the key of a result.
 std::string describe(const Workload& workload);

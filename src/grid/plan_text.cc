@@ -177,7 +177,7 @@ std::string workload_text(const Workload& w) {
     if (w.max_tpot_ms > 0)
       text += fmt::format("{} {:g} ms a token", w.max_ttft_ms > 0 ? ", then" : "; good:", w.max_tpot_ms);
   } else if (w.kind == WorkloadKind::throughput) {
-    text += w.requests > 0 ? fmt::format(", {} requests at once", w.requests) : ", all requests at once";
+    text += fmt::format(", {} requests at once", throughput_requests(w));
   } else {
     text += fmt::format(", batch {}, {} rounds", w.batch, w.rounds);
   }

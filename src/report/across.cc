@@ -18,6 +18,16 @@ Candidate as_candidate(const AcrossEntry& entry) {
   return c;
 }
 
+// All requests of a throughput workload are offered at once, so that a speed is one of so many requests. Few never fill
+// an engine: only those of the most are compared. Requests of a steady window are counted, not offered.
+void leave_out_fewer_requests(const std::string& workload, std::vector<AcrossEntry>& entries) {
+  if (workload.empty() || workload[0] < '0' || workload[0] > '9') return;  // throughput is named by its lengths
+  const auto offered = [](const AcrossEntry& e) { return e.row->window_s ? 0 : e.row->num_requests.value_or(0); };
+  int64_t most = 0;
+  for (const AcrossEntry& entry : entries) most = std::max(most, offered(entry));
+  std::erase_if(entries, [&](const AcrossEntry& e) { return offered(e) > 0 && offered(e) < most; });
+}
+
 }  // namespace
 
 std::vector<AcrossRow> across_engines(const Study& study) {
@@ -41,6 +51,7 @@ std::vector<AcrossRow> across_engines(const Study& study) {
       if (std::any_of(across.entries.begin(), across.entries.end(), synthetic) &&
           !std::all_of(across.entries.begin(), across.entries.end(), synthetic))
         std::erase_if(across.entries, synthetic);
+      leave_out_fewer_requests(workload, across.entries);
       if (across.entries.size() < 2) continue;
       std::sort(across.entries.begin(), across.entries.end(), [](const AcrossEntry& a, const AcrossEntry& b) {
         return std::tuple(-*a.row->value, a.cell->engine) < std::tuple(-*b.row->value, b.cell->engine);

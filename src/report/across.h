@@ -24,7 +24,7 @@ struct AcrossRow {
 };
 
 // By the order of the cells, then decode, throughput, prefill. Only valid figures of the case's own card and of real
-// weights, or of random ones on all sides.
+// weights, or of random ones on all sides; of a throughput workload only those of as many requests.
 std::vector<AcrossRow> across_engines(const Study& study);
 
 // "Llama-3.2-3B on H100, FP8 + FP8 KV, decode/b1: vllm 812 tok/s, 1.12 times native (723)"

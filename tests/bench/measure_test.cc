@@ -89,6 +89,16 @@ TEST(Speed, ThroughputIntervalIsOfTheMiddle) {
   EXPECT_NEAR(e.ci_hi - e.ci_lo, 0, 2.0);
 }
 
+// Every engine is offered as many requests as the others.
+TEST(Loads, AThroughputWorkloadOffersTheGridsOrThePublishedRequests) {
+  const auto load = [](int64_t isl, int64_t osl, int64_t requests) {
+    return load_of({"w", WorkloadKind::throughput, isl, osl, 1, requests, 1, Profile::quick});
+  };
+  EXPECT_EQ(load(1000, 1000, 0).batch, 3000);
+  EXPECT_EQ(load(20000, 2000, 77).batch, 77);
+  EXPECT_EQ(load(7, 9, 0).batch, 1000);
+}
+
 TEST(Load, NamesAreParsed) {
   EXPECT_EQ(parse_load("decode/b64")->batch, 64);
   EXPECT_EQ(parse_load("decode/b64")->osl, 256);

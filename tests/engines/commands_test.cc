@@ -177,12 +177,6 @@ TEST(EngineCommands, VllmDecodeIsADifference) {
   EXPECT_NE(m.runs[0].report, m.runs[1].report);
 }
 
-TEST(EngineCommands, RequestsAreTheGridsOrThePublishedOnes) {
-  EXPECT_EQ(throughput_requests(kWorkloads[2]), 3000);
-  EXPECT_EQ(throughput_requests(kWorkloads[3]), 77);
-  EXPECT_EQ(throughput_requests({"7/9", WorkloadKind::throughput, 7, 9, 1, 0, 1, Profile::quick}), 1000);
-}
-
 TEST(EngineCommands, OtherEnginesHaveNone) {
   EXPECT_THROW(measurement(a_case(EngineId::native, WeightFormat::fp16, KvFormat::fp16), kWorkloads[0]), Error);
   EXPECT_THROW(measurement(a_case(EngineId::openai, WeightFormat::fp16, KvFormat::fp16), kWorkloads[0]), Error);

@@ -15,16 +15,21 @@ struct Figure {
   const char* engine;
   double value;
   bool synthetic = false, cross = false, valid = true;
+  int64_t requests = 0;
+  bool window = false;
 };
 
-void write(const std::filesystem::path& file, const std::vector<Figure>& figures) {
+void write(const std::filesystem::path& file, const std::vector<Figure>& figures,
+           const std::string& workload = "decode/b8") {
   JournalWriter journal(file, sample::box(new_run_id(), "NVIDIA H100 80GB HBM3", "2026-11-26T10:00:00Z"));
   const Case c{5, Section::must, "llama-3.2-3b", "h100", WeightFormat::fp8, KvFormat::fp16};
   for (const Figure& f : figures) {
-    Record r = sample::about_case(c, f.cross ? "h200" : "h100", "decode/b8");
+    Record r = sample::about_case(c, f.cross ? "h200" : "h100", workload);
     r.engine = f.engine;
     r.case_key = sha256_hex(f.engine).substr(0, 16);
     r.synthetic = f.synthetic;
+    if (f.requests > 0) r.num_requests = f.requests;
+    if (f.window) r.window_s = 60;
     CaseDone done;
     done.subject = r;
     Record row = sample::between(measured(r, "output_tok_s", f.value), 0.01);
@@ -36,9 +41,10 @@ void write(const std::filesystem::path& file, const std::vector<Figure>& figures
   }
 }
 
-std::vector<AcrossRow> rows_of(const std::vector<Figure>& figures, Study& study) {
+std::vector<AcrossRow> rows_of(const std::vector<Figure>& figures, Study& study,
+                               const std::string& workload = "decode/b8") {
   sample::Folder folder;
-  write(folder / "j.jsonl", figures);
+  write(folder / "j.jsonl", figures, workload);
   study =
       open_study({.results = {folder / "j.jsonl"}, .grid = {}, .max_ppl_ratio = {}, .max_kld_nats = {}, .engines = {}});
   return across_engines(study);
@@ -68,6 +74,23 @@ TEST(AcrossEngines, OnlyWhatMayBeCompared) {
   EXPECT_EQ(rows_of({{"native", 700, true}, {"vllm", 900, true}}, study).size(), 1u);
   EXPECT_TRUE(rows_of({{"native", 700}, {"vllm", 900, false, true}}, study).empty());          // another card
   EXPECT_TRUE(rows_of({{"native", 700}, {"vllm", 900, false, false, false}}, study).empty());  // invalid
+}
+
+TEST(AcrossEngines, ThroughputOfAsManyRequests) {
+  Study study;
+  const auto figure = [](const char* engine, double value, int64_t requests, bool window = false) {
+    return Figure{engine, value, false, false, true, requests, window};
+  };
+  const auto native = figure("native", 700, 16), vllm = figure("vllm", 900, 3000),
+             other = figure("tensorrt-llm", 800, 3000);
+  EXPECT_TRUE(rows_of({native, vllm}, study, "1000/1000").empty());
+  const auto rows = rows_of({native, vllm, other}, study, "1000/1000");
+  ASSERT_EQ(rows.size(), 1u);
+  ASSERT_EQ(rows[0].entries.size(), 2u);
+  EXPECT_EQ(rows[0].entries[1].cell->engine, "tensorrt-llm");
+  EXPECT_EQ(rows_of({figure("native", 700, 80, true), vllm}, study, "1000/1000").size(), 1u)
+      << "a window's are counted";
+  EXPECT_EQ(rows_of({native, vllm}, study).size(), 1u) << "decode says how many run at once";
 }
 
 TEST(AcrossEngines, ResultsOfSomeEnginesOnly) {
