@@ -7,6 +7,11 @@
 #include "core/rng.h"
 
 namespace qg {
+namespace {
+
+constexpr int64_t kFewestBlocks = 8;
+
+}  // namespace
 
 Interval block_bootstrap(std::span<const std::vector<double>> columns,
                          const std::function<double(std::span<const double>)>& statistic,
@@ -16,7 +21,8 @@ Interval block_bootstrap(std::span<const std::vector<double>> columns,
   for (const auto& column : columns)
     if (static_cast<int64_t>(column.size()) != count)
       throw Error("columns of unequal length cannot be resampled together");
-  const int64_t block = std::clamp<int64_t>(options.block, 1, count);
+  // One circular block over all there is has the same mean wherever it starts: an interval of no width.
+  const int64_t block = std::clamp<int64_t>(options.block, 1, std::max<int64_t>(1, count / kFewestBlocks));
 
   // Prefix sums over the doubled sequence make a circular block one subtraction.
   std::vector<std::vector<double>> sums(columns.size());

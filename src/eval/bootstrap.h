@@ -13,7 +13,7 @@ struct Interval {
 };
 
 struct BootstrapOptions {
-  int64_t block = 128;  // tokens
+  int64_t block = 128;  // tokens; shorter where there would be fewer than eight blocks
   int64_t resamples = 1000;
   uint64_t seed = 20261122;
 };

@@ -58,6 +58,8 @@ double choice_log_prob(Executor& executor, const Tokenizer& tokenizer, const std
     const auto row = std::span<const float>(out.logits).subspan((i - 1) * vocab, vocab);
     sum += static_cast<double>(row[static_cast<size_t>(all[i])]) - log_sum_exp(row);
   }
+  if (std::isnan(sum))  // which compares as neither more nor less: the first choice would be taken
+    throw Error("the model's logits are not finite (NaN or infinity)", where);
   return sum;
 }
 

@@ -138,7 +138,8 @@ double kl_divergence(std::span<const float> base_logits, std::span<const float> 
   for (size_t i = 0; i < logits.size(); ++i)
     mean_gap += static_cast<double>(std::exp(base_logits[i] - p.max)) *
                 (static_cast<double>(base_logits[i]) - static_cast<double>(logits[i]));
-  return std::max(0.0, mean_gap / p.sum + q.log_z() - p.log_z());
+  const double kl = mean_gap / p.sum + q.log_z() - p.log_z();
+  return kl < 0 ? 0 : kl;  // below by rounding; NaN stays NaN
 }
 
 FidelityScores score_fidelity(Executor& base, std::span<Executor* const> candidates, const EvalText& text,
@@ -166,8 +167,23 @@ FidelityScores score_fidelity(Executor& base, std::span<Executor* const> candida
   return scores;
 }
 
+namespace {
+
+void check_finite(const std::vector<double>& scores, const std::string& whose) {
+  const auto broken = std::count_if(scores.begin(), scores.end(), [](double v) { return !std::isfinite(v); });
+  if (broken > 0)
+    throw Error("the logits of the " + whose + " are not finite (NaN or infinity) at " + std::to_string(broken) +
+                    " of " + std::to_string(scores.size()) + " tokens",
+                "", "its weights or scales are broken, or its activations leave the range of FP16");
+}
+
+}  // namespace
+
 FidelityResult summarize(const TokenScores& base, const TokenScores& candidate, int64_t windows,
                          const BootstrapOptions& options) {
+  check_finite(base.nll, "base");
+  check_finite(candidate.nll, "model");
+  check_finite(candidate.kld, "model");
   const std::vector<std::vector<double>> columns{base.nll, candidate.nll, candidate.kld, candidate.top1};
   const auto interval = [&](const std::function<double(std::span<const double>)>& statistic) {
     return block_bootstrap(columns, statistic, options);

@@ -37,6 +37,7 @@ struct FidelityScores {
 FidelityScores score_fidelity(Executor& base, std::span<Executor* const> candidates, const EvalText& text,
                               const std::function<void(int64_t tokens)>& on_tokens);
 
+// Throws Error when logits were not finite: no figure stands for such a model.
 FidelityResult summarize(const TokenScores& base, const TokenScores& candidate, int64_t windows,
                          const BootstrapOptions& options = {});
 

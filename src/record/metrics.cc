@@ -61,7 +61,8 @@ const std::vector<MetricSpec>& metrics() {
       {"top1", "1", "ratio", "accuracy", "", more, "share of tokens whose likeliest continuation is the baseline's"},
       {"acc", "1", "ratio", "accuracy", "", more, "share of multiple-choice questions answered right"},
       {"base_acc", "1", "ratio", "accuracy", "", more, "the same for the baseline"},
-      {"flip_rate", "1", "ratio", "accuracy", "", less, "share of questions whose answer differs from the baseline's"},
+      {"flip_rate", "1", "ratio", "accuracy", "", less,
+       "share of questions that either the model or the baseline alone answers right"},
       // quantize
       {"quantize_s", "s", "sum", "quantize", "", less, "wall time to make the checkpoint"},
       {"engine_build_s", "s", "sum", "quantize", "", less,

@@ -75,6 +75,28 @@ TEST(Fidelity, RefusesOtherVocabularyForeignTokensAndShortCaches) {
   EXPECT_THROW(score_fidelity(tiny, {}, text, [](int64_t) {}), Error);
 }
 
+// A model that overflows must not pass for one that equals its base.
+TEST(Fidelity, RefusesLogitsThatAreNotFinite) {
+  const float nan = std::nanf("");
+  const std::vector<float> sound{1, 2, 3}, broken{1, nan, 3};
+  EXPECT_TRUE(std::isnan(kl_divergence(sound, broken)));
+  TokenScores base, candidate;
+  base.nll.assign(200, 1.0);
+  candidate = base;
+  candidate.kld.assign(200, 0.0);
+  candidate.top1.assign(200, 1.0);
+  EXPECT_NO_THROW(summarize(base, candidate, 1));
+  candidate.nll[7] = nan;
+  try {
+    summarize(base, candidate, 1);
+    FAIL() << "a perplexity was made of NaN";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("the model are not finite (NaN or infinity) at 1 of 200"), std::string::npos)
+        << e.what();
+  }
+  EXPECT_THROW(summarize(candidate, base, 1), Error);
+}
+
 TEST(KlDivergence, SurvivesExtremeLogits) {
   const std::vector<float> p{1000, -1000, 0}, q{-1000, 1000, 0};
   EXPECT_NEAR(kl_divergence(p, q), 2000, 1e-3);

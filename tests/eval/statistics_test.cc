@@ -52,6 +52,19 @@ TEST(BlockBootstrap, IsPairedAndDeterministic) {
   EXPECT_EQ(one.lo, two.lo);
 }
 
+// As long as a block or shorter: the spread is still seen.
+TEST(BlockBootstrap, ShortTextsHaveAWidth) {
+  for (const uint64_t count : {100, 127, 200}) {
+    std::vector<double> x;
+    for (uint64_t i = 0; i < count; ++i) x.push_back(Rng(11).normal(i));
+    const std::vector<std::vector<double>> columns{x};
+    const Interval interval = block_bootstrap(columns, mean_of);
+    const double expected = 2 * 1.96 / std::sqrt(static_cast<double>(count));
+    EXPECT_GT(interval.hi - interval.lo, 0.5 * expected) << count;
+    EXPECT_LT(interval.hi - interval.lo, 1.5 * expected) << count;
+  }
+}
+
 TEST(Mcnemar, EqualsTheBinomialTail) {
   EXPECT_DOUBLE_EQ(mcnemar_exact(0, 0), 1);
   EXPECT_NEAR(mcnemar_exact(0, 5), 2 * std::pow(0.5, 5), 1e-12);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -76,6 +77,13 @@ TEST(Windows, SayHowManyATextGives) {
   } catch (const Error& e) {
     EXPECT_NE(std::string(e.what()).find("--windows "), std::string::npos) << e.what();
   }
+}
+
+TEST(Choices, LogitsThatAreNotFiniteAreNoAnswer) {
+  const Tokenizer tokenizer = golden_tokenizer();
+  FakeExecutor executor(tokenizer.vocab_size(), 2, std::nan(""));
+  const ChoiceItem item{"item", "Question 1 is:", "", {" one", " two"}, 0};
+  EXPECT_THROW(score_choices(executor, tokenizer, {&item, 1}, [] {}), Error);
 }
 
 // The right answer is the choice of the greatest summed log-probability, whatever its place or length.
