@@ -98,6 +98,10 @@ Workload read_workload(const TomlReader& row) {
   if ((w.kind == WorkloadKind::rate) != w.name.starts_with("rate/"))  // reports and picks go by names
     throw Error(R"(the names of rate workloads, and only theirs, begin with "rate/")", row.where("name"),
                 w.kind == WorkloadKind::rate ? R"(for example "rate/8")" : R"(for example "decode/b8" or "1000/1000")");
+  if ((w.kind == WorkloadKind::prefill) != w.name.starts_with("prefill/"))  // for the same reason
+    throw Error(
+        R"(the names of prefill workloads, and only theirs, begin with "prefill/")", row.where("name"),
+        w.kind == WorkloadKind::prefill ? R"(for example "prefill/512")" : R"(for example "decode/b8" or "1000/1000")");
   const std::string profile = row.get_string("profile", "quick");
   const auto parsed = parse_profile(profile);
   if (!parsed) row.not_one_of("profile", profile, {"quick", "full"});

@@ -315,6 +315,13 @@ INSTANTIATE_TEST_SUITE_P(
             "cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"rate/2\"\nkind = "
             "\"prefill\"\nisl = 1\n",
             {"mine.toml:3: workloads[1].name", "only theirs"}},
+        BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"p512\"\nkind = "
+                "\"prefill\"\nisl = 1\n",
+                {"mine.toml:3: workloads[1].name", "begin with \"prefill/\"", "\"prefill/512\""}},
+        BadFile{
+            "cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"prefill/9\"\nkind "
+            "= \"throughput\"\nisl = 1\nosl = 2\n",
+            {"mine.toml:3: workloads[1].name", "only theirs"}},
         BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[[workloads]]\nname = \"a b\"\n",
                 {"mine.toml:3", "letters, digits"}},
         BadFile{"cases.must = [[1, \"mistral-7b\", \"a10\", \"fp8\", \"fp8\"]]\n[accuracy]\nwindows = 3\n",
