@@ -55,10 +55,15 @@ Here here_on_cpu(const Grid& grid, const PlanRow& row, const Machine& machine) {
 Here here(const Grid& grid, const PlanRow& row, const PlanOptions& options) {
   const Machine& machine = options.machine;
   if (row.support.status == SupportStatus::unsupported) return {HereStatus::no, "unsupported on its own card"};
-  if (options.engine != EngineId::native)
-    return {HereStatus::no,
-            "this version runs the native engine only; --emit writes the commands of TensorRT-LLM and vLLM"};
   const Card& card = grid.card(row.c.gpu);
+  if (options.engine == EngineId::openai)
+    return {HereStatus::no, "needs a server that is up: `run --engine openai --base-url URL --filter number=N`"};
+  if (options.engine != EngineId::native) {  // their own kernels, so the case's own card
+    if (std::find(machine.cards.begin(), machine.cards.end(), card.id) == machine.cards.end())
+      return {HereStatus::no, "no such card here; --emit writes the engine's commands for a machine that has it"};
+    return {HereStatus::yes, "its card is here; `quantgrid engines` says whether the engine is" +
+                                 unless_here(grid.model(row.c.model).folder)};
+  }
   if (card.is_cpu() || !machine.has_cuda_executor || machine.cards.empty()) return here_on_cpu(grid, row, machine);
   if (std::find(machine.cards.begin(), machine.cards.end(), card.id) != machine.cards.end())
     return {HereStatus::yes, "its card is here" + unless_here(grid.model(row.c.model).folder)};

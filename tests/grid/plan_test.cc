@@ -112,7 +112,10 @@ TEST(Plan, WhatThisMachineCanDo) {
   EXPECT_EQ(status(9), HereStatus::yes);
   EXPECT_EQ(status(1), HereStatus::cross_target);   // an A100's kernels run on an L40
   EXPECT_EQ(status(5), HereStatus::accuracy_only);  // an H100's do not
-  o.engine = EngineId::vllm;
+  o.engine = EngineId::vllm;                        // `run --engine vllm` runs the cases of the card that is here
+  EXPECT_EQ(status(9), HereStatus::yes);
+  EXPECT_EQ(status(1), HereStatus::no);
+  o.engine = EngineId::openai;
   EXPECT_EQ(status(9), HereStatus::no);
 }
 
