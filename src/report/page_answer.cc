@@ -24,15 +24,15 @@ const Candidate* shown_candidate(const Pick& pick) {
   return pick.winner ? &*pick.winner : pick.least_bad ? &*pick.least_bad : nullptr;
 }
 
-std::string against_baseline(const Group& group, const UsePick& use, const Candidate& shown, const Speaker& say) {
+std::string against_baseline(const Study& study, const Group& group, const UsePick& use, const Candidate& shown,
+                             const Speaker& say) {
   if (!group.baseline || shown.case_id == group.baseline->about.id() || use.measure.kind == MeasureKind::footprint)
     return {};
-  for (const char* metric : {"output_tok_s", "prefill_tok_s", "max_batch"}) {
-    const Record* base = group.baseline->row(use.measure.workload, metric);
-    if (base && !base->cross_target && *base->value > 0)
-      return element("span", "chip num", say("answer.against_base", figure(*shown.value / *base->value)));
-  }
-  return {};
+  for (const char* metric : {"output_tok_s", "prefill_tok_s"})
+    if (const Record* row = group.baseline->row(use.measure.workload, metric); row && row->cross_target) return {};
+  const std::optional<double> base = value_of(study, *group.baseline, use.measure);
+  if (!base || *base <= 0) return {};
+  return element("span", "chip num", say("answer.against_base", figure(*shown.value / *base)));
 }
 
 std::string rest_of_use(const Study& study, const Group& group, const UsePick& use, const Speaker& say) {
@@ -66,7 +66,7 @@ std::string use_item(const Study& study, const Group& group, Use which, const Sp
   pick_html += wrapped("div", "winner",
                        wrapped("strong", "format", format_html(cell.about)) +
                            element("span", "value num", measure_value(study, cell, use.measure, *shown->value, say)) +
-                           against_baseline(group, use, *shown, say));
+                           against_baseline(study, group, use, *shown, say));
   return wrapped("li", "use", html + wrapped("div", "use-pick", pick_html + rest_of_use(study, group, use, say)));
 }
 

@@ -78,7 +78,8 @@ std::vector<Cell> make_cells(const Results& results, const std::optional<Grid>& 
   return cells;
 }
 
-void take_attempt(Cell& cell, const Attempt& attempt) {
+// `context_tokens`: of the gates; a greatest batch that was counted at another context is none of this study's.
+void take_attempt(Cell& cell, const Attempt& attempt, int64_t context_tokens) {
   const Record& subject = attempt.done.subject;
   if (!subject.valid || subject.status != "ok") {
     if (cell.problem.empty())
@@ -91,6 +92,7 @@ void take_attempt(Cell& cell, const Attempt& attempt) {
   for (const Record& row : attempt.rows) {
     if (row.round || row.rep || !row.valid || row.status != "ok" || !row.value) continue;
     if (is_accuracy(row) && row.synthetic) continue;
+    if (row.metric == "max_batch" && row.context_len.value_or(context_tokens) != context_tokens) continue;
     const Record*& best = cell.rows[{row.workload, row.metric}];
     if (replaces(row, best)) best = &row;
   }
@@ -122,29 +124,6 @@ Support support_of(const Study& study, const Cell& cell) {
   const Card* card = study.card(cell.about.gpu);
   const EngineSpec* engine = engine_of_record(cell.engine);
   return card && engine ? support(engine->id, *card, cell.about.weights, cell.about.kv) : Support{};
-}
-
-std::optional<double> value_of(const Study& study, const Cell& cell, const Measure& measure) {
-  const auto from = [](const Record* row) { return row ? row->value : std::nullopt; };
-  switch (measure.kind) {
-    case MeasureKind::output_tok_s:
-      return from(cell.row(measure.workload, "output_tok_s"));
-    case MeasureKind::prefill_tok_s:
-      return from(cell.row(measure.workload, "prefill_tok_s"));
-    case MeasureKind::max_batch: {
-      if (const Record* row = cell.row("max_batch")) return row->value;
-      const Card* card = study.card(cell.about.gpu);
-      const ModelShape* shape = study.shape(cell.about.model);
-      if (!card || !shape || card->memory_bytes <= 0) return {};
-      return static_cast<double>(
-          max_batch(*shape, *card, cell.about.weights, cell.about.kv, study.gates.context_tokens));
-    }
-    case MeasureKind::footprint: {
-      const auto bytes = footprint_bytes(study, cell);
-      return bytes ? std::optional(1e9 / *bytes) : std::nullopt;  // sequences to a GB: more is better
-    }
-  }
-  return {};
 }
 
 // The measure that most cells of the group have; the first of `wishes` wins a draw.
@@ -306,7 +285,7 @@ Study make_study(Results results, std::optional<Grid> grid, const Gates& gates) 
   for (const Attempt* attempt : study.results.chosen())
     for (Cell& cell : study.cells)
       if (cell.engine == attempt->done.subject.engine && cell.about.id() == case_of(attempt->done.subject).id())
-        take_attempt(cell, *attempt);
+        take_attempt(cell, *attempt, study.gates.context_tokens);
   for (Cell& cell : study.cells) {
     const Card* card = study.card(cell.about.gpu);
     // The CPU reference converts every format in software: nothing to tell apart there.
@@ -315,6 +294,29 @@ Study make_study(Results results, std::optional<Grid> grid, const Gates& gates) 
   }
   make_groups(study);
   return study;
+}
+
+std::optional<double> value_of(const Study& study, const Cell& cell, const Measure& measure) {
+  const auto from = [](const Record* row) { return row ? row->value : std::nullopt; };
+  switch (measure.kind) {
+    case MeasureKind::output_tok_s:
+      return from(cell.row(measure.workload, "output_tok_s"));
+    case MeasureKind::prefill_tok_s:
+      return from(cell.row(measure.workload, "prefill_tok_s"));
+    case MeasureKind::max_batch: {
+      if (const Record* row = cell.row("max_batch")) return row->value;
+      const Card* card = study.card(cell.about.gpu);
+      const ModelShape* shape = study.shape(cell.about.model);
+      if (!card || !shape || card->memory_bytes <= 0) return {};
+      return static_cast<double>(
+          max_batch(*shape, *card, cell.about.weights, cell.about.kv, study.gates.context_tokens));
+    }
+    case MeasureKind::footprint: {
+      const auto bytes = footprint_bytes(study, cell);
+      return bytes ? std::optional(1e9 / *bytes) : std::nullopt;  // sequences to a GB: more is better
+    }
+  }
+  return {};
 }
 
 std::optional<double> weights_bytes_of(const Study& study, const Cell& cell) {

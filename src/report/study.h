@@ -91,6 +91,9 @@ struct Study {
 
 Study make_study(Results results, std::optional<Grid> grid, const Gates& gates);
 
+// The cell's value of a measure, whatever card it is from; more is better. Empty when it is not known.
+std::optional<double> value_of(const Study& study, const Cell& cell, const Measure& measure);
+
 // Bytes of the cell's weights: as recorded, or from the model's shape. Empty when neither is known.
 std::optional<double> weights_bytes_of(const Study& study, const Cell& cell);
 // Weights and the KV cache of one sequence at the gates' context.

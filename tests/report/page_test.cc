@@ -101,6 +101,21 @@ TEST(Page, NeverShowsAnotherCardsSpeed) {
     EXPECT_EQ(text.find(speed), std::string::npos) << speed;
 }
 
+TEST(Page, TheGreatestBatchIsComparedWithTheBaselineToo) {
+  const Study study = sample_study();
+  const std::string page = html_page(study, options_in(Language::en));
+  int compared = 0;
+  for (const Group& group : study.groups) {
+    if (group.gpu != "h100" || !group.baseline) continue;
+    const UsePick& use = group.for_use(Use::memory);
+    ASSERT_TRUE(use.pick.winner);
+    const double ratio = *use.pick.winner->value / *value_of(study, *group.baseline, use.measure);
+    EXPECT_NE(page.find(">" + figure(ratio) + "× FP16<"), std::string::npos) << group.model << " " << ratio;
+    ++compared;
+  }
+  EXPECT_EQ(compared, 3);
+}
+
 TEST(Page, CpuIsNotRankedWithCards) {
   const Study study = sample_study();
   const Json data = chart_data(study, options_in(Language::en));

@@ -49,6 +49,40 @@ TEST(Study, DefaultGridIsTheFileOfThePlan) {
   EXPECT_EQ(kDefaultGrid, read_file(std::string(QG_SOURCE_DIR) + "/grids/trt-llm-45.toml"));
 }
 
+// The greatest batch, as `run` records it.
+void add_max_batch(JournalWriter& journal, const Case& c, int64_t context, double batch, const std::string& ended_at) {
+  Record r = sample::about_case(c, c.gpu, "memory");
+  r.case_key += std::to_string(context);
+  CaseDone done{r, 0, 0};
+  done.subject.ended_at = ended_at;
+  Record row = measured(r, "max_batch", batch);
+  row.context_len = context;
+  journal.append_case(done, {row});
+}
+
+// A batch that was counted at another context says nothing of this one, however new it is.
+TEST(Study, TheGreatestBatchIsThatOfTheGatesContext) {
+  sample::Folder folder;
+  const Case c{1, Section::must, "smollm2-135m", "cpu", WeightFormat::fp16, KvFormat::fp16};
+  {
+    JournalWriter journal(folder / "j.jsonl", sample::box("0193-demo", "", "2026-11-21T09:00:00Z"));
+    add_max_batch(journal, c, 4096, 230, "2026-11-21T10:00:00Z");
+    add_max_batch(journal, c, 8192, 115, "2026-11-21T11:00:00Z");
+  }
+  for (const auto& [context, batch] : {std::pair{4096, 230.0}, {8192, 115.0}}) {
+    Gates gates;
+    gates.context_tokens = context;
+    const Study study = make_study(load_results({folder / "j.jsonl"}), std::nullopt, gates);
+    ASSERT_EQ(study.groups.size(), 1u);
+    const Measure measure{MeasureKind::max_batch, "max_batch"};
+    EXPECT_EQ(value_of(study, *study.groups[0].cells[0], measure), batch);
+  }
+  Gates other;
+  other.context_tokens = 1024;
+  const Study none = make_study(load_results({folder / "j.jsonl"}), std::nullopt, other);
+  for (const Group& group : none.groups) EXPECT_NE(group.for_use(Use::memory).measure.kind, MeasureKind::max_batch);
+}
+
 TEST(Study, DemoPicks) {
   const Study study = demo_study();
   ASSERT_EQ(study.groups.size(), 1u);
