@@ -251,19 +251,21 @@ void JournalWriter::append_case(CaseDone done, std::vector<Record> rows) {
 }
 
 void JournalWriter::write_synced(const std::string& text) {
+  // What was not written whole, or not synced, is cut: the next batch may be shorter and would leave its end standing.
+  const auto cut_and_fail = [&] {
+    const int code = errno;
+    [[maybe_unused]] const int cut = ::ftruncate(fd_, end_bytes_);  // should it fail, the next writer cuts
+    errno = code;
+    fail("the journal cannot be written", file_);
+  };
   size_t put = 0;
   while (put < text.size()) {
     const ssize_t wrote = ::pwrite(fd_, text.data() + put, text.size() - put, end_bytes_ + static_cast<int64_t>(put));
     if (wrote < 0 && errno == EINTR) continue;
-    if (wrote < 0) {
-      const int code = errno;
-      [[maybe_unused]] const int cut = ::ftruncate(fd_, end_bytes_);  // should it fail, the next writer cuts
-      errno = code;
-      fail("the journal cannot be written", file_);
-    }
+    if (wrote < 0) cut_and_fail();
     put += static_cast<size_t>(wrote);
   }
-  if (::fsync(fd_) != 0) fail("the journal cannot be written", file_);
+  if (::fsync(fd_) != 0) cut_and_fail();  // network file systems tell of a full disk here
   end_bytes_ += static_cast<int64_t>(text.size());
 }
 

@@ -1,10 +1,25 @@
 #include "record/journal.h"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <fstream>
 
 #include "core/error.h"
 #include "core/file.h"
 #include "tests/record/sample.h"
+
+namespace {
+bool sync_fails = false;
+}
+
+// In the place of the C library's: as network file systems tell of a full disk.
+extern "C" int fsync(int fd) {
+  if (!sync_fails) return static_cast<int>(syscall(SYS_fsync, fd));
+  errno = ENOSPC;
+  return -1;
+}
 
 namespace qg {
 namespace {
@@ -123,6 +138,27 @@ TEST(Journal, TornEndIsCutAndOverwritten) {
   const std::string after = read_file(folder / "j.jsonl");
   EXPECT_EQ(after.substr(0, text.size()), text);
   EXPECT_EQ(parse_journal(after, "j").runs.size(), 3u);
+}
+
+// What could not be synced does not stand behind a shorter batch that follows.
+TEST(Journal, ABatchThatWasNotSyncedIsCut) {
+  Folder folder;
+  const std::string before = write_sample(folder / "j.jsonl");
+  {
+    JournalWriter writer(folder / "j.jsonl", sample::environment("run-3"));
+    const Record about = sample::common("decode/b64");
+    sync_fails = true;
+    EXPECT_THROW(writer.append_case(sample::done(about), sample::speed_rows(about, 20)), Error);
+    sync_fails = false;
+    EXPECT_EQ(read_file(folder / "j.jsonl"), before);
+    CaseDone failed = sample::done(about);
+    failed.subject.status = "failed";
+    writer.append_case(failed, {});
+  }
+  const Journal journal = read_journal(folder / "j.jsonl");
+  EXPECT_EQ(journal.torn_bytes, 0);
+  ASSERT_EQ(journal.runs.size(), 3u);
+  EXPECT_EQ(journal.runs[2].attempts.at(0).done.subject.status, "failed");
 }
 
 TEST(Journal, NobodysOtherFileIsEmptied) {
