@@ -21,6 +21,17 @@ int64_t requests_of_round(const Load& w) {
   return w.requests > 0 ? w.requests : 2 * std::max<int64_t>(1, w.batch);
 }
 
+// A throughput run is long, and its ramp counts: a few requests are enough to load kernels.
+int64_t requests_of_warm_up(const Load& w) {
+  constexpr int64_t kThroughputWarmUp = 16;
+  const int64_t count = requests_of_round(w);
+  return w.speed == SpeedKind::throughput ? std::min(count, kThroughputWarmUp) : count;
+}
+
+int64_t rounds_of(const Load& w) {
+  return w.arrival == Arrival::together ? std::max<int64_t>(1, w.rounds) : 1;
+}
+
 // When request i of a round is offered: at once, when a place is free (infinity: decided while running), or at the i-th
 // arrival.
 class Schedule {
@@ -164,12 +175,8 @@ Estimate throughput_estimate(const RoundTrace& round) {
 int64_t total_output_tokens(const Load& w) {
   if (w.window_s > 0) return 0;
   if (w.arrival == Arrival::rate) return open_at_most(w) * w.osl;
-  const int64_t rounds = w.arrival == Arrival::together ? w.rounds + 1 : 1;
-  return rounds * requests_of_round(w) * w.osl;
+  return (requests_of_warm_up(w) + rounds_of(w) * requests_of_round(w)) * w.osl;
 }
-
-// Requests of a throughput run's warm-up.
-constexpr int64_t kThroughputWarmUp = 16;
 
 BenchResult measure(LoadTarget& target, const Load& load, const std::function<void(int64_t)>& on_token,
                     const std::function<void()>& on_start) {
@@ -177,14 +184,8 @@ BenchResult measure(LoadTarget& target, const Load& load, const std::function<vo
   if (load.arrival == Arrival::rate) return measure_rate(target, load, on_token, on_start);
   if (load.arrival == Arrival::together && load.batch < 1) throw Error("a batch of no requests cannot be measured");
   const int64_t count = requests_of_round(load);
-  int64_t index = 0;
-  const bool warm_up = load.arrival == Arrival::together;
-  if (warm_up) {
-    // A throughput run is long, and its ramp counts: a few requests are enough to load kernels.
-    const int64_t warm = load.speed == SpeedKind::throughput ? std::min(count, kThroughputWarmUp) : count;
-    run_round(target, load, index, warm, on_token);
-    index += count;
-  }
+  run_round(target, load, 0, requests_of_warm_up(load), on_token);
+  int64_t index = count;
   target.reset_statistics();
   if (on_start) on_start();
   const double device_before = target.device_seconds();
@@ -194,7 +195,7 @@ BenchResult measure(LoadTarget& target, const Load& load, const std::function<vo
   Latencies latencies;
   int64_t tokens_in = 0, tokens_out = 0;
   RoundTrace round;
-  for (int64_t i = 0; i < std::max<int64_t>(1, warm_up ? load.rounds : 1); ++i) {
+  for (int64_t i = 0; i < rounds_of(load); ++i) {
     round = run_round(target, load, index, count, on_token);
     index += count;
     ++result.rounds;

@@ -254,6 +254,34 @@ TEST(Measure, KeepsTheConcurrencyAsked) {
   const BenchResult r = measure(target, w, [](int64_t) {});
   EXPECT_EQ(target.most_in_flight, 3);
   EXPECT_EQ(r.requests, 20);
+
+  // Kernels are loaded before the time runs, as for every other load.
+  w.speed = SpeedKind::throughput;
+  FakeTarget cold;
+  int64_t tokens = 0, before_start = 0;
+  EXPECT_EQ(measure(
+                cold, w, [&](int64_t n) { tokens += n; }, [&] { before_start = tokens; })
+                .requests,
+            20);
+  EXPECT_EQ(before_start, 16 * 5);
+  EXPECT_EQ(tokens, total_output_tokens(w));
+}
+
+// A grid that gives no number wants a full engine, not a small batch.
+TEST(Load, ThroughputWithoutANumberOfRequests) {
+  Workload w{"1000/1000", WorkloadKind::throughput, 1000, 1000, 1, 0, 1, Profile::quick};
+  EXPECT_EQ(throughput_requests(w), 3000);
+  EXPECT_EQ(load_of(w).batch, 3000);
+  EXPECT_EQ(own_throughput_requests(w, true, 490), 980);
+  EXPECT_EQ(own_throughput_requests(w, true, 1 << 20), 3000);
+  EXPECT_EQ(own_throughput_requests(w, false, 490), 16);
+  w.isl_tokens = 7;
+  EXPECT_EQ(throughput_requests(w), 1000);
+  w.requests = 77;
+  EXPECT_EQ(throughput_requests(w), 77);
+  EXPECT_EQ(load_of(w).batch, 77);
+  EXPECT_EQ(own_throughput_requests(w, true, 490), 77);
+  EXPECT_EQ(own_throughput_requests(w, false, 490), 77);
 }
 
 TEST(Measure, CountsFailuresAndRefusesWhenAllFail) {
