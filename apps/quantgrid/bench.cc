@@ -41,6 +41,10 @@ Load load_of_flags(const BenchFlags& flags) {
   } else {
     load.batch = std::max<int64_t>(1, flags.batch);
     load.name = fmt::format("decode/b{}", load.batch);
+    if (load.osl == 1) {  // nothing is decoded
+      load.speed = SpeedKind::prefill;
+      load.name = fmt::format("prefill/{}", load.isl);
+    }
   }
   return load;
 }
@@ -64,7 +68,7 @@ Json result_json(const BenchResult& r, const Load& load, Executor& executor, con
   json["method"] = load.window_s > 0               ? fmt::format("steady window of {} s", load.window_s)
                    : load.arrival == Arrival::rate ? describe_arrivals(load)
                                                    : "whole run";
-  json["output_tok_s"] = r.output_tok_s.value;
+  json["output_tok_s"] = load.speed == SpeedKind::prefill ? Json() : Json(r.output_tok_s.value);
   json["ci_lo"] = r.output_tok_s.ci_lo;
   json["ci_hi"] = r.output_tok_s.ci_hi;
   json["rounds"] = r.rounds;
@@ -105,16 +109,18 @@ Json result_json(const BenchResult& r, const Load& load, Executor& executor, con
 void print_result(const BenchResult& r, const Load& load, Executor& executor, const Run& run) {
   fmt::print("{}: {} in, {} out, on the {} executor, {}, KV {}\n", load.name, load.isl, load.osl, executor.name(),
              r.compute_path, to_string(executor.kv_format()));
-  fmt::print("output          {:.1f} tok/s  (95 %: {:.1f} to {:.1f}; {} rounds)\n", r.output_tok_s.value,
-             r.output_tok_s.ci_lo, r.output_tok_s.ci_hi, r.rounds);
+  const bool prefill = load.speed == SpeedKind::prefill;
+  fmt::print("{}         {:.1f} tok/s  (95 %: {:.1f} to {:.1f}; {} rounds)\n", prefill ? "prefill" : "output ",
+             r.output_tok_s.value, r.output_tok_s.ci_lo, r.output_tok_s.ci_hi, r.rounds);
   fmt::print("in and out      {:.1f} tok/s\n", r.total_tok_s);
-  if (r.prefill_tok_s > 0) fmt::print("prefill         {:.1f} tok/s\n", r.prefill_tok_s);
+  if (r.prefill_tok_s > 0 && !prefill) fmt::print("prefill         {:.1f} tok/s\n", r.prefill_tok_s);
   if (load.window_s > 0)
     fmt::print("method          steady window of {} s, requests started at random depths\n", load.window_s);
   else
     fmt::print("first token     {:.1f} ms (p50), {:.1f} ms (p99)\n", r.ttft_ms_p50, r.ttft_ms_p99);
-  fmt::print("per token       {:.2f} ms (p50);  gaps {:.2f} ms (p50), {:.2f} ms (p99)\n", r.tpot_ms_p50, r.itl_ms_p50,
-             r.itl_ms_p99);
+  if (!prefill)
+    fmt::print("per token       {:.2f} ms (p50);  gaps {:.2f} ms (p50), {:.2f} ms (p99)\n", r.tpot_ms_p50, r.itl_ms_p50,
+               r.itl_ms_p99);
   if (r.device_busy_share > 0) fmt::print("GPU busy        {:.1f} % of the time\n", 100 * r.device_busy_share);
   if (run.roofline_share) fmt::print("of the roofline {:.1f} %\n", 100 * *run.roofline_share);
   if (r.goodput)
@@ -130,7 +136,7 @@ void print_result(const BenchResult& r, const Load& load, Executor& executor, co
 
 std::optional<double> roofline_share(const Session& session, const Load& load, const BenchResult& r) {
   const Card* card = session.executor_name() == "cuda" ? card_here(session.device()) : nullptr;
-  if (!card) return {};
+  if (!card || load.speed == SpeedKind::prefill) return {};
   const WeightFormat weights = session.checkpoint()->quant().weights;
   const std::optional<double> limit =
       load.speed == SpeedKind::decode

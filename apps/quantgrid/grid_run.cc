@@ -12,6 +12,7 @@
 #include "core/interrupt.h"
 #include "core/log.h"
 #include "core/version.h"
+#include "grid/commands.h"
 #include "grid/names.h"
 #include "model/architecture.h"
 #include "model/open_model.h"
@@ -92,7 +93,7 @@ bool GridRun::needs_kv_scales_file(const Model& m, const Case& c) const {
 }
 
 std::filesystem::path GridRun::kv_scales_file(const Model& m) const {
-  return grid_.models_dir / (m.folder.filename().string() + "-kv_scales.safetensors");
+  return qg::kv_scales_file(grid_, m.folder);
 }
 
 std::shared_ptr<const Checkpoint> GridRun::checkpoint_of(Model& m, const Case& c) {

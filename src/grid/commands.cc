@@ -16,20 +16,36 @@ std::string comment(std::string text) {
   return "# " + text + "\n";
 }
 
+// A 16-bit model with an 8-bit cache is run from its own folder; its cache's calibration is a file of its own.
+bool needs_kv_scales_file(const PlanRow& row) {
+  return row.origin == CheckpointOrigin::original && row.c.kv != KvFormat::fp16;
+}
+
 std::string make_commands(const Grid& grid, const PlanRow& row) {
-  if (row.origin != CheckpointOrigin::quantized) return {};
+  const bool scales_alone = needs_kv_scales_file(row);
+  if (row.origin != CheckpointOrigin::quantized && !scales_alone) return {};
+  const GridModel& model = grid.model(row.c.model);
+  const std::filesystem::path made =
+      scales_alone ? kv_scales_file(grid, model.folder) : grid.models_dir / row.checkpoint;
   if (grid.calibration.text.empty())
-    return comment("the grid names no calibration text, so this folder must be there already: " + row.checkpoint);
+    return comment("the grid names no calibration text, so this must be there already: " + made.filename().string());
   const CalibrationSettings& c = grid.calibration;
+  const std::string out = shell_quoted(made.string());
+  const std::string what = scales_alone ? "--kv-scales " + out
+                                        : fmt::format("--weights {} --layout {} --out {}", to_string(row.c.weights),
+                                                      engine_spec(EngineId::native).layout, out);
   return fmt::format(
-      "[ -d {0} ] || quantgrid quantize --model {1} --weights {2} --layout {3} --calib {4} "
-      "--calib-sequences {5} --calib-tokens {6} --search-tokens {7} --seed {8} --out {0}\n",
-      shell_quoted((grid.models_dir / row.checkpoint).string()), shell_quoted(grid.model(row.c.model).folder.string()),
-      to_string(row.c.weights), engine_spec(EngineId::native).layout, shell_quoted(c.text.string()), c.samples,
-      c.sample_tokens, c.search_tokens, c.seed);
+      "[ -e {} ] || quantgrid quantize --model {} --calib {} --calib-sequences {} --calib-tokens {} --search-tokens {} "
+      "--seed {} {}\n",
+      out, shell_quoted(model.folder.string()), shell_quoted(c.text.string()), c.samples, c.sample_tokens,
+      c.search_tokens, c.seed, what);
 }
 
 }  // namespace
+
+std::filesystem::path kv_scales_file(const Grid& grid, const std::filesystem::path& model_folder) {
+  return grid.models_dir / (model_folder.filename().string() + "-kv_scales.safetensors");
+}
 
 std::string rate_flags(const Workload& w) {
   std::string text = fmt::format(" --rate {} --requests {}", w.rate_per_s, w.requests);
@@ -46,7 +62,8 @@ std::string native_commands(const Grid& grid, const PlanRow& row, const PlanOpti
   const GridModel& model = grid.model(row.c.model);
   const std::filesystem::path folder =
       row.origin == CheckpointOrigin::original ? model.folder : grid.models_dir / row.checkpoint;
-  const std::string common = fmt::format("--model {} --kv {}", shell_quoted(folder.string()), to_string(row.c.kv));
+  std::string common = fmt::format("--model {} --kv {}", shell_quoted(folder.string()), to_string(row.c.kv));
+  if (needs_kv_scales_file(row)) common += " --kv-scales " + shell_quoted(kv_scales_file(grid, model.folder).string());
   std::string text;
   for (const Workload& w : grid.workloads_of(options.profile)) {
     text += fmt::format("quantgrid bench {} --isl {} --osl {}", common, w.isl_tokens, w.osl_tokens);

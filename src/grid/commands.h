@@ -7,6 +7,9 @@
 
 namespace qg {
 
+// Calibration of the KV cache of a model that is run from its own folder.
+std::filesystem::path kv_scales_file(const Grid& grid, const std::filesystem::path& model_folder);
+
 // "case-02.sh"; implied cases have no number and are called by their id.
 std::string script_name(const Case& c, size_t digits = 2);
 // A whole script with the reason and the estimates as comments. An unsupported case's script says why and ends with 4.

@@ -119,6 +119,13 @@ TEST_F(ContractTest, BenchMeasuresWhatItSays) {
   EXPECT_GT(b["tpot_ms_p50"].get<double>(), 0);
   EXPECT_TRUE(b["roofline_share"].is_null()) << "a processor has no row of a card";
 
+  // One token out, as the scripts of `plan --emit` ask for prefill: prompt tokens a second, and no decoding.
+  const Json prefill = json("bench --model model --isl 8 --osl 1 --batch 2 --rounds 3");
+  EXPECT_EQ(prefill["workload"], "prefill/8");
+  EXPECT_TRUE(prefill["output_tok_s"].is_null());
+  EXPECT_LE(prefill["ci_lo"].get<double>(), prefill["prefill_tok_s"].get<double>());
+  EXPECT_GT(prefill["prefill_tok_s"].get<double>(), 0);
+
   const Json kept = json("bench --model model --isl 6 --osl 5 --concurrency 2 --requests 12");
   EXPECT_EQ(kept["requests"], 12);
   EXPECT_LE(kept["batch_achieved"].get<double>(), 2);

@@ -189,6 +189,30 @@ TEST(Commands, ScriptOfACase) {
   EXPECT_EQ(script_name(*grid().find_case(2)), "case-02.sh");
 }
 
+// A 16-bit model's 8-bit cache has its calibration beside the folder, as `run` makes and takes it.
+TEST(Commands, ScalesOfA16BitModel) {
+  const Grid mine = parse_grid(R"(
+models_dir = "m"
+[cases]
+must = [[1, "llama-3.1-8b", "h100", "fp16", "int8"], [2, "llama-3.1-8b", "h100", "fp16", "fp16"]]
+[[workloads]]
+name = "decode/b1"
+kind = "decode"
+isl = 8
+osl = 8
+[calibration]
+text = "t.txt"
+)",
+                               "g.toml");
+  const auto rows = make_plan(mine, mine.cases, options());
+  const std::string text = case_script(mine, rows[0], options());
+  const std::string file = "'m/llama-3.1-8b-instruct-kv_scales.safetensors'";
+  EXPECT_NE(text.find("[ -e " + file + " ] || quantgrid quantize"), std::string::npos) << text;
+  EXPECT_NE(text.find("--seed 1 --kv-scales " + file + "\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("--kv int8 --kv-scales " + file + " --isl"), std::string::npos) << text;
+  EXPECT_EQ(case_script(mine, rows[1], options()).find("kv-scales"), std::string::npos);
+}
+
 TEST(Commands, QuotesAndComments) {
   EXPECT_EQ(shell_quoted("a b"), "'a b'");
   EXPECT_EQ(shell_quoted("it's; rm"), "'it'\\''s; rm'");
