@@ -101,6 +101,7 @@ class GridRun {
   void require_sound(const Model& m, const Checkpoint& checkpoint, WeightFormat weights) const;
 
   // grid_run_parts.cc
+  int64_t candidates_at_once(const ModelShape& shape) const;
   void run_accuracy(Model& m, const std::vector<Case>& cases);
   void run_accuracy_batch(Model& m, const std::vector<Case>& cases, const EvalText& text);
   void run_speed(Model& m, const Case& c, const Workload& workload);
@@ -112,7 +113,9 @@ class GridRun {
   void run_served(Model& m, const Case& c, const Workload& workload);
   ServeChild& serve_child(Model& m, const Case& c, const Workload& workload);
   void run_memory(Model& m, const Case& c);
-  std::string accuracy_description(const Model& m) const;
+  // What makes two of these measurements the same.
+  std::string accuracy_description();
+  std::string memory_description() const;
 
   const Grid& grid_;
   std::vector<Case> cases_;
@@ -120,6 +123,7 @@ class GridRun {
   JournalWriter& journal_;
   std::map<std::string, std::unique_ptr<Model>> models_;
   std::set<std::string> failed_;
+  std::string text_hash_;                     // of the accuracy text; empty until it is asked for
   std::shared_ptr<Executor> speed_executor_;  // of the case below
   std::string speed_case_;
   std::unique_ptr<ServeChild> serve_child_;

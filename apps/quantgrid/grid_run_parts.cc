@@ -8,6 +8,7 @@
 #include "bench/measure.h"
 #include "bench/rate.h"
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/interrupt.h"
 #include "core/log.h"
 #include "core/memory.h"
@@ -98,23 +99,50 @@ void add_gpu_rows(const Record& common, const BenchResult& r, const GpuUse& use,
   if (use.power_w_mean) rows.push_back(measured(common, "power_w_mean", *use.power_w_mean));
 }
 
-std::string GridRun::accuracy_description(const Model&) const {
-  return protocol_of(grid_.accuracy).describe() + ", " + grid_.accuracy.text.filename().string();
+std::string GridRun::accuracy_description() {
+  const std::filesystem::path& text = grid_.accuracy.text;
+  // By its bytes: a text that was edited, or another of the same name, has other figures.
+  if (text_hash_.empty() && std::filesystem::exists(text)) text_hash_ = sha256_file(text);
+  return protocol_of(grid_.accuracy).describe() + ", " + text.filename().string() + " " + text_hash_;
+}
+
+std::string GridRun::memory_description() const {
+  return fmt::format("{} tokens", grid_.gates.context_tokens);
+}
+
+// All candidates of a batch are in memory beside the base, so that they share one pass of it.
+int64_t GridRun::candidates_at_once(const ModelShape& shape) const {
+  double memory = 0.5 * static_cast<double>(physical_memory_bytes());
+  // The CPU executor may hold the linear layers as floats.
+  double each = 4.0 * static_cast<double>(shape.linear_params() + 2 * shape.embedding_params());
+  if (options_.executor == "cuda") {
+    memory = kUsableMemoryShare * static_cast<double>(grid_.card(options_.measured_on).memory_bytes);
+    each = static_cast<double>(weights_bytes(shape, WeightFormat::fp16)) + kReservedBytes;  // no format has more
+  }
+  return std::max<int64_t>(1, static_cast<int64_t>(memory / each) - 1);
 }
 
 void GridRun::run_accuracy(Model& m, const std::vector<Case>& cases) {
   std::vector<Case> todo;
   for (const Case& c : cases)
-    if (wanted(part(m, c, "accuracy", accuracy_description(m)))) todo.push_back(c);
+    if (wanted(part(m, c, "accuracy", accuracy_description()))) todo.push_back(c);
   if (todo.empty()) return;
   const EvalText text = cut_windows(*m.tokenizer, grid_.accuracy.text, protocol_of(grid_.accuracy));
-  // All candidates of a batch are in memory at once, so that they share one pass of the base; the CPU executor may hold
-  // the linear layers as floats.
-  const int64_t each = 4 * (m.base->table().shape.linear_params() + 2 * m.base->table().shape.embedding_params());
-  const int64_t fit = std::max<int64_t>(1, physical_memory_bytes() / 2 / std::max<int64_t>(1, each) - 1);
+  const int64_t fit = candidates_at_once(m.base->table().shape);
   for (size_t begin = 0; begin < todo.size(); begin += static_cast<size_t>(fit)) {
     const size_t end = std::min(todo.size(), begin + static_cast<size_t>(fit));
-    run_accuracy_batch(m, {todo.begin() + static_cast<int64_t>(begin), todo.begin() + static_cast<int64_t>(end)}, text);
+    const std::vector<Case> batch(todo.begin() + static_cast<int64_t>(begin), todo.begin() + static_cast<int64_t>(end));
+    try {
+      run_accuracy_batch(m, batch, text);
+    } catch (const Error& e) {  // of the base: its candidates have nothing to be compared with, but may have a speed
+      if (e.code() == ExitCode::interrupted) throw;
+      for (const Case& c : batch) {
+        const CellPart p = part(m, c, "accuracy", accuracy_description());
+        const Attempt* last = journal_.last_attempt(p.key);
+        const bool told = last && last->done.subject.run_id == journal_.environment().run_id;
+        if (!told) append_failure(common_record(m, c, p), e.what());
+      }
+    }
   }
 }
 
@@ -133,7 +161,7 @@ void GridRun::run_accuracy_batch(Model& m, const std::vector<Case>& cases, const
     try {
       owned.push_back(executor(m, c, window, window));
     } catch (const Error& e) {
-      append_failure(common_record(m, c, part(m, c, "accuracy", accuracy_description(m))), e.what());
+      append_failure(common_record(m, c, part(m, c, "accuracy", accuracy_description())), e.what());
       continue;
     }
     candidates.push_back(owned.back().get());
@@ -147,8 +175,14 @@ void GridRun::run_accuracy_batch(Model& m, const std::vector<Case>& cases, const
   }
   const double seconds = seconds_since(start) / static_cast<double>(std::max<size_t>(1, cases.size()));
   const auto record = [&](const Case& c, const TokenScores& candidate, const Executor& ran) {
-    const FidelityResult r = summarize(scores.base, candidate, grid_.accuracy.windows);
-    Record common = common_record(m, c, part(m, c, "accuracy", accuracy_description(m)));
+    Record common = common_record(m, c, part(m, c, "accuracy", accuracy_description()));
+    FidelityResult r;
+    try {
+      r = summarize(scores.base, candidate, grid_.accuracy.windows);
+    } catch (const Error& e) {
+      append_failure(common, e.what());
+      return;
+    }
     common.dataset = text.name;
     common.workload_sha = text.hash;
     common.protocol = protocol_of(grid_.accuracy).describe();
@@ -261,7 +295,7 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
 }
 
 void GridRun::run_memory(Model& m, const Case& c) {
-  const CellPart p = part(m, c, "memory", "");
+  const CellPart p = part(m, c, "memory", memory_description());
   if (!wanted(p)) return;
   Record common = common_record(m, c, p);
   const ModelShape& shape = m.base->table().shape;

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstring>
 #include <thread>
 
 #include "core/json.h"
@@ -113,6 +114,44 @@ TEST_F(GridRunTest, MakesMeasuresAndDoesNothingTwice) {
   const std::string page = read_text(folder_ / "report.html");
   EXPECT_NE(page.find("int4_awq"), std::string::npos);
   EXPECT_EQ(page.find("http://"), std::string::npos) << "the page must open without a network";
+}
+
+// The text's bytes and the context decide accuracy and greatest batch: what was measured with others does not count.
+TEST_F(GridRunTest, MeasuresAgainWhatAnotherTextOrContextChanges) {
+  const Json before = results();
+  write_text(folder_ / "text.txt", "another beginning: " + read_text(folder_ / "text.txt"));
+  write_text(folder_ / "grid.toml", std::string(kGrid) + "\n[gates]\ncontext_tokens = 512\n");
+  const Json after = results();
+  ASSERT_EQ(after.size(), before.size());
+  for (size_t i = 0; i < after.size(); ++i) {
+    const Json &old = before[i]["metrics"], &now = after[i]["metrics"];
+    EXPECT_NE(now["ppl"], old["ppl"]);
+    EXPECT_NEAR(now["max_batch"].get<double>() / old["max_batch"].get<double>(), 4096.0 / 512, 0.01);
+    EXPECT_EQ(now["decode/b2 output_tok_s"], old["decode/b2 output_tok_s"]);
+  }
+}
+
+// A format that gives NaN is a failed case; the others go on.
+TEST_F(GridRunTest, ABrokenCheckpointFailsAlone) {
+  ASSERT_EQ(run_program("run grid.toml --journal j.jsonl --checkpoints-only", folder_).exit_code, 0);
+  const fs::path file = folder_ / "models/tiny-trtllm-ckpt-wq_fp8-kv_fp16/rank0.safetensors";
+  std::string bytes = read_text(file);
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, bytes.data(), 8);
+  const Json header = parse_json(bytes.substr(8, header_bytes), "header");
+  const auto offset = header["transformer.ln_f.weight"]["data_offsets"][0].get<uint64_t>();
+  bytes.replace(8 + header_bytes + offset, 2, std::string("\x00\x7e", 2));  // NaN in FP16
+  write_text(file, bytes);
+  const Outcome run = run_program("run grid.toml --journal j.jsonl --json", folder_);
+  EXPECT_EQ(run.exit_code, 2) << run.err;
+  EXPECT_NE(run.err.find("tiny/cpu/fp8/kv_fp16, accuracy: the logits of the model are not finite"), std::string::npos)
+      << run.err;
+  const Json cases = parse_json(run.out, "run --json");
+  ASSERT_EQ(cases.size(), 6u);
+  EXPECT_FALSE(cases[1]["metrics"].contains("ppl"));
+  for (const size_t sound : {0, 3, 4, 5})
+    for (const char* metric : {"ppl", "decode/b2 output_tok_s"})
+      EXPECT_TRUE(cases[sound]["metrics"].contains(metric)) << cases[sound].dump();
 }
 
 // Of any card's cases, and nothing twice.
