@@ -21,6 +21,10 @@ void check_out(const MergeFlags& flags) {
   for (const auto& file : flags.files)
     if (std::filesystem::equivalent(file, flags.out, code) && !is_store(flags.out))
       throw Error("the output is one of the journals", flags.out.string(), "give another name with -o");
+  // A journal of a real run cannot be made again.
+  if (std::filesystem::is_regular_file(flags.out, code) && std::filesystem::file_size(flags.out, code) > 0 &&
+      !is_store(flags.out))
+    throw Error("the output is there already and is no store", flags.out.string(), "give another name with -o");
 }
 
 ExitCode merge(const MergeFlags& flags) {

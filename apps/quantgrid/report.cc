@@ -39,6 +39,17 @@ void write_page(const std::filesystem::path& file, const std::string& text) {
   fmt::print("{}\n", file.string());
 }
 
+// A journal of a real run cannot be made again.
+void check_outputs(const ReportFlags& flags) {
+  std::vector<std::filesystem::path> outputs = flags.readmes;
+  outputs.insert(outputs.end(), {flags.out, flags.markdown, flags.csv, flags.summary});
+  std::error_code code;
+  for (const auto& out : outputs)
+    for (const auto& file : flags.files.results)
+      if (!out.empty() && std::filesystem::equivalent(file, out, code))
+        throw Error("this output is one of the journals", out.string(), "give another name");
+}
+
 ExitCode report(ReportFlags flags) {
   if (flags.files.results.empty())
     throw Error("no journal was named", "", "for example: quantgrid report results/h100.jsonl -o report.html");
@@ -46,6 +57,7 @@ ExitCode report(ReportFlags flags) {
   if (flags.check && !generated) throw Error("--check needs --summary or --readme");
   if (flags.out.empty() && flags.markdown.empty() && flags.csv.empty() && !generated) flags.out = "report.html";
 
+  check_outputs(flags);
   const Study study = open_study(flags.files);
   PageOptions options;
   options.language = *parse_language(flags.language);

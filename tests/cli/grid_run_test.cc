@@ -111,6 +111,14 @@ TEST_F(GridRunTest, MakesMeasuresAndDoesNothingTwice) {
   EXPECT_NE(pick.out.find("tiny"), std::string::npos) << pick.out;
   const Outcome report = run_program("report j.jsonl -o report.html", folder_);
   EXPECT_EQ(report.exit_code, 0) << report.err;
+  for (const char* over : {"report j.jsonl -o ./j.jsonl", "report j.jsonl --csv j.jsonl", "merge j.jsonl -o j.jsonl",
+                           "merge j.jsonl -o text.txt"}) {
+    const Outcome refused = run_program(over, folder_);
+    EXPECT_EQ(refused.exit_code, 1) << over;
+    EXPECT_NE(refused.err.find("give another name"), std::string::npos) << refused.err;
+  }
+  EXPECT_EQ(read_text(folder_ / "j.jsonl"), journal);
+  EXPECT_EQ(run_program("merge j.jsonl -o all.db && '" QG_BINARY "' merge j.jsonl -o all.db", folder_).exit_code, 0);
   const std::string page = read_text(folder_ / "report.html");
   EXPECT_NE(page.find("int4_awq"), std::string::npos);
   EXPECT_EQ(page.find("http://"), std::string::npos) << "the page must open without a network";
