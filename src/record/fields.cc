@@ -47,7 +47,7 @@ std::vector<Field<Record>> make_record_fields() {
       {"round", &R::round, "round of a single sample; absent for aggregates"},
       {"rep", &R::rep, "repetition within a round; absent for aggregates"},
       {"workload", &R::workload,
-       "`decode/b8`, `1000/1000`, `prefill/512`, `rate/8`, `accuracy`, `max_batch`, `quantize`"},
+       "`decode/b8`, `1000/1000`, `prefill/512`, `rate/8`, `accuracy`, `memory`, `quantize`, `build`"},
       {"isl", &R::isl, "tokens in of a request"},
       {"osl", &R::osl, "tokens out of a request"},
       {"batch", &R::batch, "requests that are started together"},

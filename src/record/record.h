@@ -54,7 +54,7 @@ struct Record {
   std::optional<int64_t> round, rep;  // empty for aggregates
 
   // The workload.
-  std::string workload;  // "decode/b8", "1000/1000", "accuracy", "max_batch", "quantize"
+  std::string workload;  // "decode/b8", "1000/1000", "accuracy", "memory", "quantize"
   std::optional<int64_t> isl, osl, batch, rounds, context_len, concurrency;
   std::optional<double> request_rate, ttft_limit_ms, tpot_limit_ms, batch_achieved, window_s;
   std::optional<int64_t> num_requests, num_failed;
