@@ -35,11 +35,13 @@ ExitCode pick_formats(const PickFlags& flags) {
     return ExitCode::done;
   }
   const Speaker say(*parse_language(flags.language));
-  if (study.groups.empty()) fmt::print("{}\n", say("answer.none"));
+  if (study.groups.empty()) fmt::print("{}\n", say("answer.nothing_yet"));
   if (!flags.across) print_picks(study, say);
   if (const auto across = across_engines(study); !across.empty()) {
     fmt::print("{}\n", say("across.title"));
     for (const AcrossRow& row : across) fmt::print("  {}\n", across_sentence(study, row, say));
+  } else if (flags.across && !study.groups.empty()) {
+    fmt::print("{}\n", say("across.nothing"));
   }
   return ExitCode::done;
 }

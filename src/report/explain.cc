@@ -123,7 +123,12 @@ std::string measure_value(const Study& study, const Cell& cell, const Measure& m
 std::string reason_text(const Reason& r, const Speaker& say) {
   const std::string key = "reason." + std::string(to_string(r.code));
   if (r.code == ReasonCode::tie_small) return say(key, percent(r.value), percent(r.limit, 0));
-  return say(key, figure(r.value), fmt::format("{:g}", r.limit));
+  const std::string limit = fmt::format("{:g}", r.limit);
+  std::string value = figure(r.value);
+  // "1.02 times, more than 1.02" says nothing: as many digits as show on which side of the limit it is.
+  for (int digits = 3; std::stod(value) == r.limit && r.value != r.limit && digits < 9; ++digits)
+    value = fmt::format("{:.{}f}", r.value, digits);
+  return say(key, value, limit);
 }
 
 std::string pick_sentence(const Study& study, const Group& group, Use use, const Speaker& say) {

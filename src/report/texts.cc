@@ -34,6 +34,7 @@ const std::vector<Text>& texts() {
       {"answer.title", "The answer", "结论"},
       {"answer.none", "No case has results yet. The plan below says what each needs.",
        "还没有任何 case 有结果。下方计划列出了每个 case 的要求。"},
+      {"answer.nothing_yet", "No case of these journals has results yet.", "这些日志里还没有任何 case 有结果。"},
       {"answer.glance", "At a glance", "一览"},
       {"answer.model", "Model", "模型"},
       {"answer.card", "Card", "GPU"},
@@ -112,6 +113,7 @@ const std::vector<Text>& texts() {
       {"grid.engine", "Engine", "引擎"},
       // engines side by side
       {"across.title", "Engines side by side: the same formats and workload", "引擎对比：相同格式与负载"},
+      {"across.nothing", "No case was measured on more than one engine.", "没有任何 case 在多个引擎上测过。"},
       {"across.row", "{0} on {1}, {2}, {3}: {4} {5} tok/s", "{0}，{1}，{2}，{3}：{4} {5} tok/s"},
       {"across.times", "{0} times {1} ({2})", "是 {1}（{2}）的 {0} 倍"},
       {"across.tie", "not told apart from {0} ({1})", "与 {0}（{1}）无法区分"},

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "report/explain.h"
 
 namespace qg {
 namespace {
@@ -46,6 +47,17 @@ TEST(Texts, CodeAndTableAgree) {
                       code.find("\"" + family + "\"") != std::string::npos || key.ends_with(".title");
     EXPECT_TRUE(used) << key << " is in the table and nobody says it";
   }
+}
+
+// "1.02 times the baseline's, more than 1.02" says nothing.
+TEST(Texts, AReasonShowsOnWhichSideOfTheLimitItIs) {
+  const Speaker say(Language::en);
+  const auto text = [&](ReasonCode code, double value, double limit) {
+    return reason_text({code, "", value, limit}, say);
+  };
+  EXPECT_EQ(text(ReasonCode::ppl_too_high, 1.0488, 1.02), "perplexity 1.05 times the baseline's, more than 1.02");
+  EXPECT_EQ(text(ReasonCode::ppl_too_high, 1.0220, 1.02), "perplexity 1.022 times the baseline's, more than 1.02");
+  EXPECT_EQ(text(ReasonCode::kld_too_high, 0.0500001, 0.05), "KL divergence 0.0500001 nats, more than 0.05");
 }
 
 TEST(Texts, UnknownKeyIsAnError) {
