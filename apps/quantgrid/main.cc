@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <map>
 #include <new>
 
@@ -101,6 +102,8 @@ int main(int argc, char** argv) {
     return qg::run(argc, argv);
   } catch (const qg::Error& e) {
     return qg::report(e);
+  } catch (const std::filesystem::filesystem_error& e) {
+    return qg::report(qg::Error(e.code().message(), e.path1().string(), "check path and permissions"));
   } catch (const std::bad_alloc&) {
     return qg::report(
         qg::Error("out of memory", "", "use a smaller model or a machine with more memory", qg::ExitCode::cannot_here));

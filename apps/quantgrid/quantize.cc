@@ -100,7 +100,25 @@ void print_json(const QuantizeFlags& flags, const std::vector<QuantizeReport>& r
   fmt::print("{}\n", json.dump(2));
 }
 
+// A flag that the format has no use for would be ignored, and the folder would not be what was asked for. Flags that
+// leave a search out may stand for all formats.
+void refuse_flags_of_other_formats(const QuantizeFlags& f) {
+  const bool fp8 = f.weights == "fp8", awq = f.weights == "int4_awq", sq = f.weights == "int8_sq";
+  const auto refuse = [&](bool given, bool useful, const char* flag, const char* what_for) {
+    if (given && !useful)
+      throw Error(fmt::format("{} has no use for it, it is for {}",
+                              f.weights.empty() ? "a calibration alone" : f.weights, what_for),
+                  flag, "leave it out");
+  };
+  refuse(f.group_size > 0, awq, "--group-size", "int4_awq");
+  refuse(f.zero_points, awq, "--zero-points", "int4_awq");
+  refuse(!f.activations.empty(), fp8 || sq, "--activations", "fp8 and int8_sq");
+  refuse(!f.weight_scales.empty(), fp8, "--weight-scales", "fp8");
+  refuse(f.gpu_memory_gb > 0, f.executor == "cuda", "--gpu-memory", "--executor cuda");
+}
+
 ExitCode run(const QuantizeFlags& flags) {
+  refuse_flags_of_other_formats(flags);
   if (!flags.kv.empty() && flags.layout == "trtllm")
     info("the trtllm layout has one KV scale a layer: the greater of K's and V's");
   if (flags.weights.empty() != flags.out.empty() || (flags.out.empty() && flags.kv_scales.empty()))

@@ -10,10 +10,12 @@
 namespace qg {
 
 void declare_synthetic_flags(CLI::App& command, SyntheticFlags& flags) {
-  command.add_option("--weights-from", flags.from,
-                     "synth:SEED: random weights in the shapes of the model that --model names; speed only");
+  auto* from =
+      command.add_option("--weights-from", flags.from,
+                         "synth:SEED: random weights in the shapes of the model that --model names; speed only");
   command.add_option("--weights", flags.weights, "with --weights-from: fp16, fp8, int4_awq or int8_sq")
-      ->check(CLI::IsMember({"fp16", "fp8", "int4_awq", "int8_sq"}));
+      ->check(CLI::IsMember({"fp16", "fp8", "int4_awq", "int8_sq"}))
+      ->needs(from);  // a folder's format is the folder's
 }
 
 std::shared_ptr<const Checkpoint> synthetic_checkpoint(const SyntheticFlags& flags, const std::string& model) {

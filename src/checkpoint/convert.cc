@@ -47,6 +47,9 @@ class Conversion {
     writer_options_.quant = target_quant();
     kv_scales_ = from.kv_scales();
     place_ = prequant_place(options.layout, writer_options_.quant);
+    if (options.layout == Layout::autoawq && from.quant().weights != WeightFormat::int4_awq)
+      throw Error(fmt::format("the AutoAWQ layout cannot hold {} weights", to_string(from.quant().weights)), where(),
+                  "it is for int4_awq");
     check_layers();
   }
 

@@ -21,6 +21,7 @@ namespace fs = std::filesystem;
   std::string fix;
   if (code == ENOSPC || code == EDQUOT) fix = "free disk space, or write to another disk";
   if (code == EFBIG) fix = "raise the limit on the size of files (ulimit -f), or write to another disk";
+  if (code == ENOENT || code == ENOTDIR) fix = "check the path";
   if (code == EACCES || code == EPERM || code == EROFS) fix = "check the permissions";
   throw Error(what + ": " + std::strerror(code), path.string(), fix);
 }

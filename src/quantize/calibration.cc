@@ -31,11 +31,13 @@ CalibrationText read_calibration(const Tokenizer& tokenizer, const std::filesyst
   const size_t limit = std::min(text.size(), static_cast<size_t>(needed) * 64 + 65536);
   const std::vector<int32_t> ids = tokenizer.encode(std::string_view(text).substr(0, limit), false);
   if (static_cast<int64_t>(ids.size()) < needed)
-    throw Error(
-        fmt::format("has {} tokens, but calibration wants {} sequences of {}", ids.size(), options.sequences,
-                    options.tokens),
-        path.string(),
-        fmt::format("use --calib-sequences {} or a longer text", static_cast<int64_t>(ids.size()) / options.tokens));
+    throw Error(fmt::format("has {} tokens, but calibration wants {} sequences of {}", ids.size(), options.sequences,
+                            options.tokens),
+                path.string(),
+                static_cast<int64_t>(ids.size()) < options.tokens
+                    ? "use a longer text"
+                    : fmt::format("use --calib-sequences {} or a longer text",
+                                  static_cast<int64_t>(ids.size()) / options.tokens));
   for (int64_t s = 0; s < options.sequences; ++s)
     result.sequences.emplace_back(ids.begin() + s * options.tokens, ids.begin() + (s + 1) * options.tokens);
   const std::set<int32_t> different(ids.begin(), ids.begin() + needed);

@@ -170,6 +170,7 @@ TEST_F(RateRunTest, BenchSaysTheSame) {
     EXPECT_TRUE(limited.contains(key)) << key;
   EXPECT_EQ(limited["goodput_share"], 1);
   EXPECT_EQ(limited["requests"], 40);
+  EXPECT_TRUE(limited["ttft_ms_p99"].is_null()) << "of 40 requests it would be the maximum";
   Json open = parse_json(run(load + "--burstiness 0.5 --seed 3 --json").out, "bench");
   EXPECT_FALSE(open.contains("goodput_share"));
   EXPECT_EQ(open["method"],
