@@ -14,6 +14,7 @@
 #include "core/version.h"
 #include "grid/commands.h"
 #include "grid/names.h"
+#include "grid/points.h"
 #include "model/architecture.h"
 #include "model/open_model.h"
 #include "quantize/synthetic_checkpoint.h"
@@ -227,12 +228,7 @@ std::shared_ptr<Executor> GridRun::speed_executor(Model& m, const Case& c, const
 }
 
 std::vector<Workload> GridRun::workloads() const {
-  std::vector<Workload> all = grid_.workloads_of(options_.profile);
-  if (!options_.points.empty())
-    std::erase_if(all, [&](const Workload& w) {
-      return std::find(options_.points.begin(), options_.points.end(), w.name) == options_.points.end();
-    });
-  return all;
+  return workloads_named(grid_, options_.profile, options_.points);
 }
 
 std::vector<Case> GridRun::cases_of(const std::string& model_name) const {
@@ -248,6 +244,7 @@ void GridRun::run() {
     const std::vector<Case> cases = cases_of(name);
     if (cases.empty()) continue;
     Model& m = model(name);
+    if (!m.synthetic && !options_.served && !grid_.accuracy.text.empty()) require_accuracy_text();
     make_missing_checkpoints(m, cases);
     if (options_.served) {
       for (const Case& c : cases)

@@ -102,6 +102,8 @@ class GridRun {
 
   // grid_run_parts.cc
   int64_t candidates_at_once(const ModelShape& shape) const;
+  // Before checkpoints are made, which can take hours: a text that is not there is noticed first.
+  void require_accuracy_text() const;
   void run_accuracy(Model& m, const std::vector<Case>& cases);
   void run_accuracy_batch(Model& m, const std::vector<Case>& cases, const EvalText& text);
   void run_speed(Model& m, const Case& c, const Workload& workload);

@@ -99,6 +99,12 @@ void add_gpu_rows(const Record& common, const BenchResult& r, const GpuUse& use,
   if (use.power_w_mean) rows.push_back(measured(common, "power_w_mean", *use.power_w_mean));
 }
 
+void GridRun::require_accuracy_text() const {
+  if (!std::filesystem::exists(grid_.accuracy.text))
+    throw Error("the text that accuracy is measured on is not here", grid_.accuracy.text.string(),
+                "correct `text` of [accuracy] in " + grid_.file.string() + " (`make texts` makes the demo's)");
+}
+
 std::string GridRun::accuracy_description() {
   const std::filesystem::path& text = grid_.accuracy.text;
   // By its bytes: a text that was edited, or another of the same name, has other figures.

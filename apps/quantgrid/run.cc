@@ -11,6 +11,7 @@
 #include "engines/run_card.h"
 #include "grid/cards.h"
 #include "grid/filter.h"
+#include "grid/points.h"
 #include "grid_run.h"
 #include "model/open_model.h"
 #include "run_engine.h"
@@ -42,6 +43,12 @@ ExitCode run_other(EngineId engine, const RunFlags& f) {
   if (!f.weights_from.empty())
     throw Error("other engines load checkpoints, not random weights in memory", "--weights-from", "leave it out");
   if (f.executor != "auto") throw Error("an executor is the native engine's", "--executor", "leave it out");
+  if (f.checkpoints_only)
+    throw Error("another engine's checkpoints are made when its cases run", "--checkpoints-only",
+                "leave it out, or make them with `quantgrid quantize`");
+  if (!f.calib.empty() || f.calib_sequences > 0)
+    throw Error("another engine's checkpoints are calibrated as the grid says", "--calib, --calib-sequences",
+                "write it into the grid's [calibration]");
   if (f.shared) throw Error("only the native engine looks whether a GPU is busy", "--shared", "leave it out");
   if (f.tune || !f.tuning.empty() || f.window_s > 0)
     throw Error("--tuning, --tune and --window are the native engine's", "--engine", "leave them out");
@@ -221,11 +228,7 @@ ExitCode run_openai(const RunFlags& flags) {
   ServerRunOptions options;
   options.server = flags.server;
   options.name = flags.server_name;
-  options.workloads = grid.workloads_of(*parse_profile(flags.profile));
-  if (!flags.points.empty())
-    std::erase_if(options.workloads, [&](const Workload& w) {
-      return std::find(flags.points.begin(), flags.points.end(), w.name) == flags.points.end();
-    });
+  options.workloads = workloads_named(grid, *parse_profile(flags.profile), flags.points);
   options.rerun = flags.rerun;
   options.json = flags.json;
   JournalWriter journal(journal_file(flags), this_environment());
@@ -268,6 +271,7 @@ ExitCode run(const RunFlags& flags) {
                 "leave it out, or use quantgrid-cuda ('make gpu' builds it)");
   }
   const std::vector<Case> cases = chosen_cases(grid, flags, options);
+  const std::vector<Workload> workloads = workloads_named(grid, options.profile, options.points);
   JournalWriter journal(journal_file(flags), environment);
   info("{} cases, journal {}", cases.size(), journal.file().string());
   GridRun grid_run(grid, cases, options, journal);
@@ -279,7 +283,7 @@ ExitCode run(const RunFlags& flags) {
   if (flags.json)
     fmt::print("{}\n", cases_json(grid_run).dump(2));
   else
-    print_table(grid_run, grid.workloads_of(options.profile));
+    print_table(grid_run, workloads);
   if (grid_run.failed_cases() == 0) return ExitCode::done;
   warn("{} of {} cases failed; the journal has the reasons, and the same command tries them again",
        grid_run.failed_cases(), cases.size());

@@ -14,6 +14,7 @@
 #include "engines/run_commands.h"
 #include "engines/run_grid.h"
 #include "grid/filter.h"
+#include "grid/points.h"
 #include "model/open_model.h"
 
 namespace qg {
@@ -96,6 +97,7 @@ ExitCode run_on_engine(EngineId engine, const EngineRunFlags& flags) {
     grid.models_dir = flags.model_dir;
     for (GridModel& m : grid.models) m.folder = grid.models_dir / m.stem;
   }
+  workloads_named(grid, *parse_profile(flags.profile), flags.points);  // a name that is not there is refused first
   const EngineSpec& spec = engine_spec(engine);
   std::string name = spec.key();
   std::replace(name.begin(), name.end(), '/', '-');

@@ -10,6 +10,7 @@
 #include "core/interrupt.h"
 #include "core/log.h"
 #include "core/utc.h"
+#include "grid/points.h"
 #include "grid/roofline.h"
 
 namespace qg {
@@ -58,12 +59,7 @@ std::string EngineGridRun::engine_key() const {
 }
 
 std::vector<Workload> EngineGridRun::workloads() const {
-  std::vector<Workload> all = grid_.workloads_of(plan_.profile);
-  if (!options_.points.empty())
-    std::erase_if(all, [&](const Workload& w) {
-      return std::find(options_.points.begin(), options_.points.end(), w.name) == options_.points.end();
-    });
-  return all;
+  return workloads_named(grid_, plan_.profile, options_.points);
 }
 
 EngineGridRun::Part EngineGridRun::part(const PlanRow& row, const EngineCase& e, const Workload* w,

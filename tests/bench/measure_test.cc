@@ -267,23 +267,6 @@ TEST(Measure, KeepsTheConcurrencyAsked) {
   EXPECT_EQ(tokens, total_output_tokens(w));
 }
 
-// A grid that gives no number wants a full engine, not a small batch.
-TEST(Load, ThroughputWithoutANumberOfRequests) {
-  Workload w{"1000/1000", WorkloadKind::throughput, 1000, 1000, 1, 0, 1, Profile::quick};
-  EXPECT_EQ(throughput_requests(w), 3000);
-  EXPECT_EQ(load_of(w).batch, 3000);
-  EXPECT_EQ(own_throughput_requests(w, true, 490), 980);
-  EXPECT_EQ(own_throughput_requests(w, true, 1 << 20), 3000);
-  EXPECT_EQ(own_throughput_requests(w, false, 490), 16);
-  w.isl_tokens = 7;
-  EXPECT_EQ(throughput_requests(w), 1000);
-  w.requests = 77;
-  EXPECT_EQ(throughput_requests(w), 77);
-  EXPECT_EQ(load_of(w).batch, 77);
-  EXPECT_EQ(own_throughput_requests(w, true, 490), 77);
-  EXPECT_EQ(own_throughput_requests(w, false, 490), 77);
-}
-
 TEST(Measure, CountsFailuresAndRefusesWhenAllFail) {
   FakeTarget some;
   some.refuse_every = 2;

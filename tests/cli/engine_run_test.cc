@@ -219,6 +219,9 @@ TEST_F(EngineRunTest, WrongUseIsOneClearMessage) {
   for (const Wrong& wrong :
        {Wrong{"--engine vllm --weights-from synth", 1, "--weights-from"},
         Wrong{"--engine vllm --executor cpu", 1, "--executor"},
+        Wrong{"--engine vllm --checkpoints-only", 1, "--checkpoints-only"},
+        Wrong{"--engine vllm --calib text.txt", 1, "--calib"},
+        Wrong{"--engine vllm --points decode/b99", 1, "decode/b99"},
         Wrong{"--engine vllm --target a100", 1, "--target a100"}, Wrong{"--attempt", 1, "--attempt"},
         Wrong{"--engine vllm --gpu 'x y'", 1, "--gpu"}, Wrong{"--engine tensorrt-llm", 1, "none was named"},
         Wrong{"--engine vllm --engine-dir /proc/none", 1, "--engine-dir"},

@@ -162,6 +162,40 @@ TEST_F(GridRunTest, ABrokenCheckpointFailsAlone) {
       EXPECT_TRUE(cases[sound]["metrics"].contains(metric)) << cases[sound].dump();
 }
 
+// A text of the same name is another one when its content is; one that is not there is noticed before work begins.
+TEST_F(GridRunTest, AccuracyIsOfTheTextThatIsThere) {
+  const std::string command = "run grid.toml --journal j.jsonl --filter number=1 --json";
+  const auto ppl = [&] {
+    const Outcome run = run_program(command, folder_);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    return parse_json(run.out, "run --json")[0]["metrics"]["ppl"].get<double>();
+  };
+  const double first = ppl();
+  std::string text;
+  for (int i = 0; i < 300; ++i) text += "another text, number " + std::to_string(i * 104729) + "; ";
+  write_text(folder_ / "text.txt", text);
+  EXPECT_NE(ppl(), first);
+
+  std::string other = kGrid;
+  other.replace(other.find("text.txt"), 8, "txet.txt");
+  write_text(folder_ / "grid.toml", other);
+  const Outcome run = run_program("run grid.toml --journal j2.jsonl", folder_);
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_NE(run.err.find("[accuracy]"), std::string::npos) << run.err;
+  EXPECT_FALSE(fs::exists(folder_ / "models/tiny-trtllm-ckpt-wq_fp8-kv_fp16")) << "checkpoints were made first";
+}
+
+TEST_F(GridRunTest, MeasuresNothingSilently) {
+  const Outcome slip = run_program("run grid.toml --journal j.jsonl --points decode/b3", folder_);
+  EXPECT_EQ(slip.exit_code, 1);
+  EXPECT_NE(slip.err.find("did you mean \"decode/b2\"?"), std::string::npos) << slip.err;
+  EXPECT_FALSE(fs::exists(folder_ / "j.jsonl"));
+
+  ASSERT_EQ(run_program("run grid.toml --journal j.jsonl --filter number=1", folder_).exit_code, 0);
+  const Outcome across = run_program("pick j.jsonl --across", folder_);
+  EXPECT_NE(across.out.find("more than one engine"), std::string::npos) << across.out;
+}
+
 // Of any card's cases, and nothing twice.
 TEST_F(GridRunTest, MakesOnlyCheckpointsAndSkipsWhatIsSound) {
   std::string other = kGrid;

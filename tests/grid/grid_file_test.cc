@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "grid/grid.h"
+#include "grid/points.h"
 
 namespace qg {
 namespace {
@@ -144,6 +145,18 @@ isl = 512
   EXPECT_EQ(grid.workloads[1].profile, Profile::full);
   EXPECT_EQ(grid.workloads[2].osl_tokens, 1);
   EXPECT_EQ(grid.workloads_of(Profile::quick).size(), 2u);
+  EXPECT_EQ(workloads_named(grid, Profile::quick, {"prefill/512"}).size(), 1u);
+  // A name that is not there would measure nothing.
+  const auto refusal = [&](const std::string& point) {
+    try {
+      workloads_named(grid, Profile::quick, {"prefill/512", point});
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("none");
+  };
+  EXPECT_NE(refusal("decode/b9").find("did you mean \"decode/b8\"?"), std::string::npos) << refusal("decode/b9");
+  EXPECT_NE(refusal("1000/1000").find("add --profile full"), std::string::npos) << refusal("1000/1000");
 }
 
 TEST(GridFile, WorkloadsAtARate) {
