@@ -163,9 +163,6 @@ std::optional<double> roofline_share(const Session& session, const Load& load, c
 void check_flags(const BenchFlags& flags) {
   if ((flags.batch > 0) + (flags.concurrency > 0) + (flags.rate > 0) > 1)
     throw Error("--batch, --concurrency and --rate exclude each other", "", "give one of them");
-  if (flags.concurrency == 0 && flags.rate == 0 && flags.osl == 1)
-    throw Error("decoding begins behind the first token, so one token has no speed", "--osl 1",
-                "give --osl 2 or more, or measure a load with --concurrency or --rate");
   if (flags.window_s > 0 && flags.behind_server())
     throw Error("a steady window is measured in this process alone", "--window",
                 "leave it out, or --served and --engine");

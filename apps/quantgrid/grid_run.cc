@@ -258,6 +258,12 @@ void GridRun::run() {
       run_accuracy(m, cases);
     for (const Case& c : cases) {
       run_memory(m, c);
+      // The CPU reference's speed says nothing about a GPU, and a large model's takes days.
+      if (options_.executor == "cpu" && !grid_.card(c.gpu).is_cpu() && options_.points.empty()) {
+        if (!wanted_workloads.empty())
+          info("{}: speed needs the card (--points NAME measures a workload on this CPU all the same)", c.id());
+        continue;
+      }
       for (const Workload& w : wanted_workloads) run_speed(m, c, w);
     }
   }

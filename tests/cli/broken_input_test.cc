@@ -303,7 +303,6 @@ const std::vector<Broken>& cases() {
        "--group-size"},
       {"CalibrationShorterThanASequence", [](auto& d) { write_text(d / "text.txt", "a few words"); },
        "quantize --model model --weights fp8 --calib text.txt --out q", "use a longer text"},
-      {"OneTokenHasNoSpeed", {}, "bench --model model --isl 4 --osl 1", "--osl 2"},
       {"Fp8AsAutoAwq", {}, "convert --model ckpt --layout autoawq --out q", "it is for int4_awq"},
       {"FolderCannotBeMade", [](auto& d) { write_text(d / "grid.toml", grid(kProduct)); },
        "submit grid.toml --slurm --dry-run --out /proc/none", "/proc/none"},

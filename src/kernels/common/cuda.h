@@ -40,8 +40,8 @@ class DeviceBuffer {
   size_t bytes_ = 0;
 };
 
-// Of a block's shared memory, what every card gives: those of sm_86 and sm_89 no more than this. Kernels of the portable
-// families keep to it, or ask what the card has.
+// Of a block's shared memory, what every card gives: those of sm_86 and sm_89 no more than this. Kernels of the
+// portable families keep to it, or ask what the card has.
 constexpr size_t kLeastSharedBytes = 99 * 1024;
 
 // Where kernels go. chained: each kernel may start before the one before it has ended (programmatic dependent launch,
