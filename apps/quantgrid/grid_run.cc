@@ -244,6 +244,8 @@ void GridRun::run() {
     const std::vector<Case> cases = cases_of(name);
     if (cases.empty()) continue;
     Model& m = model(name);
+    speed_executor_.reset();  // the last model's has all of the card's memory
+    speed_case_.clear();
     if (!m.synthetic && !options_.served && !grid_.accuracy.text.empty()) require_accuracy_text();
     make_missing_checkpoints(m, cases);
     if (options_.served) {

@@ -14,6 +14,7 @@
 #include "bench/measure.h"
 #include "checkpoint/checkpoint.h"
 #include "engines/serve_child.h"
+#include "eval/fidelity.h"
 #include "eval/windows.h"
 #include "grid/engines.h"
 #include "grid/grid.h"
@@ -37,7 +38,14 @@ struct GridRunOptions {
   std::optional<uint64_t> synth_seed;  // missing models get random weights of this seed: speed only
   double window_s = 0;                 // throughput: measured in a steady state of this length; 0 = whole runs
   bool rerun = false;
-  bool served = false;  // speed through `quantgrid serve`, started for it; nothing else is measured
+  bool accuracy_apart = false;  // base and candidates one after the other, though there is room for both
+  bool served = false;          // speed through `quantgrid serve`, started for it; nothing else is measured
+};
+
+// What an executor says that it ran.
+struct RanKernels {
+  std::string compute_path;
+  std::vector<std::string> kernels;
 };
 
 // One measurement of one case, as it stands in the journal.
@@ -106,6 +114,11 @@ class GridRun {
   void require_accuracy_text() const;
   void run_accuracy(Model& m, const std::vector<Case>& cases);
   void run_accuracy_batch(Model& m, const std::vector<Case>& cases, const EvalText& text);
+  void run_accuracy_apart(Model& m, const std::vector<Case>& cases, const EvalText& text);
+  std::unique_ptr<Executor> accuracy_base(Model& m, const Case& of);
+  std::unique_ptr<Executor> accuracy_candidate(Model& m, const Case& c);  // null: told as failed
+  void append_accuracy(Model& m, const Case& c, const EvalText& text, const TokenScores& base,
+                       const TokenScores& candidate, const RanKernels& ran, double seconds);
   void run_speed(Model& m, const Case& c, const Workload& workload);
   bool in_window(const Workload& workload) const;
   std::string speed_description(const Workload& workload) const;  // what makes two measurements of it the same

@@ -43,6 +43,18 @@ void set_interval(Record& row, const Interval& interval, int64_t tokens) {
   row.n = tokens;
 }
 
+// The base's own figures: no distance from itself.
+TokenScores same_as_base(const TokenScores& base) {
+  TokenScores same = base;
+  same.kld.assign(same.nll.size(), 0.0);
+  same.top1.assign(same.nll.size(), 1.0);
+  return same;
+}
+
+RanKernels kernels_of(const Executor& ran) {
+  return {std::string(to_string(ran.compute_path())), ran.kernels()};
+}
+
 std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const Load& load) {
   std::vector<Record> rows;
   const auto add = [&](std::string_view metric, double value) {
@@ -116,7 +128,8 @@ std::string GridRun::memory_description() const {
   return fmt::format("{} tokens", grid_.gates.context_tokens);
 }
 
-// All candidates of a batch are in memory beside the base, so that they share one pass of it.
+// All candidates of a batch are in memory beside the base, so that they share one pass of it. 0: there is no room for
+// one.
 int64_t GridRun::candidates_at_once(const ModelShape& shape) const {
   double memory = 0.5 * static_cast<double>(physical_memory_bytes());
   // The CPU executor may hold the linear layers as floats.
@@ -125,7 +138,7 @@ int64_t GridRun::candidates_at_once(const ModelShape& shape) const {
     memory = kUsableMemoryShare * static_cast<double>(grid_.card(options_.measured_on).memory_bytes);
     each = static_cast<double>(weights_bytes(shape, WeightFormat::fp16)) + kReservedBytes;  // no format has more
   }
-  return std::max<int64_t>(1, static_cast<int64_t>(memory / each) - 1);
+  return std::max<int64_t>(0, static_cast<int64_t>(memory / each) - 1);
 }
 
 void GridRun::run_accuracy(Model& m, const std::vector<Case>& cases) {
@@ -134,12 +147,16 @@ void GridRun::run_accuracy(Model& m, const std::vector<Case>& cases) {
     if (wanted(part(m, c, "accuracy", accuracy_description()))) todo.push_back(c);
   if (todo.empty()) return;
   const EvalText text = cut_windows(*m.tokenizer, grid_.accuracy.text, protocol_of(grid_.accuracy));
-  const int64_t fit = candidates_at_once(m.base->table().shape);
-  for (size_t begin = 0; begin < todo.size(); begin += static_cast<size_t>(fit)) {
-    const size_t end = std::min(todo.size(), begin + static_cast<size_t>(fit));
-    const std::vector<Case> batch(todo.begin() + static_cast<int64_t>(begin), todo.begin() + static_cast<int64_t>(end));
+  const int64_t fit = options_.accuracy_apart ? 0 : candidates_at_once(m.base->table().shape);
+  const auto at_once = static_cast<int64_t>(todo.size());
+  for (int64_t begin = 0; begin<at_once; begin += fit> 0 ? fit : at_once) {
+    const auto first = todo.begin() + begin;
+    const std::vector<Case> batch(first, fit > 0 ? first + std::min(fit, at_once - begin) : todo.end());
     try {
-      run_accuracy_batch(m, batch, text);
+      if (fit > 0)
+        run_accuracy_batch(m, batch, text);
+      else
+        run_accuracy_apart(m, batch, text);
     } catch (const Error& e) {  // of the base: its candidates have nothing to be compared with, but may have a speed
       if (e.code() == ExitCode::interrupted) throw;
       for (const Case& c : batch) {
@@ -152,67 +169,101 @@ void GridRun::run_accuracy(Model& m, const std::vector<Case>& cases) {
   }
 }
 
+std::unique_ptr<Executor> GridRun::accuracy_base(Model& m, const Case& of) {
+  Case base = of;
+  base.weights = WeightFormat::fp16;
+  base.kv = KvFormat::fp16;
+  const int64_t window = grid_.accuracy.window_tokens;
+  return executor(m, base, window, window);
+}
+
+std::unique_ptr<Executor> GridRun::accuracy_candidate(Model& m, const Case& c) {
+  const int64_t window = grid_.accuracy.window_tokens;
+  try {
+    return executor(m, c, window, window);
+  } catch (const Error& e) {
+    if (e.code() == ExitCode::interrupted) throw;
+    append_failure(common_record(m, c, part(m, c, "accuracy", accuracy_description())), e.what());
+    return nullptr;
+  }
+}
+
 void GridRun::run_accuracy_batch(Model& m, const std::vector<Case>& cases, const EvalText& text) {
   const auto start = Clock::now();
-  const int64_t window = grid_.accuracy.window_tokens;
-  Case base_case = cases.front();
-  base_case.weights = WeightFormat::fp16;
-  base_case.kv = KvFormat::fp16;
-  const auto base = executor(m, base_case, window, window);
+  const auto base = accuracy_base(m, cases.front());
   std::vector<std::unique_ptr<Executor>> owned;
   std::vector<Executor*> candidates;
   std::vector<Case> compared;
   for (const Case& c : cases) {
     if (c.is_fp16_baseline()) continue;  // the base itself
-    try {
-      owned.push_back(executor(m, c, window, window));
-    } catch (const Error& e) {
-      append_failure(common_record(m, c, part(m, c, "accuracy", accuracy_description())), e.what());
-      continue;
-    }
-    candidates.push_back(owned.back().get());
+    auto candidate = accuracy_candidate(m, c);
+    if (!candidate) continue;
+    candidates.push_back(owned.emplace_back(std::move(candidate)).get());
     compared.push_back(c);
   }
   FidelityScores scores;
   {
     const auto passes = static_cast<int64_t>(candidates.size()) + 1;
-    Progress progress("accuracy of " + m.row->name, passes * grid_.accuracy.windows * window, "tokens");
+    Progress progress("accuracy of " + m.row->name, passes * grid_.accuracy.windows * grid_.accuracy.window_tokens,
+                      "tokens");
     scores = score_fidelity(*base, candidates, text, [&](int64_t tokens) { progress.advance(tokens); });
   }
   const double seconds = seconds_since(start) / static_cast<double>(std::max<size_t>(1, cases.size()));
-  const auto record = [&](const Case& c, const TokenScores& candidate, const Executor& ran) {
-    Record common = common_record(m, c, part(m, c, "accuracy", accuracy_description()));
-    FidelityResult r;
-    try {
-      r = summarize(scores.base, candidate, grid_.accuracy.windows);
-    } catch (const Error& e) {
-      append_failure(common, e.what());
-      return;
-    }
-    common.dataset = text.name;
-    common.workload_sha = text.hash;
-    common.protocol = protocol_of(grid_.accuracy).describe();
-    common.compute_path = to_string(ran.compute_path());
-    common.kernels = ran.kernels();
-    std::vector<Record> rows;
-    const auto add = [&](std::string_view metric, const Interval& interval) {
-      set_interval(rows.emplace_back(measured(common, metric, interval.value)), interval, r.tokens);
-    };
-    add("ppl", r.ppl);
-    add("base_ppl", r.base_ppl);
-    add("ppl_ratio", r.ppl_ratio);
-    add("kld_mean", r.kld_mean);
-    add("top1", r.top1);
-    append(common, std::move(rows), seconds);
-  };
   for (const Case& c : cases)
+    if (c.is_fp16_baseline())
+      append_accuracy(m, c, text, scores.base, same_as_base(scores.base), kernels_of(*base), seconds);
+  for (size_t i = 0; i < compared.size(); ++i)
+    append_accuracy(m, compared[i], text, scores.base, scores.candidates[i], kernels_of(*candidates[i]), seconds);
+}
+
+// One model after the other, where there is no room for two: the base's logits are kept.
+void GridRun::run_accuracy_apart(Model& m, const std::vector<Case>& cases, const EvalText& text) {
+  auto start = Clock::now();
+  Progress progress("accuracy of " + m.row->name,
+                    (static_cast<int64_t>(cases.size()) + 1) * grid_.accuracy.windows * grid_.accuracy.window_tokens,
+                    "tokens");
+  const auto on_tokens = [&](int64_t tokens) { progress.advance(tokens); };
+  auto base = accuracy_base(m, cases.front());
+  const BaseLogits kept(*base, text, on_tokens);
+  const RanKernels base_ran = kernels_of(*base);
+  base.reset();
+  for (const Case& c : cases) {
     if (c.is_fp16_baseline()) {
-      TokenScores same = scores.base;
-      same.kld.assign(same.nll.size(), 0.0);
-      same.top1.assign(same.nll.size(), 1.0);
-      record(c, same, *base);
+      append_accuracy(m, c, text, kept.scores(), same_as_base(kept.scores()), base_ran, seconds_since(start));
+    } else if (const auto candidate = accuracy_candidate(m, c)) {
+      Executor* const one[] = {candidate.get()};
+      const FidelityScores scores = score_fidelity(kept, one, text, on_tokens);
+      append_accuracy(m, c, text, kept.scores(), scores.candidates[0], kernels_of(*candidate), seconds_since(start));
     }
-  for (size_t i = 0; i < compared.size(); ++i) record(compared[i], scores.candidates[i], *candidates[i]);
+    start = Clock::now();
+  }
+}
+
+void GridRun::append_accuracy(Model& m, const Case& c, const EvalText& text, const TokenScores& base,
+                              const TokenScores& candidate, const RanKernels& ran, double seconds) {
+  Record common = common_record(m, c, part(m, c, "accuracy", accuracy_description()));
+  FidelityResult r;
+  try {
+    r = summarize(base, candidate, grid_.accuracy.windows);
+  } catch (const Error& e) {
+    append_failure(common, e.what());
+    return;
+  }
+  common.dataset = text.name;
+  common.workload_sha = text.hash;
+  common.protocol = protocol_of(grid_.accuracy).describe();
+  common.compute_path = ran.compute_path;
+  common.kernels = ran.kernels;
+  std::vector<Record> rows;
+  const auto add = [&](std::string_view metric, const Interval& interval) {
+    set_interval(rows.emplace_back(measured(common, metric, interval.value)), interval, r.tokens);
+  };
+  add("ppl", r.ppl);
+  add("base_ppl", r.base_ppl);
+  add("ppl_ratio", r.ppl_ratio);
+  add("kld_mean", r.kld_mean);
+  add("top1", r.top1);
+  append(common, std::move(rows), seconds);
 }
 
 // Of what the card's data sheet allows; empty for prefill and for cards whose figures are not known.

@@ -31,7 +31,7 @@ struct RunFlags {
   std::string server_name;
   double window_s = 0;
   int64_t calib_sequences = 0;
-  bool rerun = false, json = false, shared = false, tune = false, checkpoints_only = false;
+  bool rerun = false, json = false, shared = false, tune = false, checkpoints_only = false, accuracy_apart = false;
   // Of other engines only.
   std::string engine_dir;
   double limit_minutes = 0;
@@ -50,8 +50,9 @@ ExitCode run_other(EngineId engine, const RunFlags& f) {
     throw Error("another engine's checkpoints are calibrated as the grid says", "--calib, --calib-sequences",
                 "write it into the grid's [calibration]");
   if (f.shared) throw Error("only the native engine looks whether a GPU is busy", "--shared", "leave it out");
-  if (f.tune || !f.tuning.empty() || f.window_s > 0)
-    throw Error("--tuning, --tune and --window are the native engine's", "--engine", "leave them out");
+  if (f.tune || !f.tuning.empty() || f.window_s > 0 || f.accuracy_apart)
+    throw Error("--tuning, --tune, --window and --accuracy-apart are the native engine's", "--engine",
+                "leave them out");
   EngineRunFlags flags;
   flags.grid = f.grid;
   flags.model_dir = f.model_dir;
@@ -258,6 +259,7 @@ ExitCode run(const RunFlags& flags) {
   options.points = flags.points;
   options.served = flags.server.served;
   options.window_s = flags.window_s;
+  options.accuracy_apart = flags.accuracy_apart;
   Environment environment = this_environment();
   if (has_cuda_executor() && flags.executor != "cpu") {
     options.executor = "cuda";
@@ -309,6 +311,8 @@ const RegisterVerb kVerb(
            .add_option("--window", f->window_s,
                        "measure throughput in a steady state of this many seconds instead of over whole runs")
            ->check(CLI::Range(60.0, 86400.0));
+       command.add_flag("--accuracy-apart", f->accuracy_apart,
+                        "run the base and the others one after the other, as is done where memory is short");
        command.add_option("--journal", f->journal, "journal to append to (default: GRID.jsonl here)");
        command.add_option("--weights-from", f->weights_from,
                           "synth or synth:SEED: random weights where a model is missing, speed only");

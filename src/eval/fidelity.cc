@@ -1,11 +1,14 @@
 #include "eval/fidelity.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "core/memory.h"
 #include "core/parallel.h"
 
 namespace qg {
@@ -111,8 +114,24 @@ class ChunkScorer {
   std::vector<int32_t> targets_;
 };
 
-void check_comparable(const Executor& base, std::span<Executor* const> candidates, const EvalText& text) {
-  const int64_t vocab = base.table().shape.vocab;
+// Windows in pieces of kChunkTokens.
+template <class Fn>
+void each_chunk(const EvalText& text, const Fn& fn) {
+  for (size_t w = 0; w < text.windows.size(); ++w) {
+    const auto window = static_cast<int64_t>(text.windows[w].size());
+    for (int64_t begin = 0; begin < window; begin += kChunkTokens) {
+      stop_if_interrupted("evaluation starts again, finished cases stay");
+      fn(Chunk{&text, w, begin, std::min(kChunkTokens, window - begin)});
+    }
+  }
+}
+
+void run_chunk(Executor& executor, const Chunk& chunk, StepOutput& out) {
+  const auto window = static_cast<int64_t>(chunk.text->windows[chunk.window].size());
+  run_chunk(executor, chunk, window_pages(executor, window), out);
+}
+
+void check_comparable(int64_t vocab, std::span<Executor* const> candidates, const EvalText& text) {
   for (const Executor* c : candidates)
     if (c->table().shape.vocab != vocab)
       throw Error("base has a vocabulary of " + std::to_string(vocab) + ", the candidate one of " +
@@ -144,26 +163,61 @@ double kl_divergence(std::span<const float> base_logits, std::span<const float> 
 
 FidelityScores score_fidelity(Executor& base, std::span<Executor* const> candidates, const EvalText& text,
                               const std::function<void(int64_t)>& on_tokens) {
-  check_comparable(base, candidates, text);
+  const int64_t vocab = base.table().shape.vocab;
+  check_comparable(vocab, candidates, text);
   FidelityScores scores;
   scores.candidates.resize(candidates.size());
   StepOutput base_out, out;
-  for (size_t w = 0; w < text.windows.size(); ++w) {
-    const auto window = static_cast<int64_t>(text.windows[w].size());
-    for (int64_t begin = 0; begin < window; begin += kChunkTokens) {
-      stop_if_interrupted("evaluation starts again, finished cases stay");
-      const Chunk chunk{&text, w, begin, std::min(kChunkTokens, window - begin)};
-      const ChunkScorer scorer(chunk, base.table().shape.vocab);
-      run_chunk(base, chunk, window_pages(base, window), base_out);
-      scorer.score_base(base_out.logits, scores.base);
+  each_chunk(text, [&](const Chunk& chunk) {
+    const ChunkScorer scorer(chunk, vocab);
+    run_chunk(base, chunk, base_out);
+    scorer.score_base(base_out.logits, scores.base);
+    on_tokens(chunk.count);
+    for (size_t c = 0; c < candidates.size(); ++c) {
+      run_chunk(*candidates[c], chunk, out);
+      scorer.score(base_out.logits, out.logits, scores.candidates[c]);
       on_tokens(chunk.count);
-      for (size_t c = 0; c < candidates.size(); ++c) {
-        run_chunk(*candidates[c], chunk, window_pages(*candidates[c], window), out);
-        scorer.score(base_out.logits, out.logits, scores.candidates[c]);
-        on_tokens(chunk.count);
-      }
     }
-  }
+  });
+  return scores;
+}
+
+BaseLogits::BaseLogits(Executor& base, const EvalText& text, const std::function<void(int64_t)>& on_tokens)
+    : vocab_(base.table().shape.vocab) {
+  check_comparable(vocab_, {}, text);
+  int64_t tokens = 0;
+  for (const auto& window : text.windows) tokens += static_cast<int64_t>(window.size());
+  const double bytes = 4.0 * static_cast<double>(tokens) * static_cast<double>(vocab_);
+  if (bytes > 0.5 * static_cast<double>(physical_memory_bytes()))
+    throw Error(fmt::format("the base's logits of {} tokens take {:.1f} GB, more than half of this machine's memory",
+                            tokens, bytes * 1e-9),
+                text.name, "take fewer windows", ExitCode::cannot_here);
+  StepOutput out;
+  each_chunk(text, [&](const Chunk& chunk) {
+    run_chunk(base, chunk, out);
+    ChunkScorer(chunk, vocab_).score_base(out.logits, scores_);
+    chunks_.push_back(out.logits);
+    on_tokens(chunk.count);
+  });
+}
+
+FidelityScores score_fidelity(const BaseLogits& base, std::span<Executor* const> candidates, const EvalText& text,
+                              const std::function<void(int64_t)>& on_tokens) {
+  check_comparable(base.vocab(), candidates, text);
+  FidelityScores scores;
+  scores.base = base.scores();
+  scores.candidates.resize(candidates.size());
+  StepOutput out;
+  size_t index = 0;
+  each_chunk(text, [&](const Chunk& chunk) {
+    const ChunkScorer scorer(chunk, base.vocab());
+    const std::vector<float>& logits = base.chunks().at(index++);
+    for (size_t c = 0; c < candidates.size(); ++c) {
+      run_chunk(*candidates[c], chunk, out);
+      scorer.score(logits, out.logits, scores.candidates[c]);
+      on_tokens(chunk.count);
+    }
+  });
   return scores;
 }
 

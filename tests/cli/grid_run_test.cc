@@ -139,6 +139,18 @@ TEST_F(GridRunTest, MeasuresAgainWhatAnotherTextOrContextChanges) {
   }
 }
 
+// Base and candidates that are not in memory together give the same figures, and no case is missing.
+TEST_F(GridRunTest, OneModelAfterTheOtherGivesTheSameAccuracy) {
+  const Json beside = results();
+  const Outcome run = run_program("run grid.toml --journal apart.jsonl --accuracy-apart --json", folder_);
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const Json apart = parse_json(run.out, "run --json");
+  ASSERT_EQ(apart.size(), beside.size());
+  for (size_t i = 0; i < apart.size(); ++i)
+    for (const char* metric : {"ppl", "base_ppl", "ppl_ratio", "kld_mean", "top1"})
+      EXPECT_EQ(apart[i]["metrics"][metric], beside[i]["metrics"][metric]) << apart[i]["id"] << " " << metric;
+}
+
 // A format that gives NaN is a failed case; the others go on.
 TEST_F(GridRunTest, ABrokenCheckpointFailsAlone) {
   ASSERT_EQ(run_program("run grid.toml --journal j.jsonl --checkpoints-only", folder_).exit_code, 0);

@@ -56,6 +56,30 @@ TEST(Fidelity, EqualsNaiveSumsInDouble) {
   EXPECT_EQ(r.tokens, 897);
 }
 
+// A base that is no longer there gives what one beside the candidates gives.
+TEST(Fidelity, KeptLogitsGiveTheSameFigures) {
+  const EvalText text = small_text();
+  FakeExecutor base(50, 2, 0.0), one(50, 3, 0.4), two(50, 4, 0.2);
+  Executor* both[] = {&one, &two};
+  const FidelityScores beside = score_fidelity(base, both, text, [](int64_t) {});
+  int64_t tokens = 0;
+  const auto count = [&](int64_t n) { tokens += n; };
+  const BaseLogits kept(base, text, count);
+  for (size_t c = 0; c < 2; ++c) {
+    const FidelityScores apart = score_fidelity(kept, std::span(both).subspan(c, 1), text, count);
+    EXPECT_EQ(apart.base.nll, beside.base.nll);
+    EXPECT_EQ(apart.candidates[0].nll, beside.candidates[c].nll);
+    EXPECT_EQ(apart.candidates[0].kld, beside.candidates[c].kld);
+    EXPECT_EQ(apart.candidates[0].top1, beside.candidates[c].top1);
+  }
+  EXPECT_EQ(tokens, 3 * 900);
+}
+
+TEST(Fidelity, BasesWhoseLogitsFillTheMemoryAreRefused) {
+  FakeExecutor huge(int64_t{1} << 40, 2, 0.0);
+  EXPECT_THROW(BaseLogits(huge, small_text(), [](int64_t) {}), Error);
+}
+
 TEST(Fidelity, IdenticalModelsHaveNoDistance) {
   FakeExecutor base(50, 2, 0.0), same(50, 3, 0.0);
   Executor* candidates[] = {&same};
