@@ -236,16 +236,46 @@ ExitCode run_openai(const RunFlags& flags) {
   return run_on_server(grid, cases, options, journal);
 }
 
+// Flags of other engines, or of the native one, that would be ignored.
+void refuse_ignored(EngineId engine, const RunFlags& f) {
+  const auto refuse = [](std::initializer_list<std::pair<bool, const char*>> given, const std::string& why) {
+    for (const auto& [is_given, flag] : given)
+      if (is_given) throw Error(why, flag, "leave it out");
+  };
+  if (engine == EngineId::native || engine == EngineId::openai)
+    refuse(
+        {{!f.engine_dir.empty(), "--engine-dir"}, {f.limit_minutes > 0, "--limit-minutes"}, {f.attempt, "--attempt"}},
+        "this is for engines that are started here, TensorRT-LLM and vLLM");
+  if (engine == EngineId::native)
+    refuse({{!f.server.base_url.empty(), "--base-url"},
+            {!f.server.api_key.empty(), "--api-key"},
+            {!f.server.api_key_file.empty(), "--api-key-file"},
+            {!f.server.server_model.empty(), "--server-model"},
+            {!f.server_name.empty(), "--server-name"},
+            {f.server.prompts == "text", "--prompts"},
+            {f.server.chat, "--chat"}},
+           "this is for other engines' servers; the native engine's gets token ids");
+  if (engine == EngineId::openai)
+    refuse({{f.server.served, "--served"},
+            {f.executor != "auto", "--executor"},
+            {f.shared, "--shared"},
+            {!f.weights_from.empty(), "--weights-from"},
+            {f.window_s > 0, "--window"},
+            {!f.calib.empty(), "--calib"},
+            {f.calib_sequences > 0, "--calib-sequences"},
+            {f.checkpoints_only, "--checkpoints-only"},
+            {!f.tuning.empty(), "--tuning"},
+            {f.tune, "--tune"},
+            {f.accuracy_apart, "--accuracy-apart"}},
+           "a server that is up decides this itself");
+}
+
 ExitCode run(const RunFlags& flags) {
   const EngineId engine = find_engine(flags.engine, flags.backend).id;
   const bool takes_gpu = engine == EngineId::native ? has_cuda_executor() && flags.executor != "cpu" : true;
   if (!flags.gpu.empty() && (!takes_gpu || engine == EngineId::openai))
     throw Error("no GPU of this machine is used here", "--gpu", "leave it out");
-  for (const auto& [given, flag] : {std::pair{!flags.engine_dir.empty(), "--engine-dir"},
-                                    {flags.limit_minutes > 0, "--limit-minutes"},
-                                    {flags.attempt, "--attempt"}})
-    if (given && (engine == EngineId::native || engine == EngineId::openai))
-      throw Error("this is for engines that are started here, TensorRT-LLM and vLLM", flag, "leave it out");
+  refuse_ignored(engine, flags);
   if (engine == EngineId::openai) return run_openai(flags);
   if (engine != EngineId::native) return run_other(engine, flags);
   if (flags.executor == "cuda" && !has_cuda_executor())

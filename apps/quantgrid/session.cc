@@ -6,6 +6,7 @@
 #include "bench/gpu_choice.h"
 #include "checkpoint/kv_scales.h"
 #include "core/error.h"
+#include "core/log.h"
 #include "core/memory.h"
 #include "model/open_model.h"
 #include "runtime/compute_type.h"
@@ -74,9 +75,13 @@ Session::Session(ModelFlags flags) : Session(flags, nullptr) {}
 Session::Session(ModelFlags flags, std::shared_ptr<const Checkpoint> checkpoint) : flags_(std::move(flags)) {
   executor_ = choose_executor(flags_);
   if (executor_ == "cuda") device_ = choose_gpu(flags_.gpu, flags_.shared);
+  const bool from_folder = !checkpoint;
   checkpoint_ = checkpoint ? std::move(checkpoint) : open_model(resolve_model(flags_.model));
   if (!flags_.kv_scales.empty()) checkpoint_ = with_kv_scales(checkpoint_, flags_.kv_scales);
   kv_ = choose_kv(flags_, *checkpoint_);
+  if (from_folder && kv_ == KvFormat::fp8 && checkpoint_->kv_scales().fp8.empty())
+    warn("{}: its FP8 KV cache was not calibrated, so scales are 1; `quantgrid quantize --kv-scales FILE` makes them",
+         checkpoint_->folder().string());
   check_compute_type(parse_compute_type(flags_.dtype), executor_, checkpoint_->quant(), checkpoint_->folder().string());
 }
 

@@ -308,6 +308,8 @@ const std::vector<Broken>& cases() {
        "submit grid.toml --slurm --dry-run --out /proc/none", "/proc/none"},
       {"NoGpu", {}, "generate --model model --prompt hi --executor cuda", "CUDA", 4},
       {"NoScheduler", {}, "submit grid.toml", "add --slurm"},
+      {"NativeServerWithText", {}, "run grid.toml --served --prompts text", "--prompts"},
+      {"ServerWithAWindow", {}, "run grid.toml --engine openai --base-url http://127.0.0.1:1 --window 60", "--window"},
       {"NoServer", {}, "bench --engine openai --isl 8 --osl 8", "--base-url"},
       {"NoTls", {}, "bench --engine openai --base-url https://127.0.0.1", "no TLS"},
   };

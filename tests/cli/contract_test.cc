@@ -225,6 +225,15 @@ TEST_F(ContractTest, LogitsWritesTheTensorsItNames) {
   for (size_t i = 0; i < begin.size(); ++i) ASSERT_NEAR(begin[i], alone[i], 1e-4) << i;
 }
 
+TEST_F(ContractTest, AnFp8CacheThatWasNotCalibratedIsToldOf) {
+  const Outcome plain = run_program("bench --model model --isl 4 --osl 3 --batch 1 --rounds 1 --kv fp8", folder_);
+  EXPECT_EQ(plain.exit_code, 0) << plain.err;
+  EXPECT_NE(plain.err.find("was not calibrated"), std::string::npos) << plain.err;
+  quantize("fp8", "calibrated");
+  const Outcome made = run_program("bench --model calibrated --isl 4 --osl 3 --batch 1 --rounds 1 --kv fp8", folder_);
+  EXPECT_EQ(made.err.find("was not calibrated"), std::string::npos) << made.err;
+}
+
 TEST_F(ContractTest, GenerateIsGreedyUnlessToldOtherwise) {
   const std::string ask = "generate --model model --prompt 'word 1 word 2' --ignore-stop --max-tokens 12";
   const Json first = json(ask);
