@@ -46,12 +46,14 @@ void print_text(const std::string& text) {
   std::fflush(stdout);
 }
 
-// Runs one request to its end; text goes to standard output as it comes, unless `silent`.
-Answer run_request(Engine& engine, const Tokenizer& tokenizer, Request request, bool silent) {
+// Runs one request to its end; text goes to standard output as it comes, unless `silent`. goes_on: the answer is more
+// of the prompt's text.
+Answer run_request(Engine& engine, const Tokenizer& tokenizer, Request request, bool goes_on, bool silent) {
   Answer answer;
   answer.prompt_tokens = static_cast<int64_t>(request.prompt.size());
   const int64_t reused_before = engine.stats().reused_tokens;
   StreamDecoder decoder(tokenizer);
+  if (goes_on) decoder.go_on_after(request.prompt);
   const auto emit = [&](std::string piece) {
     if (!silent) print_text(piece);
     answer.text += piece;
@@ -122,7 +124,7 @@ class Generator {
     // A request that is too long for the model is refused below: it needs no memory.
     options.num_pages = std::min(options.num_pages, pages_of_bytes(options, session_.default_kv_bytes(1)));
     open_engine(options);
-    finish_turn(run(std::move(tokens)));
+    finish_turn(run(std::move(tokens), true));
     if (flags_.json) std::cout << results_.front().dump(2) << "\n";
   }
 
@@ -164,20 +166,20 @@ class Generator {
     engine_ = session_.make_engine(options, executor_options);
   }
 
-  Answer run(std::vector<TokenId> prompt) {
+  Answer run(std::vector<TokenId> prompt, bool goes_on) {
     Request request;
     request.prompt = std::move(prompt);
     request.max_tokens = flags_.max_tokens;
     request.stop_tokens = session_.tokenizer().eos();
     request.ignore_stop = flags_.ignore_stop;
     request.sampling = flags_.sampling;
-    return run_request(*engine_, session_.tokenizer(), std::move(request), flags_.json);
+    return run_request(*engine_, session_.tokenizer(), std::move(request), goes_on, flags_.json);
   }
 
   void turn(const std::string& question) {
     messages_.push_back({"user", question});
     const std::string text = render_chat(session_.tokenizer(), messages_, true);
-    const Answer answer = run(session_.tokenizer().encode(text, false));
+    const Answer answer = run(session_.tokenizer().encode(text, false), false);
     messages_.push_back({"assistant", answer.text});
     finish_turn(answer);
   }

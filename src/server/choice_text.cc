@@ -34,7 +34,7 @@ void ChoiceText::echo(const std::string& text, const std::vector<int32_t>& token
     at = std::min(at + piece.size(), text.size());
     decoded_chars_ += characters(piece);
   }
-  decoder_.finish();  // a reply is decoded by itself, as `quantgrid generate` does
+  decoder_.finish();
   ready_ += text;
   decoded_chars_ = ready_chars_ = characters(text);
 }

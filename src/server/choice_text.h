@@ -27,6 +27,8 @@ class ChoiceText {
 
   // The prompt as the beginning of the text (echo). rows: when logprobs are wanted, of each prompt token but the first.
   void echo(const std::string& text, const std::vector<int32_t>& tokens, std::vector<TokenLogprobs> rows);
+  // What is generated goes on after these tokens (a completion; a chat's reply is a text of its own). Before push().
+  void go_on_after(const std::vector<int32_t>& prompt) { decoder_.go_on_after(prompt); }
   // A generated token. is_stop: one that ended the reply by itself; it belongs to the usage and not to the text.
   void push(int32_t token, std::optional<TokenLogprobs> logprobs, bool is_stop);
   // The end. Stop strings found in what was held back until now still count.

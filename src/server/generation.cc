@@ -87,8 +87,9 @@ bool Generation::take_cancellation(int64_t choice) {
 }
 
 void Generation::begin_text(Choice& choice) {
-  if (!request_.api.echo || std::exchange(choice.echoed, true)) return;
-  choice.text.echo(choice.prompt->text, choice.prompt->tokens, std::move(choice.prompt_rows));
+  if (std::exchange(choice.text_begun, true)) return;
+  if (request_.api.echo) choice.text.echo(choice.prompt->text, choice.prompt->tokens, std::move(choice.prompt_rows));
+  if (request_.api.kind == ApiKind::completion) choice.text.go_on_after(choice.prompt->tokens);
 }
 
 void Generation::note_token(Choice& choice, EngineClock::time_point time) {

@@ -51,7 +51,7 @@ class Generation {
     EngineClock::time_point first, last;  // tokens
     int64_t tokens = 0;
     bool begun = false;  // a chunk of it was sent, so that its role is known
-    bool echoed = false;
+    bool text_begun = false;
     bool abandoned = false;  // ended by a stop string before the engine knew
   };
 

@@ -125,6 +125,14 @@ StreamDecoder::~StreamDecoder() = default;
 StreamDecoder::StreamDecoder(StreamDecoder&&) noexcept = default;
 StreamDecoder& StreamDecoder::operator=(StreamDecoder&&) noexcept = default;
 
+// One token is enough, and of several the last parts of a character would be held back and come out with the reply.
+void StreamDecoder::go_on_after(std::span<const TokenId> before) {
+  for (size_t i = before.size(); i-- > 0;) {
+    if (!push(before[i]).empty()) return;
+    chain_->stages = state_->decoder.start();
+  }
+}
+
 std::string StreamDecoder::push(TokenId id) {
   std::string out;
   if (!state_->has_token(id) || (skip_special_tokens_ && state_->added.is_special(id))) return out;

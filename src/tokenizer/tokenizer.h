@@ -66,6 +66,9 @@ class StreamDecoder {
   StreamDecoder(StreamDecoder&&) noexcept;
   StreamDecoder& operator=(StreamDecoder&&) noexcept;
 
+  // What is pushed goes on after these tokens, whose text is not given: a first word keeps the space before it, which
+  // decoders of SentencePiece's kind leave out at the beginning of a text. Before the first push.
+  void go_on_after(std::span<const TokenId> before);
   std::string push(TokenId id);
   std::string finish();  // what was still held back; the decoder then starts anew
 

@@ -157,6 +157,42 @@ TEST_P(ByteLevel, NoPrefixOfTheTokensEndsInsideACharacter) {
   EXPECT_EQ(sofar + decoder.finish(), text);
 }
 
+// Cut into a prompt and what follows, wherever that is: the two texts put together are the whole.
+class Continued : public testing::TestWithParam<std::string> {};
+
+TEST_P(Continued, AReplyGoesOnWhereThePromptEnds) {
+  const Tokenizer tokenizer = load(GetParam());
+  const std::string text = "The capital of France is Paris, they say.";
+  const std::vector<TokenId> ids = tokenizer.encode(text, false);
+  ASSERT_EQ(tokenizer.decode(ids, true), text);
+  for (size_t cut = 1; cut < ids.size(); ++cut) {
+    const std::span<const TokenId> all(ids), prompt = all.first(cut);
+    StreamDecoder decoder(tokenizer);
+    decoder.go_on_after(prompt);
+    std::string reply;
+    for (const TokenId id : all.subspan(cut)) reply += decoder.push(id);
+    EXPECT_EQ(tokenizer.decode(prompt, true) + reply + decoder.finish(), text) << cut;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, Continued, testing::Values("llama3", "smollm2", "legacy", "metaspace"),
+                         [](const auto& param) { return param.param; });
+
+// The rest of a character whose first bytes are the prompt's does not bring these again.
+TEST(ContinuedCharacter, ThePromptsBytesDoNotComeAgain) {
+  for (const char* kind : {"smollm2", "metaspace"}) {
+    const Tokenizer tokenizer = load(kind);
+    const std::vector<TokenId> ids = tokenizer.encode("a 😀", false);
+    ASSERT_GT(ids.size(), 2u) << kind;
+    StreamDecoder decoder(tokenizer);
+    decoder.go_on_after(std::span(ids).first(ids.size() - 1));
+    std::string reply = decoder.push(ids.back());
+    reply += decoder.finish();
+    EXPECT_EQ(reply.find("😀"), std::string::npos) << kind;
+    EXPECT_EQ(reply.find('a'), std::string::npos) << kind;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds, ByteLevel, testing::Values("llama3", "smollm2"),
                          [](const auto& param) { return param.param; });
 
