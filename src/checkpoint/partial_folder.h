@@ -1,6 +1,7 @@
 #pragma once
 // A checkpoint folder in the making. Unlike AtomicFolder alone, an earlier run's leftovers are removed first (a
 // checkpoint is written in one go, and its files must be of one run), and so is what an error leaves behind.
+#include "core/error.h"
 #include "core/file.h"
 
 namespace qg {
@@ -23,8 +24,13 @@ class PartialFolder {
   }
 
  private:
+  // Checkpoints have no folders in them: what has is not an earlier run's.
   void clear() {
     std::error_code code;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_.path(), code))
+      if (entry.is_directory())
+        throw Error("it is there already, and is no checkpoint in the making", folder_.path().string(),
+                    "move it away, or give another name");
     for (const auto& entry : std::filesystem::directory_iterator(folder_.path(), code))
       std::filesystem::remove_all(entry.path(), code);
   }

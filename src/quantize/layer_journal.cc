@@ -20,10 +20,15 @@ constexpr const char* kBase = "base.txt";     // the hash of the base's weights
 
 LayerJournal::LayerJournal(std::filesystem::path folder, std::string key, const std::function<std::string()>& base)
     : folder_(std::move(folder)), key_(std::move(key)) {
-  if (std::filesystem::exists(folder_)) verify(base);
+  std::error_code code;
+  if (std::filesystem::exists(folder_)) {
+    if (!std::filesystem::exists(folder_ / kIndex) && !std::filesystem::is_empty(folder_, code))
+      throw Error("it is there already, and holds no layers of a job that was stopped", folder_.string(),
+                  "move it away, or give another --out");
+    verify(base);
+  }
   if (finished_ > 0) return;
   remove();
-  std::error_code code;
   std::filesystem::create_directories(folder_, code);
   if (code) throw Error("folder cannot be created: " + code.message(), folder_.string(), "check path and permissions");
   write_file(folder_ / kIndex, key_ + "\n");

@@ -13,7 +13,7 @@ class LayerJournal {
  public:
   // folder: "OUT.journal". key: hash of everything that determines the job's bytes but the base's weights, whose hash
   // base() gives, asked only where a journal is there: hashing a base takes longer than its first layers. A journal of
-  // another job, or of another base, is removed.
+  // another job, or of another base, is removed; a folder that is no journal is an Error.
   LayerJournal(std::filesystem::path folder, std::string key, const std::function<std::string()>& base);
 
   int finished() const { return finished_; }  // layers 0 .. finished-1 are there, verified

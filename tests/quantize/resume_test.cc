@@ -131,6 +131,21 @@ TEST_F(Resume, AKilledJobGoesOn) {
     EXPECT_EQ(weights("a-", f), weights("b-", f));
 }
 
+// A user's folders whose names are by chance those of a job's own.
+TEST_F(Resume, WhatIsNotOfAJobIsNotRemoved) {
+  const fs::path partial = folder_ / "b-int8_sq.partial";
+  for (const fs::path& mine : {journal("b-") / "notes.txt", partial / "mine" / "notes.txt"}) {
+    fs::create_directories(mine.parent_path());
+    write_file(mine, "mine");
+    EXPECT_THROW(run(job("b-")), Error) << mine;
+    EXPECT_TRUE(fs::exists(mine));
+    fs::remove_all(mine.parent_path());
+  }
+  fs::create_directories(partial);  // an earlier run's
+  write_file(partial / "rank0.safetensors", "half");
+  EXPECT_EQ(run(job("b-")), 4 * kQuantizeSteps);
+}
+
 TEST_F(Resume, AnotherJobsLayersAreNotTaken) {
   EXPECT_THROW(run(job("b-"), 2 * kQuantizeSteps + 1), Error);
   EXPECT_EQ(run(job("b-", 77)), 4 * kQuantizeSteps);
