@@ -81,8 +81,8 @@ Json result_json(const BenchResult& r, const Load& load, Executor& executor, con
                    : load.arrival == Arrival::rate ? describe_arrivals(load)
                                                    : "whole run";
   json["output_tok_s"] = load.speed == SpeedKind::prefill ? Json() : Json(r.output_tok_s.value);
-  json["ci_lo"] = r.output_tok_s.ci_lo;
-  json["ci_hi"] = r.output_tok_s.ci_hi;
+  json["ci_lo"] = r.output_tok_s.has_interval() ? Json(r.output_tok_s.ci_lo) : Json();
+  json["ci_hi"] = r.output_tok_s.has_interval() ? Json(r.output_tok_s.ci_hi) : Json();
   json["rounds"] = r.rounds;
   json["total_tok_s"] = r.total_tok_s;
   json["prefill_tok_s"] = r.prefill_tok_s;
@@ -122,8 +122,7 @@ void print_result(const BenchResult& r, const Load& load, Executor& executor, co
   fmt::print("{}: {} in, {} out, on the {} executor, {}, KV {}\n", load.name, load.isl, load.osl, executor.name(),
              r.compute_path, to_string(executor.kv_format()));
   const bool prefill = load.speed == SpeedKind::prefill;
-  fmt::print("{}         {:.1f} tok/s  (95 %: {:.1f} to {:.1f}; {} rounds)\n", prefill ? "prefill" : "output ",
-             r.output_tok_s.value, r.output_tok_s.ci_lo, r.output_tok_s.ci_hi, r.rounds);
+  fmt::print("{}         {}\n", prefill ? "prefill" : "output ", speed_text(r.output_tok_s, r.rounds));
   fmt::print("in and out      {:.1f} tok/s\n", r.total_tok_s);
   if (r.prefill_tok_s > 0 && !prefill) fmt::print("prefill         {:.1f} tok/s\n", r.prefill_tok_s);
   if (load.window_s > 0)

@@ -105,9 +105,8 @@ Json run_json(const EngineRun& run, const BenchResult& r, const Load& load, cons
 void print_run(const EngineRun& run, const BenchResult& r, const Load& load, const std::string& engine) {
   fmt::print("{}: {} in, {} out, {} ({})\n", load.name, load.isl, load.osl, engine, run.engine_version);
   fmt::print("asked with      {}\n", run.engine_flags);
-  fmt::print("{}         {:.1f} tok/s  (95 %: {:.1f} to {:.1f}; {} rounds)\n",
-             load.speed == SpeedKind::prefill ? "prefill" : "output ", r.output_tok_s.value, r.output_tok_s.ci_lo,
-             r.output_tok_s.ci_hi, r.rounds);
+  fmt::print("{}         {}\n", load.speed == SpeedKind::prefill ? "prefill" : "output ",
+             speed_text(r.output_tok_s, r.rounds));
   fmt::print("in and out      {:.1f} tok/s\n", r.total_tok_s);
   fmt::print("first token     {:.1f} ms (p50), {:.1f} ms (p99)\n", r.ttft_ms_p50, r.ttft_ms_p99);
   fmt::print("per token       {:.2f} ms (p50);  gaps {:.2f} ms (p50), {:.2f} ms (p99)\n", r.tpot_ms_p50, r.itl_ms_p50,

@@ -61,10 +61,12 @@ std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const
     return &rows.emplace_back(measured(common, metric, value));
   };
   Record* speed = add(load.speed == SpeedKind::prefill ? "prefill_tok_s" : "output_tok_s", r.output_tok_s.value);
-  speed->ci_lo = r.output_tok_s.ci_lo;
-  speed->ci_hi = r.output_tok_s.ci_hi;
-  speed->ci_level = 0.95;
-  speed->ci_method = load.speed == SpeedKind::throughput ? "slices" : "t_log";
+  if (r.output_tok_s.has_interval()) {
+    speed->ci_lo = r.output_tok_s.ci_lo;
+    speed->ci_hi = r.output_tok_s.ci_hi;
+    speed->ci_level = 0.95;
+    speed->ci_method = load.speed == SpeedKind::throughput ? "slices" : "t_log";
+  }
   speed->n = r.output_tok_s.n;
   if (load.arrival == Arrival::rate) {
     add("total_tok_s", r.total_tok_s);

@@ -1,5 +1,7 @@
 #include "bench/statistics.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -33,6 +35,12 @@ Estimate mean(std::span<const double> values) {
     e.ci_hi = m + half;
   }
   return e;
+}
+
+std::string speed_text(const Estimate& speed, int64_t rounds) {
+  const std::string of = fmt::format("{} round{}", rounds, rounds == 1 ? "" : "s");
+  if (!speed.has_interval()) return fmt::format("{:.1f} tok/s  ({})", speed.value, of);
+  return fmt::format("{:.1f} tok/s  (95 %: {:.1f} to {:.1f}; {})", speed.value, speed.ci_lo, speed.ci_hi, of);
 }
 
 Estimate geometric_mean(std::span<const double> rounds) {

@@ -2,6 +2,7 @@
 // Statistics of speed. Definitions and their reasons: docs/measuring.md.
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace qg {
@@ -9,7 +10,11 @@ namespace qg {
 struct Estimate {
   double value = 0, ci_lo = 0, ci_hi = 0;  // 95 %; lo = hi = value when one sample says nothing of the spread
   int64_t n = 0;
+  bool has_interval() const { return ci_lo < ci_hi; }
 };
+
+// "810.5 tok/s  (95 %: 805.0 to 816.1; 5 rounds)"; of one round no interval.
+std::string speed_text(const Estimate& speed, int64_t rounds);
 
 // Geometric mean with Student's t interval on the logarithms: what rounds of a speed (all > 0) are summed up by.
 Estimate geometric_mean(std::span<const double> rounds);

@@ -32,10 +32,12 @@ std::vector<EngineMetric> metrics_of(const BenchResult& r, const Load& load, con
   std::vector<EngineMetric> list;
   EngineMetric speed =
       metric(load.speed == SpeedKind::prefill ? "prefill_tok_s" : "output_tok_s", r.output_tok_s.value);
-  speed.ci_lo = r.output_tok_s.ci_lo;
-  speed.ci_hi = r.output_tok_s.ci_hi;
-  speed.ci_level = 0.95;
-  speed.ci_method = load.speed == SpeedKind::throughput ? "slices" : "t_log";
+  if (r.output_tok_s.has_interval()) {
+    speed.ci_lo = r.output_tok_s.ci_lo;
+    speed.ci_hi = r.output_tok_s.ci_hi;
+    speed.ci_level = 0.95;
+    speed.ci_method = load.speed == SpeedKind::throughput ? "slices" : "t_log";
+  }
   speed.n = r.output_tok_s.n;
   list.push_back(speed);
   for (const LoadFigure& figure : rate_figures(r)) {

@@ -126,6 +126,9 @@ TEST_F(ContractTest, BenchMeasuresWhatItSays) {
   EXPECT_LE(prefill["ci_lo"].get<double>(), prefill["prefill_tok_s"].get<double>());
   EXPECT_GT(prefill["prefill_tok_s"].get<double>(), 0);
 
+  const Json once = json("bench --model model --isl 8 --osl 3 --batch 2 --rounds 1");
+  EXPECT_TRUE(once["ci_lo"].is_null()) << "one round says nothing of the spread";
+
   const Json kept = json("bench --model model --isl 6 --osl 5 --concurrency 2 --requests 12");
   EXPECT_EQ(kept["requests"], 12);
   EXPECT_LE(kept["batch_achieved"].get<double>(), 2);
