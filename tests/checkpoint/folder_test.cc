@@ -153,9 +153,10 @@ TEST(Writers, LeaveNothingUnfinished) {
 
 TEST(Writers, RemoveLeftoversOfAnEarlierRun) {
   const TestFolder out;
-  fs::create_directories(out / "a.partial/old");
+  fs::create_directories(out / "a.partial");
+  write_file(out / "a.partial/rank7.safetensors", "half of it");
   make_synthetic(out / "a");
-  EXPECT_FALSE(fs::exists(out / "a/old"));
+  EXPECT_FALSE(fs::exists(out / "a/rank7.safetensors"));
   EXPECT_FALSE(fs::exists(out / "a.partial"));
 }
 
