@@ -221,8 +221,9 @@ void GridRun::run_accuracy_batch(Model& m, const std::vector<Case>& cases, const
 // One model after the other, where there is no room for two: the base's logits are kept.
 void GridRun::run_accuracy_apart(Model& m, const std::vector<Case>& cases, const EvalText& text) {
   auto start = Clock::now();
-  Progress progress("accuracy of " + m.row->name,
-                    (static_cast<int64_t>(cases.size()) + 1) * grid_.accuracy.windows * grid_.accuracy.window_tokens,
+  const auto passes =
+      1 + std::count_if(cases.begin(), cases.end(), [](const Case& c) { return !c.is_fp16_baseline(); });
+  Progress progress("accuracy of " + m.row->name, passes * grid_.accuracy.windows * grid_.accuracy.window_tokens,
                     "tokens");
   const auto on_tokens = [&](int64_t tokens) { progress.advance(tokens); };
   auto base = accuracy_base(m, cases.front());
