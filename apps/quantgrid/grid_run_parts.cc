@@ -150,10 +150,9 @@ void GridRun::run_accuracy(Model& m, const std::vector<Case>& cases) {
   if (todo.empty()) return;
   const EvalText text = cut_windows(*m.tokenizer, grid_.accuracy.text, protocol_of(grid_.accuracy));
   const int64_t fit = options_.accuracy_apart ? 0 : candidates_at_once(m.base->table().shape);
-  const auto at_once = static_cast<int64_t>(todo.size());
-  for (int64_t begin = 0; begin<at_once; begin += fit> 0 ? fit : at_once) {
-    const auto first = todo.begin() + begin;
-    const std::vector<Case> batch(first, fit > 0 ? first + std::min(fit, at_once - begin) : todo.end());
+  const auto count = static_cast<int64_t>(todo.size()), at_once = fit > 0 ? fit : count;
+  for (int64_t begin = 0; begin < count; begin += at_once) {
+    const std::vector<Case> batch(todo.begin() + begin, todo.begin() + std::min(count, begin + at_once));
     try {
       if (fit > 0)
         run_accuracy_batch(m, batch, text);

@@ -180,7 +180,7 @@ TEST(Commands, ScriptOfACase) {
   EXPECT_TRUE(text.starts_with("#!/bin/sh\n"));
   EXPECT_NE(text.find("quantgrid quantize"), std::string::npos);
   EXPECT_NE(text.find("--kv fp8 --isl 128 --osl 256 --batch 64"), std::string::npos);
-  EXPECT_NE(text.find("--isl 1000 --osl 1000 --concurrency 3000 --requests 3000"), std::string::npos);
+  EXPECT_NE(text.find("--isl 1000 --osl 1000 --concurrency 1500 --requests 1500"), std::string::npos);
   EXPECT_NE(text.find("quantgrid eval"), std::string::npos);
   EXPECT_EQ(case_script(grid(), rows[30], options()).find("quantize --model"),
             std::string::npos);                           // FP16: nothing to make

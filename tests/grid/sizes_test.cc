@@ -191,7 +191,7 @@ TEST(Estimate, OrdersOfMagnitude) {
   EXPECT_LT(fp8, 300);
   EXPECT_GT(quantize_seconds(s, h100, WeightFormat::int4_awq, grid.calibration), fp8 - 5);
   const double quick = run_seconds(s, h100, WeightFormat::fp8, KvFormat::fp8, grid, Profile::quick);
-  EXPECT_LT(quick, 300);  // five minutes a case
+  EXPECT_LT(quick, 180);  // three minutes a case
   Grid speed_only = grid;
   speed_only.accuracy.text.clear();
   const double accuracy = quick - run_seconds(s, h100, WeightFormat::fp8, KvFormat::fp8, speed_only, Profile::quick);

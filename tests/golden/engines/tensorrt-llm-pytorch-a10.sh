@@ -296,14 +296,14 @@ cuda_graph_config:
   enable_padding: true
   max_batch_size: 2048
 END_OF_FILE
-  make_file out/results/tokens/llama-3.2-3b-1000-1000-3000.jsonl \
+  make_file out/results/tokens/llama-3.2-3b-1000-1000-1500.jsonl \
     python3 out/random_tokens.py \
       --model models/llama-3.2-3b-instruct \
       --input 1000 \
       --output 1000 \
-      --requests 3000 \
+      --requests 1500 \
       --seed 1 \
-      --out out/results/tokens/llama-3.2-3b-1000-1000-3000.jsonl || return 1
+      --out out/results/tokens/llama-3.2-3b-1000-1000-1500.jsonl || return 1
   # All requests are offered at once (--concurrency -1, the default).
   # Batch and tokens of an iteration: trtllm-bench's own heuristics (tensorrt_llm/bench/build/tuning.py).
   measure out/results/llama-3.2-3b/a10/int4_awq/kv_fp16/1000/1000/total fp16 \
@@ -313,8 +313,8 @@ END_OF_FILE
       throughput \
       --backend pytorch \
       --extra_llm_api_options out/results/llama-3.2-3b/a10/int4_awq/kv_fp16/1000/1000/options.yaml \
-      --dataset out/results/tokens/llama-3.2-3b-1000-1000-3000.jsonl \
-      --num_requests 3000 \
+      --dataset out/results/tokens/llama-3.2-3b-1000-1000-1500.jsonl \
+      --num_requests 1500 \
       --kv_cache_free_gpu_mem_fraction 0.9 \
       --report_json out/results/llama-3.2-3b/a10/int4_awq/kv_fp16/1000/1000/total.json || bad=1
   return $bad
@@ -465,14 +465,14 @@ cuda_graph_config:
   enable_padding: true
   max_batch_size: 2048
 END_OF_FILE
-  make_file out/results/tokens/llama-3.2-3b-1000-1000-3000.jsonl \
+  make_file out/results/tokens/llama-3.2-3b-1000-1000-1500.jsonl \
     python3 out/random_tokens.py \
       --model models/llama-3.2-3b-instruct \
       --input 1000 \
       --output 1000 \
-      --requests 3000 \
+      --requests 1500 \
       --seed 1 \
-      --out out/results/tokens/llama-3.2-3b-1000-1000-3000.jsonl || return 1
+      --out out/results/tokens/llama-3.2-3b-1000-1000-1500.jsonl || return 1
   measure out/results/llama-3.2-3b/a10/int4_awq/kv_fp8/1000/1000/total fp8 \
     trtllm-bench \
       --model meta-llama/Llama-3.2-3B-Instruct \
@@ -480,8 +480,8 @@ END_OF_FILE
       throughput \
       --backend pytorch \
       --extra_llm_api_options out/results/llama-3.2-3b/a10/int4_awq/kv_fp8/1000/1000/options.yaml \
-      --dataset out/results/tokens/llama-3.2-3b-1000-1000-3000.jsonl \
-      --num_requests 3000 \
+      --dataset out/results/tokens/llama-3.2-3b-1000-1000-1500.jsonl \
+      --num_requests 1500 \
       --kv_cache_free_gpu_mem_fraction 0.9 \
       --report_json out/results/llama-3.2-3b/a10/int4_awq/kv_fp8/1000/1000/total.json || bad=1
   return $bad

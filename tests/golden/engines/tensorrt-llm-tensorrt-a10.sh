@@ -257,14 +257,14 @@ case_3_int4_awq_kv_fp16() {
       --report_json out/results/llama-3.2-3b/a10/int4_awq/kv_fp16/decode/b64/total.json || bad=1
 
   # --- 1000/1000
-  make_file out/results/tokens/llama-3.2-3b-1000-1000-3000.jsonl \
+  make_file out/results/tokens/llama-3.2-3b-1000-1000-1500.jsonl \
     python3 out/random_tokens.py \
       --model models/llama-3.2-3b-instruct \
       --input 1000 \
       --output 1000 \
-      --requests 3000 \
+      --requests 1500 \
       --seed 1 \
-      --out out/results/tokens/llama-3.2-3b-1000-1000-3000.jsonl || return 1
+      --out out/results/tokens/llama-3.2-3b-1000-1000-1500.jsonl || return 1
   # All requests are offered at once (--concurrency -1, the default).
   measure out/results/llama-3.2-3b/a10/int4_awq/kv_fp16/1000/1000/total fp16 \
     trtllm-bench \
@@ -273,8 +273,8 @@ case_3_int4_awq_kv_fp16() {
       throughput \
       --backend tensorrt \
       --engine_dir out/results/engines/llama-3.2-3b-instruct-trtllm-ckpt-wq_int4_awq-kv_fp16-a10 \
-      --dataset out/results/tokens/llama-3.2-3b-1000-1000-3000.jsonl \
-      --num_requests 3000 \
+      --dataset out/results/tokens/llama-3.2-3b-1000-1000-1500.jsonl \
+      --num_requests 1500 \
       --kv_cache_free_gpu_mem_fraction 0.9 \
       --report_json out/results/llama-3.2-3b/a10/int4_awq/kv_fp16/1000/1000/total.json || bad=1
   return $bad
@@ -394,14 +394,14 @@ case_36_int8_sq_kv_fp16() {
       --report_json out/results/llama-3.2-3b/a10/int8_sq/kv_fp16/decode/b64/total.json || bad=1
 
   # --- 1000/1000
-  make_file out/results/tokens/llama-3.2-3b-1000-1000-3000.jsonl \
+  make_file out/results/tokens/llama-3.2-3b-1000-1000-1500.jsonl \
     python3 out/random_tokens.py \
       --model models/llama-3.2-3b-instruct \
       --input 1000 \
       --output 1000 \
-      --requests 3000 \
+      --requests 1500 \
       --seed 1 \
-      --out out/results/tokens/llama-3.2-3b-1000-1000-3000.jsonl || return 1
+      --out out/results/tokens/llama-3.2-3b-1000-1000-1500.jsonl || return 1
   measure out/results/llama-3.2-3b/a10/int8_sq/kv_fp16/1000/1000/total fp16 \
     trtllm-bench \
       --model meta-llama/Llama-3.2-3B-Instruct \
@@ -409,8 +409,8 @@ case_36_int8_sq_kv_fp16() {
       throughput \
       --backend tensorrt \
       --engine_dir out/results/engines/llama-3.2-3b-instruct-trtllm-ckpt-wq_int8_sq-kv_fp16-a10 \
-      --dataset out/results/tokens/llama-3.2-3b-1000-1000-3000.jsonl \
-      --num_requests 3000 \
+      --dataset out/results/tokens/llama-3.2-3b-1000-1000-1500.jsonl \
+      --num_requests 1500 \
       --kv_cache_free_gpu_mem_fraction 0.9 \
       --report_json out/results/llama-3.2-3b/a10/int8_sq/kv_fp16/1000/1000/total.json || bad=1
   return $bad

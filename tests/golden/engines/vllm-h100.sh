@@ -263,7 +263,7 @@ case_5_fp8_kv_fp16() {
       --dataset-name random \
       --input-len 1000 \
       --output-len 1000 \
-      --num-prompts 3000 \
+      --num-prompts 1500 \
       --seed 1 \
       --output-json out/results/llama-3.2-3b/h100/fp8/kv_fp16/1000/1000/total.json \
       --kv-cache-dtype auto \
@@ -394,7 +394,7 @@ case_6_fp8_kv_fp8() {
       --dataset-name random \
       --input-len 1000 \
       --output-len 1000 \
-      --num-prompts 3000 \
+      --num-prompts 1500 \
       --seed 1 \
       --output-json out/results/llama-3.2-3b/h100/fp8/kv_fp8/1000/1000/total.json \
       --kv-cache-dtype fp8 \
@@ -511,7 +511,7 @@ case_31_fp16_kv_fp16() {
       --dataset-name random \
       --input-len 1000 \
       --output-len 1000 \
-      --num-prompts 3000 \
+      --num-prompts 1500 \
       --seed 1 \
       --output-json out/results/llama-3.2-3b/h100/fp16/kv_fp16/1000/1000/total.json \
       --kv-cache-dtype auto \
