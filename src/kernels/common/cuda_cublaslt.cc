@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "kernels/common/cuda_time.h"
 
 namespace qg {
 namespace {
@@ -254,32 +255,18 @@ float CublasLt::find_fastest_us(const GemmShape& shape, const GemmPointers& poin
   const Problem problem(top, pointers);
   state_->algorithms_at(shape, top.m);
   std::vector<cublasLtMatmulAlgo_t>& candidates = state_->algorithms[key_of(shape, top.m)];
-  cudaEvent_t begin = nullptr, end = nullptr;
-  QG_CUDA(cudaEventCreate(&begin));
-  QG_CUDA(cudaEventCreate(&end));
   size_t best = 0;
   float best_us = 0;
   for (size_t i = 0; i < candidates.size(); ++i) {
-    std::array<float, kRuns> times{};
-    bool works = true;
-    for (int run = -1; run < kRuns && works; ++run) {  // run -1 warms up
-      if (flush_bytes > 0) QG_CUDA(cudaMemsetAsync(flush, run + 1, flush_bytes, stream));
-      QG_CUDA(cudaEventRecord(begin, stream));
-      works = state_->multiply(top, problem, pointers, candidates[i], stream) == CUBLAS_STATUS_SUCCESS;
-      QG_CUDA(cudaEventRecord(end, stream));
-      QG_CUDA(cudaEventSynchronize(end));
-      if (run >= 0) QG_CUDA(cudaEventElapsedTime(&times[static_cast<size_t>(run)], begin, end));
-    }
-    if (!works) continue;
-    std::sort(times.begin(), times.end());
-    const float us = times[kRuns / 2] * 1000;
+    const auto multiply = [&] { return state_->multiply(top, problem, pointers, candidates[i], stream); };
+    if (multiply() != CUBLAS_STATUS_SUCCESS) continue;
+    const auto us = static_cast<float>(
+        median_us(stream, flush, flush_bytes, kRuns, [&] { check(multiply(), "cublasLtMatmul"); }));
     if (best_us == 0 || us < best_us) {
       best = i;
       best_us = us;
     }
   }
-  QG_CUDA(cudaEventDestroy(begin));
-  QG_CUDA(cudaEventDestroy(end));
   if (candidates.empty()) return best_us;
   std::swap(candidates[0], candidates[best]);
   FoundGemm& found = state_->timed[key_of(top, top.m)];

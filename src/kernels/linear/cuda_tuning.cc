@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
 
+#include "kernels/common/cuda_time.h"
 #include "kernels/linear/cuda_state.h"
 #include "kernels/pointwise/cuda.h"
 
@@ -15,6 +15,7 @@ constexpr std::array<const char*, 8> kRouteNames{"skinny",        "bulk",       
                                                  "library_parts", "library_scaled", "library_sums", "expand"};
 constexpr std::array<const char*, 6> kKindNames{"f16", "e4m3", "e4m3_scaled", "int8", "f32", "bf16"};  // GemmKind
 constexpr int64_t kTunedRows[] = {24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048};
+constexpr int kTimedRuns = 7;
 constexpr double kWorthChanging = 0.95;  // of the built-in choice's time
 
 std::string name_of(LinearRoute route) {
@@ -61,27 +62,6 @@ void prepare_route(const LinearState& s, LinearRoute route, int64_t m, DType y_t
     shape.n = part.n;
     s.context->library.find_fastest_us(shape, p, flush.data(), flush_bytes, nullptr);
   }
-}
-
-// Median over some runs, L2 emptied before each.
-double time_us(const CudaQueue& queue, void* flush, size_t flush_bytes, const std::function<void()>& work) {
-  constexpr int kRuns = 7;
-  std::array<float, kRuns> times{};
-  cudaEvent_t begin = nullptr, end = nullptr;
-  QG_CUDA(cudaEventCreate(&begin));
-  QG_CUDA(cudaEventCreate(&end));
-  for (int run = -1; run < kRuns; ++run) {  // run -1 loads the kernel
-    QG_CUDA(cudaMemsetAsync(flush, run + 1, flush_bytes, queue.stream));
-    QG_CUDA(cudaEventRecord(begin, queue.stream));
-    work();
-    QG_CUDA(cudaEventRecord(end, queue.stream));
-    QG_CUDA(cudaEventSynchronize(end));
-    if (run >= 0) QG_CUDA(cudaEventElapsedTime(&times[static_cast<size_t>(run)], begin, end));
-  }
-  QG_CUDA(cudaEventDestroy(begin));
-  QG_CUDA(cudaEventDestroy(end));
-  std::sort(times.begin(), times.end());
-  return 1000.0 * static_cast<double>(times[kRuns / 2]);
 }
 
 const TunedRoute* find_tuned(const LinearState& layer, int64_t m) {
@@ -227,7 +207,7 @@ void CudaLinear::tune(int64_t m) {
     prepare_route(s, route, m, output_type());
     s.routes[static_cast<size_t>(m)] = static_cast<int8_t>(route);
     const ActivationBuffer in = {x.data(), scales.as<float>()};
-    tuned.us[name_of(route)] = time_us(queue, flush.data(), flush_bytes, [&] {
+    tuned.us[name_of(route)] = median_us(queue.stream, flush.data(), flush_bytes, kTimedRuns, [&] {
       if (gates && can_gate(m, gated)) return run_gated(queue, m, in, gated, y.data());
       run(queue, m, in, y.data(), output_type());
       if (gates) silu_mul(queue, m, s.n / 2, y.data(), gated, {out.data(), nullptr});
