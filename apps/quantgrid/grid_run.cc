@@ -26,6 +26,17 @@ std::filesystem::path synthetic_folder(const Grid& grid, const GridModel& row, u
   return grid.models_dir / fmt::format("{}-synth-{}", row.stem, seed);
 }
 
+Error folder_is_missing(const Grid& grid, const GridModel& row) {
+  const std::string named =
+      fmt::format("`folder` under [models.{}] in {}",
+                  row.name.find('.') == row.name.npos ? row.name : '"' + row.name + '"', grid.file.string());
+  return Error(
+      "the model's folder is not here", row.folder.string(),
+      fmt::format("put the Hugging Face folder of {} there, {}, or say --weights-from synth to measure speed "
+                  "with random weights",
+                  row.label, row.has_own_folder ? "correct " + named : "name it with --model-dir or by " + named));
+}
+
 }  // namespace
 
 GridRun::GridRun(const Grid& grid, std::vector<Case> cases, GridRunOptions options, JournalWriter& journal)
@@ -43,11 +54,7 @@ GridRun::Model& GridRun::model(const std::string& name) {
   m->row = &grid_.model(name);
   m->folder = m->row->folder;
   if (!std::filesystem::exists(m->folder)) {
-    if (!options_.synth_seed)
-      throw Error("the model's folder is not here", m->folder.string(),
-                  "put the Hugging Face folder of " + m->row->label +
-                      " there, name it with --model-dir or in the grid, or say --weights-from synth to measure speed "
-                      "with random weights");
+    if (!options_.synth_seed) throw folder_is_missing(grid_, *m->row);
     m->synthetic = true;
     if (options_.executor == "cuda") {  // in memory: nothing is calibrated, so nothing is worth keeping
       m->base = synthetic_checkpoint(*m, WeightFormat::fp16);

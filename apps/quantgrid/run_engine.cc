@@ -92,11 +92,7 @@ Json cases_json(const EngineGridRun& run) {
 }  // namespace
 
 ExitCode run_on_engine(EngineId engine, const EngineRunFlags& flags) {
-  Grid grid = load_grid(flags.grid, read_model_shape);
-  if (!flags.model_dir.empty()) {
-    grid.models_dir = flags.model_dir;
-    for (GridModel& m : grid.models) m.folder = grid.models_dir / m.stem;
-  }
+  const Grid grid = load_grid(flags.grid, read_model_shape, flags.model_dir);
   workloads_named(grid, *parse_profile(flags.profile), flags.points);  // a name that is not there is refused first
   const EngineSpec& spec = engine_spec(engine);
   std::string name = spec.key();

@@ -210,6 +210,19 @@ TEST_F(EngineRunTest, KilledItLeavesNothingBehindAndGoesOn) {
   EXPECT_EQ(run("run grid.toml --engine vllm --journal j.jsonl").exit_code, 0);
 }
 
+// The shape of a model that the program does not know is read where --model-dir says that it is: without it the
+// engine's cache could not be checked.
+TEST_F(EngineRunTest, ModelDirStandsForTheGridsModelsDir) {
+  std::string grid = std::string(kEngineCases) + kEngineWorkloads;
+  grid.replace(grid.find("\"models\""), 8, "\"nowhere\"");
+  grid.replace(grid.find("folder = \"models/tiny\"\n"), 23, "");
+  write_text(folder_ / "grid.toml", grid);
+  programs_->mode("lie", "fp16");
+  const Outcome outcome = run(kPytorch + std::string("--filter number=1 --model-dir models"));
+  EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+  EXPECT_EQ(statuses("kv_mismatch").size(), 2u);
+}
+
 TEST_F(EngineRunTest, WrongUseIsOneClearMessage) {
   struct Wrong {
     const char* arguments;

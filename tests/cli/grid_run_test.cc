@@ -293,5 +293,41 @@ TEST_F(GridRunTest, MissingModelAsksForSynthInSoManyWords) {
   EXPECT_NE(run.err.find("--weights-from synth"), std::string::npos) << run.err;
 }
 
+// --model-dir stands for the grid's models_dir: models without a folder of their own are looked for there, checkpoints
+// are made there, and a folder that the grid names stays what it is.
+TEST_F(GridRunTest, AFolderInTheGridIsKeptUnderModelDir) {
+  const std::string small =
+      " --layers 2 --hidden 128 --heads 4 --kv-heads 2 --head-dim 32 --ffn 256 --vocab 320 --seed ";
+  ASSERT_EQ(run_program("synth llama-3.2-3b other/tiny" + small + "5", folder_).exit_code, 0);
+  const auto base_of = [&](const std::string& journal) {
+    const std::string text = read_text(folder_ / journal), key = "\"base_ckpt_sha\":\"";
+    const size_t at = text.find(key);
+    return at == std::string::npos ? "" : text.substr(at + key.size(), 64);
+  };
+  const std::string command = "run grid.toml --filter number=2 --checkpoints-only --journal ";
+  ASSERT_EQ(run_program(command + "here.jsonl", folder_).exit_code, 0);
+  const Outcome apart = run_program(command + "apart.jsonl --model-dir other", folder_);
+  ASSERT_EQ(apart.exit_code, 0) << apart.err;
+  EXPECT_EQ(base_of("apart.jsonl"), base_of("here.jsonl")) << "the model of --model-dir was taken";
+  EXPECT_TRUE(fs::exists(folder_ / "other/tiny-trtllm-ckpt-wq_fp8-kv_fp16"));
+
+  std::string without = kGrid;
+  const std::string named = "folder = \"models/tiny\"\n";
+  without.replace(without.find(named), named.size(), "");
+  write_text(folder_ / "grid.toml", without);
+  fs::remove_all(folder_ / "other/tiny-trtllm-ckpt-wq_fp8-kv_fp16");
+  const Outcome there = run_program(command + "there.jsonl --model-dir other", folder_);
+  ASSERT_EQ(there.exit_code, 0) << there.err;
+  EXPECT_NE(base_of("there.jsonl"), base_of("here.jsonl"));
+
+  // A folder that is named and not there: what is to be corrected is the grid.
+  write_text(folder_ / "grid.toml",
+             std::string(kGrid).replace(std::string(kGrid).find(named), named.size(), "folder = \"models/tyni\"\n"));
+  const Outcome missing = run_program("run grid.toml --filter number=1 --journal m.jsonl --model-dir other", folder_);
+  EXPECT_EQ(missing.exit_code, 1);
+  for (const char* part : {"models/tyni", "`folder` under [models.tiny]"})
+    EXPECT_NE(missing.err.find(part), std::string::npos) << missing.err;
+}
+
 }  // namespace
 }  // namespace qg
