@@ -201,10 +201,7 @@ Json cases_json(GridRun& run) {
 }
 
 std::filesystem::path journal_file(const RunFlags& flags) {
-  const std::filesystem::path file =
-      flags.journal.empty() ? std::filesystem::path(flags.grid).stem().string() + ".jsonl" : flags.journal;
-  if (!file.parent_path().empty()) std::filesystem::create_directories(file.parent_path());
-  return file;
+  return flags.journal.empty() ? std::filesystem::path(flags.grid).stem().string() + ".jsonl" : flags.journal;
 }
 
 Grid grid_of(const RunFlags& flags) {
