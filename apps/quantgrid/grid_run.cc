@@ -11,6 +11,7 @@
 #include "core/hash.h"
 #include "core/interrupt.h"
 #include "core/log.h"
+#include "core/memory.h"
 #include "core/version.h"
 #include "grid/commands.h"
 #include "grid/names.h"
@@ -218,11 +219,31 @@ CudaExecutorOptions GridRun::cuda_options(const Case& c) const {
   return cuda;
 }
 
+bool GridRun::begin_peak() {
+  const auto release = [](const std::shared_ptr<const Checkpoint>& checkpoint) {
+    if (const TensorSet* files = checkpoint ? checkpoint->stored() : nullptr) files->release_pages();
+  };
+  for (const auto& [name, m] : models_) {
+    if (!m) continue;
+    release(m->base);
+    for (const auto& [folder, checkpoint] : m->checkpoints) release(checkpoint);
+  }
+  if (reset_peak_rss()) return true;
+  if (!said_no_peak_)
+    warn("the kernel does not let the peak of resident memory begin anew (/proc/self/clear_refs), so none is recorded");
+  said_no_peak_ = true;
+  return false;
+}
+
 std::shared_ptr<Executor> GridRun::speed_executor(Model& m, const Case& c, const Load& load,
                                                   const EngineOptions& engine) {
-  if (options_.executor == "cpu") return executor(m, c, engine.max_batch * (load.isl + load.osl + 32), engine.max_rows);
+  if (options_.executor == "cpu") {
+    has_own_peak_ = begin_peak();
+    return executor(m, c, engine.max_batch * (load.isl + load.osl + 32), engine.max_rows);
+  }
   if (speed_case_ == c.id() && speed_executor_) return speed_executor_;
   speed_executor_.reset();  // its memory is needed
+  has_own_peak_ = begin_peak();
   ExecutorOptions options;
   options.kv = c.kv;
   options.page_tokens = default_page_tokens(options_.executor);

@@ -9,6 +9,7 @@
 
 #include "core/json.h"
 #include "tests/cli/program.h"
+#include "tests/sanitized.h"
 
 namespace qg {
 namespace {
@@ -327,6 +328,43 @@ TEST_F(GridRunTest, AFolderInTheGridIsKeptUnderModelDir) {
   EXPECT_EQ(missing.exit_code, 1);
   for (const char* part : {"models/tyni", "`folder` under [models.tiny]"})
     EXPECT_NE(missing.err.find(part), std::string::npos) << missing.err;
+}
+
+// A small case after a large one in the same process: its peak is its own.
+TEST_F(GridRunTest, PeakMemoryIsTheCasesOwn) {
+  ASSERT_EQ(
+      run_program("synth llama-3.2-3b models/large --layers 2 --hidden 1024 --heads 8 --kv-heads 2 --head-dim 128 "
+                  "--ffn 2048 --vocab 40000 --seed 4",
+                  folder_)
+          .exit_code,
+      0);
+  write_text(folder_ / "grid.toml", R"(models_dir = "models"
+[models.large]
+[models.tiny]
+[cases]
+baseline = [[1, "large", "cpu", "fp16", "fp16"], [2, "tiny", "cpu", "fp16", "fp16"]]
+[[workloads]]
+name = "decode/b1"
+kind = "decode"
+isl = 8
+osl = 4
+batch = 1
+rounds = 2
+)");
+  const auto peaks = [&](const std::string& more) {
+    const Outcome run = run_program("run grid.toml --json " + more, folder_);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    std::vector<double> bytes;
+    for (const Json& c : parse_json(run.out, "run --json"))
+      bytes.push_back(c["metrics"]["decode/b1 peak_rss_bytes"].get<double>());
+    return bytes;
+  };
+  const std::vector<double> both = peaks("--journal both.jsonl"), alone = peaks("--filter number=2 --journal a.jsonl");
+  ASSERT_EQ(both.size(), 2u);
+  ASSERT_EQ(alone.size(), 1u);
+  if (kSlowdown > 1) return;  // a sanitizer keeps freed memory for a while
+  EXPECT_GT(both[0], both[1] + 60e6);
+  EXPECT_LT(both[1], alone[0] + 30e6) << "some of the large model counts for the small one";
 }
 
 }  // namespace
