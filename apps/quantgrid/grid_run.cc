@@ -11,6 +11,7 @@
 #include "core/hash.h"
 #include "core/interrupt.h"
 #include "core/log.h"
+#include "core/memory.h"
 #include "core/version.h"
 #include "grid/commands.h"
 #include "grid/names.h"
@@ -24,6 +25,17 @@ namespace {
 
 std::filesystem::path synthetic_folder(const Grid& grid, const GridModel& row, uint64_t seed) {
   return grid.models_dir / fmt::format("{}-synth-{}", row.stem, seed);
+}
+
+Error folder_is_missing(const Grid& grid, const GridModel& row) {
+  const std::string named =
+      fmt::format("`folder` under [models.{}] in {}",
+                  row.name.find('.') == row.name.npos ? row.name : '"' + row.name + '"', grid.file.string());
+  return Error(
+      "the model's folder is not here", row.folder.string(),
+      fmt::format("put the Hugging Face folder of {} there, {}, or say --weights-from synth to measure speed "
+                  "with random weights",
+                  row.label, row.has_own_folder ? "correct " + named : "name it with --model-dir or by " + named));
 }
 
 }  // namespace
@@ -43,11 +55,7 @@ GridRun::Model& GridRun::model(const std::string& name) {
   m->row = &grid_.model(name);
   m->folder = m->row->folder;
   if (!std::filesystem::exists(m->folder)) {
-    if (!options_.synth_seed)
-      throw Error("the model's folder is not here", m->folder.string(),
-                  "put the Hugging Face folder of " + m->row->label +
-                      " there, name it with --model-dir or in the grid, or say --weights-from synth to measure speed "
-                      "with random weights");
+    if (!options_.synth_seed) throw folder_is_missing(grid_, *m->row);
     m->synthetic = true;
     if (options_.executor == "cuda") {  // in memory: nothing is calibrated, so nothing is worth keeping
       m->base = synthetic_checkpoint(*m, WeightFormat::fp16);
@@ -211,11 +219,31 @@ CudaExecutorOptions GridRun::cuda_options(const Case& c) const {
   return cuda;
 }
 
+bool GridRun::begin_peak() {
+  const auto release = [](const std::shared_ptr<const Checkpoint>& checkpoint) {
+    if (const TensorSet* files = checkpoint ? checkpoint->stored() : nullptr) files->release_pages();
+  };
+  for (const auto& [name, m] : models_) {
+    if (!m) continue;
+    release(m->base);
+    for (const auto& [folder, checkpoint] : m->checkpoints) release(checkpoint);
+  }
+  if (reset_peak_rss()) return true;
+  if (!said_no_peak_)
+    warn("the kernel does not let the peak of resident memory begin anew (/proc/self/clear_refs), so none is recorded");
+  said_no_peak_ = true;
+  return false;
+}
+
 std::shared_ptr<Executor> GridRun::speed_executor(Model& m, const Case& c, const Load& load,
                                                   const EngineOptions& engine) {
-  if (options_.executor == "cpu") return executor(m, c, engine.max_batch * (load.isl + load.osl + 32), engine.max_rows);
+  if (options_.executor == "cpu") {
+    has_own_peak_ = begin_peak();
+    return executor(m, c, engine.max_batch * (load.isl + load.osl + 32), engine.max_rows);
+  }
   if (speed_case_ == c.id() && speed_executor_) return speed_executor_;
   speed_executor_.reset();  // its memory is needed
+  has_own_peak_ = begin_peak();
   ExecutorOptions options;
   options.kv = c.kv;
   options.page_tokens = default_page_tokens(options_.executor);

@@ -98,6 +98,9 @@ class GridRun {
   Load grid_load(const Workload& w) const;
   std::shared_ptr<Executor> speed_executor(Model& m, const Case& c, const Load& load, const EngineOptions& options);
   CudaExecutorOptions cuda_options(const Case& c) const;
+  // Before work whose peak of resident memory is recorded: what earlier work read or freed counts no longer. False
+  // where the kernel does not allow it, and then none is recorded.
+  bool begin_peak();
   std::vector<Workload> workloads() const;
 
   // grid_run_checkpoints.cc
@@ -141,6 +144,8 @@ class GridRun {
   std::string text_hash_;                     // of the accuracy text; empty until it is asked for
   std::shared_ptr<Executor> speed_executor_;  // of the case below
   std::string speed_case_;
+  bool has_own_peak_ = false;  // the peak of resident memory began with the loading of that executor
+  bool said_no_peak_ = false;
   std::unique_ptr<ServeChild> serve_child_;
 };
 

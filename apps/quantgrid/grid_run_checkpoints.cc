@@ -98,7 +98,9 @@ void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases)
   job.architecture = architecture_of_family(m.base->table().shape.family);
   job.options = calibration_options(grid_.calibration);
   job.calibration = read_calibration(*m.tokenizer, grid_.calibration.text, job.options);
+  const bool has_own_peak = begin_peak();
   const std::vector<QuantizeReport> reports = run_job(m, job);
+  const auto peak_bytes = static_cast<double>(peak_rss_bytes());
   for (size_t i = 0; i < reports.size(); ++i) {
     const QuantizeReport& r = reports[i];
     info("{}: {:.0f} s, mean output error {:.1e}", r.out.filename().string(), r.seconds, r.mean_relative_error);
@@ -110,10 +112,9 @@ void GridRun::make_missing_checkpoints(Model& m, const std::vector<Case>& cases)
     const CellPart p = part(m, subject, "quantize", job.calibration.hash);
     Record common = common_record(m, subject, p);
     common.case_number.reset();
-    append(common,
-           {measured(common, "quantize_s", r.seconds),
-            measured(common, "peak_host_bytes", static_cast<double>(peak_rss_bytes()))},
-           r.seconds);
+    std::vector<Record> rows{measured(common, "quantize_s", r.seconds)};
+    if (has_own_peak) rows.push_back(measured(common, "peak_host_bytes", peak_bytes));
+    append(common, std::move(rows), r.seconds);
   }
 }
 

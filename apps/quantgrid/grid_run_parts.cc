@@ -55,7 +55,7 @@ RanKernels kernels_of(const Executor& ran) {
   return {std::string(to_string(ran.compute_path())), ran.kernels()};
 }
 
-std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const Load& load) {
+std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const Load& load, bool has_own_peak) {
   std::vector<Record> rows;
   const auto add = [&](std::string_view metric, double value) {
     return &rows.emplace_back(measured(common, metric, value));
@@ -80,7 +80,7 @@ std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const
       row->ci_level = 0.95;
       row->ci_method = "binomial";
     }
-    add("peak_rss_bytes", static_cast<double>(peak_rss_bytes()));
+    if (has_own_peak) add("peak_rss_bytes", static_cast<double>(peak_rss_bytes()));
     return rows;
   }
   add("ttft_ms_p50", r.ttft_ms_p50);
@@ -90,7 +90,7 @@ std::vector<Record> speed_rows(const Record& common, const BenchResult& r, const
     add("itl_ms_p99", r.itl_ms_p99);
     add("batch_achieved", r.batch_achieved);
   }
-  add("peak_rss_bytes", static_cast<double>(peak_rss_bytes()));
+  if (has_own_peak) add("peak_rss_bytes", static_cast<double>(peak_rss_bytes()));
   return rows;
 }
 
@@ -344,7 +344,7 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
     common.num_failed = r.failed;
     if (load.arrival == Arrival::rate) common.window_s = r.seconds;
     common.batch_achieved = r.batch_achieved;
-    std::vector<Record> rows = speed_rows(common, r, load);
+    std::vector<Record> rows = speed_rows(common, r, load, has_own_peak_);
     if (options_.executor == "cuda") add_gpu_rows(common, r, use, rows);
     append(common, std::move(rows), seconds_since(start));
   } catch (const Error& e) {

@@ -61,7 +61,11 @@ ExitCode report(ReportFlags flags) {
   const Study study = open_study(flags.files);
   PageOptions options;
   options.language = *parse_language(flags.language);
-  if (!flags.prices.empty()) options.prices = load_prices(flags.prices);
+  if (!flags.prices.empty()) {
+    options.prices = load_prices(flags.prices);
+    const std::string unused = unused_prices(*options.prices, study, flags.prices.string());
+    if (!unused.empty()) warn("{}", unused);
+  }
   if (!flags.out.empty()) write_page(flags.out, html_page(study, options));
   if (!flags.markdown.empty()) write_page(flags.markdown, markdown_page(study, options));
   if (!flags.csv.empty()) write_page(flags.csv, results_as_csv(study.results));
@@ -83,7 +87,8 @@ const RegisterVerb kReport{
        command.add_option("--csv", flags->csv, "every measurement, one a line");
        command.add_option("--lang", flags->language, "en or zh")->check(CLI::IsMember({"en", "zh"}));
        command.add_option("--prices", flags->prices,
-                          "TOML or JSON: card = currency per hour; shows cost per million tokens");
+                          "TOML or JSON: card = currency per hour; shows cost per million tokens. A name that is no "
+                          "card is refused; a card without results here is said");
        command.add_option("--grid", flags->files.grid, "grid file (default: the plan of 45 cases)");
        command.add_option("--engine", flags->files.engines, "only results of these engines, as native,vllm")
            ->delimiter(',');

@@ -201,19 +201,13 @@ Json cases_json(GridRun& run) {
 }
 
 std::filesystem::path journal_file(const RunFlags& flags) {
-  const std::filesystem::path file =
-      flags.journal.empty() ? std::filesystem::path(flags.grid).stem().string() + ".jsonl" : flags.journal;
-  if (!file.parent_path().empty()) std::filesystem::create_directories(file.parent_path());
-  return file;
+  return flags.journal.empty() ? std::filesystem::path(flags.grid).stem().string() + ".jsonl" : flags.journal;
 }
 
 Grid grid_of(const RunFlags& flags) {
-  Grid grid = load_grid(flags.grid, read_model_shape);
+  Grid grid = load_grid(flags.grid, read_model_shape, flags.model_dir);
   if (!flags.calib.empty()) grid.calibration.text = flags.calib;
   if (flags.calib_sequences > 0) grid.calibration.samples = flags.calib_sequences;
-  if (flags.model_dir.empty()) return grid;
-  grid.models_dir = flags.model_dir;
-  for (GridModel& m : grid.models) m.folder = grid.models_dir / m.stem;
   return grid;
 }
 
@@ -328,7 +322,8 @@ const RegisterVerb kVerb(
        auto f = std::make_shared<RunFlags>();
        command.add_option("grid", f->grid, "grid file")->required();
        command.add_option("--model-dir", f->model_dir,
-                          "where models are and checkpoints are made (default: the grid's models_dir)");
+                          "where models are and checkpoints are made (default: the grid's models_dir); a model whose "
+                          "`folder` the grid names is taken from there all the same");
        command.add_option("--filter", f->filter, "only cases that match, e.g. 'weights=fp8 & kv=fp8'");
        command.add_option("--target", f->target, "only cases of this card");
        command.add_option("--engine", f->engine, "engine to run them on");

@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "core/log.h"
 #include "core/memory.h"
+#include "core/new_folder.h"
 #include "engines/run_card.h"
 #include "engines/run_commands.h"
 #include "engines/run_grid.h"
@@ -92,20 +93,16 @@ Json cases_json(const EngineGridRun& run) {
 }  // namespace
 
 ExitCode run_on_engine(EngineId engine, const EngineRunFlags& flags) {
-  Grid grid = load_grid(flags.grid, read_model_shape);
-  if (!flags.model_dir.empty()) {
-    grid.models_dir = flags.model_dir;
-    for (GridModel& m : grid.models) m.folder = grid.models_dir / m.stem;
-  }
+  const Grid grid = load_grid(flags.grid, read_model_shape, flags.model_dir);
   workloads_named(grid, *parse_profile(flags.profile), flags.points);  // a name that is not there is refused first
   const EngineSpec& spec = engine_spec(engine);
   std::string name = spec.key();
   std::replace(name.begin(), name.end(), '/', '-');
   const fs::path dir = flags.engine_dir.empty() ? fs::path(fs::path(flags.grid).stem().string() + "-" + name)
                                                 : fs::path(flags.engine_dir);
+  const NewFolder made(dir);  // a run that is refused leaves none
   std::error_code code;
-  fs::create_directories(dir, code);
-  if (!fs::is_directory(dir))
+  if (!fs::is_directory(dir, code))
     throw Error("the folder for reports and logs cannot be made", dir.string(), "name another with --engine-dir");
 
   const CardHere card = card_here(flags.gpu, dir);
@@ -149,7 +146,6 @@ ExitCode run_on_engine(EngineId engine, const EngineRunFlags& flags) {
 
   const fs::path journal_file =
       flags.journal.empty() ? fs::path(fs::path(flags.grid).stem().string() + ".jsonl") : fs::path(flags.journal);
-  if (!journal_file.parent_path().empty()) fs::create_directories(journal_file.parent_path());
   JournalWriter journal(journal_file, environment);
   info("{}: {} cases on {}, journal {}", spec.label, rows.size(), card.name, journal_file.string());
   EngineGridRun run(grid, rows, plan, options, *driver, journal);

@@ -167,7 +167,7 @@ const RegisterVerb kSubmit(
        command.add_option("--filter", f->filter, "only cases that match");
        command.add_option("--target", f->target, "only cases of this card");
        command.add_option("--profile", f->profile, "quick or full")->check(CLI::IsMember({"quick", "full"}));
-       command.add_option("--model-dir", f->model_dir, "where models are and checkpoints are made");
+       command.add_option("--model-dir", f->model_dir, "as of `run`: where models are and checkpoints are made");
        command.add_option("--weights-from", f->weights_from, "synth or synth:SEED: random weights, speed only");
        command.add_option("--executor", f->executor, "cpu: all cases on the nodes' processors, for their accuracy")
            ->check(CLI::IsMember({"auto", "cpu"}));

@@ -1,5 +1,6 @@
 #include "core/memory.h"
 
+#include <malloc.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -31,8 +32,12 @@ int64_t anonymous_rss_bytes() {
   return status_kib("RssAnon:") * 1024;
 }
 
-void reset_peak_rss() {
-  std::ofstream("/proc/self/clear_refs") << "5";
+bool reset_peak_rss() {
+  malloc_trim(0);
+  if (status_kib("VmHWM:") == 0) return false;  // peak_rss_bytes() falls back to what cannot be reset
+  std::ofstream file("/proc/self/clear_refs");
+  file << "5" << std::flush;
+  return file.good();
 }
 
 double process_seconds() {

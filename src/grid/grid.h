@@ -19,6 +19,7 @@ struct GridModel {
   std::string name, label, stem;
   std::filesystem::path folder;     // of the original model; MODELS_DIR/STEM unless the file says otherwise
   std::optional<ModelShape> shape;  // empty: not a model known by name, and its folder is not here
+  bool has_own_folder = false;      // the file names it, whatever MODELS_DIR is
 };
 
 enum class WorkloadKind { decode, throughput, prefill, rate };
@@ -112,8 +113,11 @@ struct Grid {
 using ShapeReader = std::function<ModelShape(const std::filesystem::path& folder)>;
 
 // Throws Error naming file, line, key and the allowed values. read_shape is asked for models that are not known by name
-// and whose folder exists; without it their shape stays empty.
-Grid load_grid(const std::filesystem::path& file, const ShapeReader& read_shape = {});
-Grid parse_grid(std::string_view toml, const std::filesystem::path& file, const ShapeReader& read_shape = {});
+// and whose folder exists; without it their shape stays empty. models_dir, when it is not empty, stands for the file's
+// (`run --model-dir`); a folder that the file names for a model stays what it is.
+Grid load_grid(const std::filesystem::path& file, const ShapeReader& read_shape = {},
+               const std::filesystem::path& models_dir = {});
+Grid parse_grid(std::string_view toml, const std::filesystem::path& file, const ShapeReader& read_shape = {},
+                const std::filesystem::path& models_dir = {});
 
 }  // namespace qg

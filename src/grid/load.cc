@@ -40,12 +40,13 @@ class Loader {
     grid_.file = file;
   }
 
-  Grid load() {
+  Grid load(const std::filesystem::path& models_dir) {
     root_.only({"title", "description", "models_dir", "cases", "product", "models", "cards", "workloads", "accuracy",
                 "calibration", "gates"});
     grid_.title = root_.get_string("title", grid_.file.stem().string());
     grid_.description = root_.get_string("description", "");
     grid_.models_dir = resolved(grid_.file, root_.get_string("models_dir", "models"));
+    if (!models_dir.empty()) grid_.models_dir = models_dir;
     read_cards();
     read_models();
     read_cases();
@@ -140,7 +141,8 @@ class Loader {
       m.stem = row.get_string("stem", known ? known->stem : name);
       check_name(row, "stem", m.stem);
       m.label = row.get_string("label", known ? known->label : name);
-      m.folder = row.has("folder") ? resolved(grid_.file, row.get_string("folder")) : grid_.models_dir / m.stem;
+      m.has_own_folder = row.has("folder");
+      m.folder = m.has_own_folder ? resolved(grid_.file, row.get_string("folder")) : grid_.models_dir / m.stem;
       grid_.models.push_back(std::move(m));
     }
   }
@@ -315,13 +317,15 @@ class Loader {
 
 }  // namespace
 
-Grid parse_grid(std::string_view toml, const std::filesystem::path& file, const ShapeReader& read_shape) {
+Grid parse_grid(std::string_view toml, const std::filesystem::path& file, const ShapeReader& read_shape,
+                const std::filesystem::path& models_dir) {
   const toml::table root = parse_toml(toml, file.string());
-  return Loader(root, file, read_shape).load();
+  return Loader(root, file, read_shape).load(models_dir);
 }
 
-Grid load_grid(const std::filesystem::path& file, const ShapeReader& read_shape) {
-  return parse_grid(read_file(file, kMaxTomlBytes), file, read_shape);
+Grid load_grid(const std::filesystem::path& file, const ShapeReader& read_shape,
+               const std::filesystem::path& models_dir) {
+  return parse_grid(read_file(file, kMaxTomlBytes), file, read_shape, models_dir);
 }
 
 }  // namespace qg

@@ -180,36 +180,65 @@ Journal read_journal(const fs::path& file) {
 JournalWriter::JournalWriter(const fs::path& file, Environment environment)
     : file_(file), environment_(std::move(environment)) {
   if (environment_.run_id.empty()) throw Error("a run needs an id", file.string());
-  if (std::error_code code; !file.parent_path().empty()) fs::create_directories(file.parent_path(), code);
-  fd_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (fd_ < 0) fail("the journal cannot be opened", file);
+  open_and_lock();
   try {
-    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-      if (errno != EWOULDBLOCK) fail("the journal cannot be locked", file);
-      throw Error("another run is writing to this journal", file.string(),
-                  "wait for it to end, or name another journal with --journal");
-    }
-    Journal journal = read_journal(file);
-    cut_bytes_ = journal.torn_bytes;
-    end_bytes_ = journal.sound_bytes;
-    if (cut_bytes_ > 0 && ::ftruncate(fd_, end_bytes_) != 0) fail("the torn end cannot be cut", file);
-    for (JournalRun& run : journal.runs) {
-      environment_written_ |= run.environment.run_id == environment_.run_id;
-      for (Attempt& attempt : run.attempts) {
-        const std::string key = attempt.done.subject.case_key;
-        done_[key] |= is_final(*parse_case_status(attempt.done.subject.status));
-        newest_[key] = std::move(attempt);
-      }
-    }
+    take_content();
   } catch (...) {
-    ::close(fd_);
+    close();
     throw;
   }
 }
 
+// Another writer may take its empty file away between open and lock. Whoever then holds the lock of a file that no
+// longer has the name would write for nobody, so that it is made again.
+void JournalWriter::open_and_lock() {
+  for (;;) {
+    if (!file_.parent_path().empty()) folder_.emplace(file_.parent_path());
+    fd_ = ::open(file_.c_str(), O_RDWR | O_CLOEXEC);
+    is_new_ = fd_ < 0 && errno == ENOENT && !fs::is_symlink(file_);
+    if (fd_ < 0) fd_ = ::open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd_ < 0) fail("the journal cannot be opened", file_);
+    struct stat opened {};
+    struct stat named {};
+    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+      const int code = errno;
+      ::close(fd_);
+      errno = code;
+      if (errno != EWOULDBLOCK) fail("the journal cannot be locked", file_);
+      throw Error("another run is writing to this journal", file_.string(),
+                  "wait for it to end, or name another journal with --journal");
+    }
+    if (::fstat(fd_, &opened) == 0 && ::stat(file_.c_str(), &named) == 0 && opened.st_ino == named.st_ino &&
+        opened.st_dev == named.st_dev)
+      return;
+    ::close(fd_);
+  }
+}
+
+void JournalWriter::take_content() {
+  Journal journal = read_journal(file_);
+  cut_bytes_ = journal.torn_bytes;
+  end_bytes_ = journal.sound_bytes;
+  if (cut_bytes_ > 0 && ::ftruncate(fd_, end_bytes_) != 0) fail("the torn end cannot be cut", file_);
+  for (JournalRun& run : journal.runs) {
+    environment_written_ |= run.environment.run_id == environment_.run_id;
+    for (Attempt& attempt : run.attempts) {
+      const std::string key = attempt.done.subject.case_key;
+      done_[key] |= is_final(*parse_case_status(attempt.done.subject.status));
+      newest_[key] = std::move(attempt);
+    }
+  }
+}
+
+void JournalWriter::close() {
+  struct stat status {};
+  if (is_new_ && ::fstat(fd_, &status) == 0 && status.st_size == 0) ::unlink(file_.c_str());  // still locked
+  ::close(fd_);                                                                               // drops the lock
+}
+
 JournalWriter::~JournalWriter() {
-  ::close(fd_);
-}  // closing drops the lock
+  close();
+}
 
 bool JournalWriter::is_done(const std::string& case_key) const {
   const auto found = done_.find(case_key);

@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/new_folder.h"
 #include "record/environment.h"
 #include "record/record.h"
 
@@ -40,7 +42,8 @@ class JournalWriter {
  public:
   // Makes the file or goes on with it; cuts a torn end. Throws Error when another process writes to it, or when its
   // content is not sound. The environment line is written with the first case, so that a run with nothing to do leaves
-  // the file as it was.
+  // the file as it was. A new file is there at once, since it is what is locked; when nothing was recorded it goes away
+  // with the writer, and so do the folders that were made for it.
   JournalWriter(const std::filesystem::path& file, Environment environment);
   ~JournalWriter();
   JournalWriter(const JournalWriter&) = delete;
@@ -60,11 +63,16 @@ class JournalWriter {
   int64_t cut_bytes() const { return cut_bytes_; }  // torn bytes that were cut at opening
 
  private:
+  void open_and_lock();
+  void take_content();
+  void close();
   void write_synced(const std::string& text);
 
   std::filesystem::path file_;
   Environment environment_;
+  std::optional<NewFolder> folder_;
   int fd_ = -1;
+  bool is_new_ = false;    // this writer made the file
   int64_t end_bytes_ = 0;  // where the next batch begins
   int64_t cut_bytes_ = 0;
   bool environment_written_ = false;

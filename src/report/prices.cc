@@ -1,12 +1,15 @@
 #include "report/prices.h"
 
+#include <fmt/format.h>
 #include <toml++/toml.h>
 #include <cmath>
+#include <set>
 #include <sstream>
 
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "grid/cards.h"
 #include "grid/names.h"
 
 namespace qg {
@@ -63,6 +66,30 @@ Prices parse_prices(std::string_view text, const std::string& where) {
   }
   if (prices.per_hour.empty()) throw Error("names no price", where, "add a line: h100 = 2.5 (currency per hour)");
   return prices;
+}
+
+std::string unused_prices(const Prices& prices, const Study& study, const std::string& where) {
+  std::set<std::string> here;
+  for (const Group& group : study.groups) here.insert(group.gpu);
+  const std::string has =
+      here.empty() ? "the report has no results" : fmt::format("the report has {}", fmt::join(here, ", "));
+  std::vector<std::string> known(here.begin(), here.end()), unknown, unused;  // what is here is meant first
+  for (const std::string& id : card_ids()) known.push_back(id);
+  for (const auto& [card, price] : prices.per_hour) {
+    if (here.contains(card)) continue;
+    (study.card(card) ? unused : unknown).push_back(card);
+  }
+  if (!unknown.empty()) {
+    const std::string near = nearest_name(unknown.front(), known);
+    throw Error(fmt::format("no card is called {}", fmt::join(unknown, ", ")), where,
+                (near.empty() ? "" : "did you mean \"" + near + "\"? ") + has);
+  }
+  if (unused.empty()) return {};
+  if (unused.size() == prices.per_hour.size())
+    return fmt::format("{}: none of the prices is used, there are no results of {}; {}", where, fmt::join(unused, ", "),
+                       has);
+  return fmt::format("{}: there are no results of {}, whose prices are not used; {}", where, fmt::join(unused, ", "),
+                     has);
 }
 
 Prices load_prices(const std::filesystem::path& file) {

@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "report/study.h"
+
 namespace qg {
 
 struct Prices {
@@ -18,5 +20,9 @@ struct Prices {
 
 Prices load_prices(const std::filesystem::path& file);  // throws Error naming file, key and what is allowed
 Prices parse_prices(std::string_view text, const std::string& where);
+
+// Prices against the cards of a report, in words; empty when every price is of one of them. A price of what is no card
+// at all, as a slip in its name makes one, throws Error.
+std::string unused_prices(const Prices& prices, const Study& study, const std::string& where);
 
 }  // namespace qg

@@ -299,6 +299,32 @@ TEST_F(ContractTest, MergeDoesNotDependOnOrderAndReportHasEveryForm) {
   EXPECT_EQ(run_program("report all.db --summary s.json --check", folder_).exit_code, 3);
 }
 
+// A slip in a card's name must not give a page without costs that nobody notices.
+TEST_F(ContractTest, ReportSaysWhichPricesItCannotUse) {
+  const std::string command =
+      "report '" + (kSource / "results/h100-speed.jsonl").string() + "' -o p.html --prices prices.toml";
+  write_text(folder_ / "prices.toml", "h10 = 3.5\nl4 = 0.8\nmy_card = 1\n");
+  const Outcome slip = run_program(command, folder_);
+  EXPECT_EQ(slip.exit_code, 1);
+  for (const char* part : {"prices.toml", "h10, my_card", "did you mean \"h100\"?", "the report has h100"})
+    EXPECT_NE(slip.err.find(part), std::string::npos) << part << ": " << slip.err;
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "p.html")) << "the page was written first";
+
+  write_text(folder_ / "prices.toml", "l4 = 0.8\na10 = 1\n");  // cards, but not the report's
+  const Outcome none = run(command);
+  for (const char* part : {"none of the prices is used", "a10, l4", "the report has h100"})
+    EXPECT_NE(none.err.find(part), std::string::npos) << part << ": " << none.err;
+  EXPECT_EQ(read_text(folder_ / "p.html").find("per million tokens"), std::string::npos);
+
+  write_text(folder_ / "prices.toml", "h100 = 3.5\nl4 = 0.8\n");  // one file for many reports
+  const Outcome some = run(command);
+  EXPECT_NE(some.err.find("no results of l4"), std::string::npos) << some.err;
+  EXPECT_NE(read_text(folder_ / "p.html").find("per million tokens"), std::string::npos);
+
+  write_text(folder_ / "prices.toml", "h100 = 3.5\n");
+  EXPECT_EQ(run(command).err.find("price"), std::string::npos);
+}
+
 TEST_F(ContractTest, MachineVerbsAnswer) {
   EXPECT_TRUE(json("devices").contains("gpus"));
   EXPECT_TRUE(json("doctor").contains("findings"));

@@ -210,6 +210,19 @@ TEST_F(EngineRunTest, KilledItLeavesNothingBehindAndGoesOn) {
   EXPECT_EQ(run("run grid.toml --engine vllm --journal j.jsonl").exit_code, 0);
 }
 
+// The shape of a model that the program does not know is read where --model-dir says that it is: without it the
+// engine's cache could not be checked.
+TEST_F(EngineRunTest, ModelDirStandsForTheGridsModelsDir) {
+  std::string grid = std::string(kEngineCases) + kEngineWorkloads;
+  grid.replace(grid.find("\"models\""), 8, "\"nowhere\"");
+  grid.replace(grid.find("folder = \"models/tiny\"\n"), 23, "");
+  write_text(folder_ / "grid.toml", grid);
+  programs_->mode("lie", "fp16");
+  const Outcome outcome = run(kPytorch + std::string("--filter number=1 --model-dir models"));
+  EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+  EXPECT_EQ(statuses("kv_mismatch").size(), 2u);
+}
+
 TEST_F(EngineRunTest, WrongUseIsOneClearMessage) {
   struct Wrong {
     const char* arguments;
@@ -231,13 +244,16 @@ TEST_F(EngineRunTest, WrongUseIsOneClearMessage) {
     const Outcome outcome = run("run grid.toml " + std::string(wrong.arguments));
     EXPECT_EQ(outcome.exit_code, wrong.exit_code) << wrong.arguments << "\n" << outcome.err;
     EXPECT_NE(outcome.err.find(wrong.says), std::string::npos) << wrong.arguments << "\n" << outcome.err;
+    for (const char* left : {"grid.jsonl", "grid-vllm"})
+      EXPECT_FALSE(fs::exists(folder_ / left)) << wrong.arguments << " leaves " << left;
   }
   programs_->add("nvidia-smi", "echo 'NVIDIA-SMI has failed because it could not communicate with the driver'; exit 9");
   const Outcome none = run("run grid.toml --engine vllm");
   EXPECT_EQ(none.exit_code, 4);
   EXPECT_NE(none.err.find("could not communicate"), std::string::npos) << none.err;
   programs_->add("nvidia-smi", "echo 'garbage'");
-  EXPECT_EQ(run("run grid.toml --engine vllm").exit_code, 4);
+  EXPECT_EQ(run("run grid.toml --engine vllm --engine-dir new/deep").exit_code, 4);
+  for (const char* left : {"grid.jsonl", "grid-vllm", "new"}) EXPECT_FALSE(fs::exists(folder_ / left)) << left;
 }
 
 TEST_F(EngineRunTest, EnginesSaysWhatIsInstalled) {

@@ -9,6 +9,7 @@
 
 #include "core/json.h"
 #include "tests/cli/program.h"
+#include "tests/sanitized.h"
 
 namespace qg {
 namespace {
@@ -291,6 +292,79 @@ TEST_F(GridRunTest, MissingModelAsksForSynthInSoManyWords) {
   const Outcome run = run_program("run known.toml --journal j.jsonl", folder_);
   EXPECT_EQ(run.exit_code, 1);
   EXPECT_NE(run.err.find("--weights-from synth"), std::string::npos) << run.err;
+}
+
+// --model-dir stands for the grid's models_dir: models without a folder of their own are looked for there, checkpoints
+// are made there, and a folder that the grid names stays what it is.
+TEST_F(GridRunTest, AFolderInTheGridIsKeptUnderModelDir) {
+  const std::string small =
+      " --layers 2 --hidden 128 --heads 4 --kv-heads 2 --head-dim 32 --ffn 256 --vocab 320 --seed ";
+  ASSERT_EQ(run_program("synth llama-3.2-3b other/tiny" + small + "5", folder_).exit_code, 0);
+  const auto base_of = [&](const std::string& journal) {
+    const std::string text = read_text(folder_ / journal), key = "\"base_ckpt_sha\":\"";
+    const size_t at = text.find(key);
+    return at == std::string::npos ? "" : text.substr(at + key.size(), 64);
+  };
+  const std::string command = "run grid.toml --filter number=2 --checkpoints-only --journal ";
+  ASSERT_EQ(run_program(command + "here.jsonl", folder_).exit_code, 0);
+  const Outcome apart = run_program(command + "apart.jsonl --model-dir other", folder_);
+  ASSERT_EQ(apart.exit_code, 0) << apart.err;
+  EXPECT_EQ(base_of("apart.jsonl"), base_of("here.jsonl")) << "the model of --model-dir was taken";
+  EXPECT_TRUE(fs::exists(folder_ / "other/tiny-trtllm-ckpt-wq_fp8-kv_fp16"));
+
+  std::string without = kGrid;
+  const std::string named = "folder = \"models/tiny\"\n";
+  without.replace(without.find(named), named.size(), "");
+  write_text(folder_ / "grid.toml", without);
+  fs::remove_all(folder_ / "other/tiny-trtllm-ckpt-wq_fp8-kv_fp16");
+  const Outcome there = run_program(command + "there.jsonl --model-dir other", folder_);
+  ASSERT_EQ(there.exit_code, 0) << there.err;
+  EXPECT_NE(base_of("there.jsonl"), base_of("here.jsonl"));
+
+  // A folder that is named and not there: what is to be corrected is the grid.
+  write_text(folder_ / "grid.toml",
+             std::string(kGrid).replace(std::string(kGrid).find(named), named.size(), "folder = \"models/tyni\"\n"));
+  const Outcome missing = run_program("run grid.toml --filter number=1 --journal m.jsonl --model-dir other", folder_);
+  EXPECT_EQ(missing.exit_code, 1);
+  for (const char* part : {"models/tyni", "`folder` under [models.tiny]"})
+    EXPECT_NE(missing.err.find(part), std::string::npos) << missing.err;
+}
+
+// A small case after a large one in the same process: its peak is its own.
+TEST_F(GridRunTest, PeakMemoryIsTheCasesOwn) {
+  ASSERT_EQ(
+      run_program("synth llama-3.2-3b models/large --layers 2 --hidden 1024 --heads 8 --kv-heads 2 --head-dim 128 "
+                  "--ffn 2048 --vocab 40000 --seed 4",
+                  folder_)
+          .exit_code,
+      0);
+  write_text(folder_ / "grid.toml", R"(models_dir = "models"
+[models.large]
+[models.tiny]
+[cases]
+baseline = [[1, "large", "cpu", "fp16", "fp16"], [2, "tiny", "cpu", "fp16", "fp16"]]
+[[workloads]]
+name = "decode/b1"
+kind = "decode"
+isl = 8
+osl = 4
+batch = 1
+rounds = 2
+)");
+  const auto peaks = [&](const std::string& more) {
+    const Outcome run = run_program("run grid.toml --json " + more, folder_);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    std::vector<double> bytes;
+    for (const Json& c : parse_json(run.out, "run --json"))
+      bytes.push_back(c["metrics"]["decode/b1 peak_rss_bytes"].get<double>());
+    return bytes;
+  };
+  const std::vector<double> both = peaks("--journal both.jsonl"), alone = peaks("--filter number=2 --journal a.jsonl");
+  ASSERT_EQ(both.size(), 2u);
+  ASSERT_EQ(alone.size(), 1u);
+  if (kSlowdown > 1) return;  // a sanitizer keeps freed memory for a while
+  EXPECT_GT(both[0], both[1] + 60e6);
+  EXPECT_LT(both[1], alone[0] + 30e6) << "some of the large model counts for the small one";
 }
 
 }  // namespace

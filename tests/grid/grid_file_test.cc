@@ -118,6 +118,21 @@ TEST(GridFile, ShapeOfAFolderIsAskedFor) {
   EXPECT_EQ(grid.shape(grid.cases[0]).layers, 7);
 }
 
+TEST(GridFile, AnotherModelsDirLeavesNamedFoldersAlone) {
+  const char* const text =
+      "models_dir = \"here\"\n[models.named]\nfolder = \"mine\"\n[models.other]\n[cases]\nmust = "
+      "[[1, \"named\", \"a10\", \"fp16\", \"fp16\"], [2, \"other\", \"a10\", \"fp16\", \"fp16\"], "
+      "[3, \"llama-3.1-8b\", \"a10\", \"fp16\", \"fp16\"]]\n";
+  const Grid grid = parse_grid(text, "/home/me/grids/mine.toml", {}, "there");
+  EXPECT_EQ(grid.models_dir, "there");  // as it was given, not from the grid's folder
+  EXPECT_EQ(grid.model("named").folder, "/home/me/grids/mine");
+  EXPECT_TRUE(grid.model("named").has_own_folder);
+  EXPECT_EQ(grid.model("other").folder, "there/other");
+  EXPECT_EQ(grid.model("llama-3.1-8b").folder, "there/llama-3.1-8b-instruct");
+  EXPECT_FALSE(grid.model("other").has_own_folder);
+  EXPECT_EQ(parse_grid(text, "/home/me/grids/mine.toml").model("other").folder, "/home/me/grids/here/other");
+}
+
 TEST(GridFile, Workloads) {
   const Grid grid = parse(std::string(kOneCase) + R"(
 [[workloads]]

@@ -3,8 +3,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <fstream>
+#include <thread>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -104,6 +106,50 @@ TEST(Journal, NothingToDoLeavesTheFileAlone) {
   const std::string before = write_sample(folder / "j.jsonl");
   { JournalWriter writer(folder / "j.jsonl", sample::environment("run-3")); }
   EXPECT_EQ(read_file(folder / "j.jsonl"), before);
+}
+
+// Also not a file that holds nothing, nor the folders that it would have lain in.
+TEST(Journal, NothingRecordedLeavesNoFile) {
+  Folder folder;
+  const std::filesystem::path file = folder / "new/deep/j.jsonl";
+  {
+    JournalWriter writer(file, sample::environment("run-1"));
+    EXPECT_TRUE(std::filesystem::exists(file)) << "it is what others see that it is locked";
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder / "new"));
+  append_text(folder / "empty.jsonl", "");  // somebody's
+  { JournalWriter writer(folder / "empty.jsonl", sample::environment("run-1")); }
+  EXPECT_TRUE(std::filesystem::exists(folder / "empty.jsonl"));
+  write_sample(file);
+  EXPECT_EQ(read_journal(file).runs.size(), 2u);
+}
+
+// A writer that takes its empty file away takes nobody's journal with it.
+TEST(Journal, ALeavingWriterTakesNothingOfTheNext) {
+  Folder folder;
+  const std::filesystem::path file = folder / "new/j.jsonl";
+  std::atomic<bool> stop = false;
+  std::vector<std::thread> leaving;
+  for (int i = 0; i < 2; ++i)
+    leaving.emplace_back([&] {
+      while (!stop) try {
+          JournalWriter writer(file, sample::environment("run-0"));
+        } catch (const Error&) {  // another has it
+        }
+    });
+  const Record about = sample::common("decode/b1");
+  for (int kept = 0; kept < 300;) try {
+      {
+        JournalWriter writer(file, sample::environment("run-1"));
+        writer.append_case(sample::done(about), sample::speed_rows(about, 20));
+      }
+      EXPECT_TRUE(std::filesystem::exists(file)) << "after " << kept;
+      std::filesystem::remove(file);
+      ++kept;
+    } catch (const Error&) {  // another has it
+    }
+  stop = true;
+  for (std::thread& thread : leaving) thread.join();
 }
 
 // Whatever prefix of the file a crash leaves, the cases before it are read and the writer goes on behind them.

@@ -200,5 +200,23 @@ TEST(Prices, TomlAndJson) {
     EXPECT_THROW(parse_prices(wrong, "p"), Error) << wrong;
 }
 
+TEST(Prices, AreOfCardsAndWhatIsNotUsedIsSaid) {
+  const Study study = demo_study();  // of the CPU
+  const auto said = [&](const char* text) {
+    try {
+      return unused_prices(parse_prices(text, "p"), study, "p");
+    } catch (const Error& e) {
+      return std::string("refused: ") + e.what();
+    }
+  };
+  EXPECT_EQ(said("cpu = 0.1"), "");
+  EXPECT_EQ(said("cpu = 0.1\nh100 = 2\nl4 = 1"),
+            "p: there are no results of h100, l4, whose prices are not used; the report has cpu");
+  EXPECT_EQ(said("h100 = 2"), "p: none of the prices is used, there are no results of h100; the report has cpu");
+  const std::string slip = said("cpu = 0.1\nh1000 = 2\nmy_card = 1");
+  for (const char* part : {"refused: ", "no card is called h1000, my_card", "did you mean \"h100\"?", "has cpu"})
+    EXPECT_NE(slip.find(part), std::string::npos) << slip;
+}
+
 }  // namespace
 }  // namespace qg
