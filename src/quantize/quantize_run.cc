@@ -170,8 +170,7 @@ class QuantizeRun::Output {
     if (options_.quant.group_size > 0) l.recipe["group_size"] = options_.quant.group_size;
     l.recipe["calibration"] = calibration_json(job_);
     l.recipe["kv_keys"] = "shaped for any position";
-    if (output_.layout != Layout::trtllm) l.recipe["layout"] = std::string(to_string(output_.layout));
-    if (output_.ranks != 1) l.recipe["ranks"] = output_.ranks;
+    describe_folder(l, output_.layout, output_.ranks);
     if (executor_ != "cpu") l.recipe["executor"] = executor_;
     l.calibration_hash = job_.calibration.hash;
     l.seed = job_.options.seed;
