@@ -173,6 +173,10 @@ TEST(Limits, ForeignHostIsRefused) {
   HttpClient client = fake.server->client();
   client.send_bytes("GET /v1/models HTTP/1.1\r\nHost: evil.example\r\n\r\n");
   EXPECT_EQ(client.read_reply().status, 403);
+  client.send_bytes("GET http://evil.example/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  EXPECT_EQ(client.read_reply().status, 403) << "the target's host counts";
+  client.send_bytes("GET http://localhost:1/v1/models?a=b HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+  EXPECT_EQ(client.read_reply().status, 200);
   EXPECT_EQ(client.get("/v1/models").status, 200);
 }
 
