@@ -30,6 +30,13 @@ std::optional<Layout> parse_layout(std::string_view name) {
   return {};
 }
 
+void describe_folder(Lineage& lineage, Layout layout, int64_t ranks) {
+  lineage.recipe.erase("layout");
+  lineage.recipe.erase("ranks");
+  if (layout != Layout::trtllm) lineage.recipe["layout"] = std::string(to_string(layout));
+  if (ranks != 1) lineage.recipe["ranks"] = ranks;
+}
+
 std::unique_ptr<CheckpointWriter> create_checkpoint(const WriterOptions& options) {
   if (options.layout == Layout::trtllm) return create_trtllm(options);
   if (options.ranks != 1)

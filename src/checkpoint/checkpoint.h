@@ -18,6 +18,9 @@ enum class Layout { huggingface, trtllm, modelopt, compressed_tensors, autoawq }
 std::string_view to_string(Layout layout);
 std::optional<Layout> parse_layout(std::string_view name);
 
+// What a recipe says of the folder itself; one GPU and the trtllm layout go without saying.
+void describe_folder(Lineage& lineage, Layout layout, int64_t ranks);
+
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;

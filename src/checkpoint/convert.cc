@@ -186,7 +186,7 @@ class Conversion {
     Lineage l = *from_.lineage();
     l.recipe["converted_from"] = std::string(to_string(from_.layout()));
     if (options_.kv) l.recipe["fixed_kv"] = std::string(to_string(*options_.kv));
-    if (options_.ranks > 1) l.recipe["ranks"] = options_.ranks;
+    describe_folder(l, writer_options_.layout, writer_options_.ranks);
     return l;
   }
 

@@ -1,14 +1,16 @@
 #pragma once
-// A checkpoint folder in the making. Unlike AtomicFolder alone, an earlier run's leftovers are removed first (a
-// checkpoint is written in one go, and its files must be of one run), and so is what an error leaves behind.
+// A checkpoint folder in the making, by one process at a time. Unlike AtomicFolder alone, an earlier run's leftovers
+// are removed first (a checkpoint is written in one go, and its files must be of one run), and so is what an error
+// leaves behind.
 #include "core/error.h"
 #include "core/file.h"
+#include "core/file_lock.h"
 
 namespace qg {
 
 class PartialFolder {
  public:
-  explicit PartialFolder(const std::filesystem::path& final_path) : folder_(final_path) { clear(); }
+  explicit PartialFolder(const std::filesystem::path& final_path) : lock_(final_path), folder_(final_path) { clear(); }
   ~PartialFolder() {
     if (committed_) return;
     std::error_code code;
@@ -35,6 +37,7 @@ class PartialFolder {
       std::filesystem::remove_all(entry.path(), code);
   }
 
+  OutputLock lock_;  // before folder_: until nothing is left of it
   AtomicFolder folder_;
   bool committed_ = false;
 };

@@ -241,7 +241,7 @@ void rewrite_trtllm(const Checkpoint& checkpoint, std::optional<KvFormat> kv, in
   if (checkpoint.lineage()) {
     Lineage lineage = *checkpoint.lineage();
     if (kv) lineage.recipe["fixed_kv"] = std::string(to_string(*kv));
-    if (ranks != 1) lineage.recipe["ranks"] = ranks;
+    describe_folder(lineage, Layout::trtllm, ranks);
     write_lineage(folder.path(), lineage);
   }
   write_file(folder.path() / "config.json", config.dump(4) + "\n");

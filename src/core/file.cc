@@ -134,29 +134,28 @@ void AtomicFile::commit(bool durable) {
   if (durable) sync_folder(path_.parent_path());
 }
 
-AtomicFolder::AtomicFolder(const fs::path& final_path, bool replace)
-    : final_(final_path.lexically_normal()), partial_() {
+AtomicFolder::AtomicFolder(const fs::path& final_path) : final_(final_path.lexically_normal()), partial_() {
   if (final_.filename().empty()) final_ = final_.parent_path();  // "out/" is "out"
   partial_ = final_.string() + ".partial";
+  require_free();
   std::error_code code;
-  if (fs::exists(final_, code) && !(fs::is_directory(final_, code) && fs::is_empty(final_, code)) && !replace)
-    throw Error("exists already", final_.string(), "choose another name, or remove it first");
   fs::create_directories(partial_, code);
   if (code) throw Error("folder cannot be created: " + code.message(), final_.string(), "check path and permissions");
 }
 
-void AtomicFolder::commit() {
+void AtomicFolder::require_free() const {
   std::error_code code;
-  fs::path old;
-  if (fs::exists(final_, code)) {  // an old folder steps aside first, so that the name never points at a mixture
-    old = final_.string() + ".old." + std::to_string(::getpid());
-    fs::rename(final_, old, code);
-    if (code) throw Error("folder cannot be replaced: " + code.message(), final_.string());
-  }
-  fs::rename(partial_, final_, code);
+  if (fs::exists(final_, code) && !(fs::is_directory(final_, code) && fs::is_empty(final_, code)))
+    throw Error("exists already", final_.string(), "choose another name, or remove it first");
+}
+
+void AtomicFolder::commit() {
+  require_free();
+  std::error_code code;
+  if (fs::is_symlink(final_, code)) fs::remove(final_, code);  // to an empty folder
+  fs::rename(partial_, final_, code);                          // onto an empty folder, never onto one with files
   if (code) throw Error("folder cannot be renamed: " + code.message(), partial_.string());
   sync_folder(final_.parent_path());
-  if (!old.empty()) fs::remove_all(old, code);
 }
 
 MappedFile::MappedFile(const fs::path& path) {

@@ -42,12 +42,14 @@ class AtomicFile {
 // which is renamed at the end. A partial folder of an earlier, interrupted run is kept, so that work can go on in it.
 class AtomicFolder {
  public:
-  // Throws Error when `final_path` exists and is not an empty folder, unless `replace`.
-  AtomicFolder(const std::filesystem::path& final_path, bool replace = false);
+  // Throws Error when `final_path` exists and is not an empty folder.
+  explicit AtomicFolder(const std::filesystem::path& final_path);
   const std::filesystem::path& path() const { return partial_; }
-  void commit();
+  void commit();  // throws Error when something else has the name by now
 
  private:
+  void require_free() const;
+
   std::filesystem::path final_, partial_;
 };
 

@@ -17,4 +17,21 @@ class FileLock {
   int fd_ = -1;
 };
 
+// Of an output that one run at a time may make: who comes second does not wait. The file, "OUTPUT.partial.lock", goes
+// with the lock; one that a killed run left there locks nothing.
+class OutputLock {
+ public:
+  // Makes the folders that the output lies in. Throws Error: another process is making it, the file cannot be made.
+  explicit OutputLock(const std::filesystem::path& output);
+  ~OutputLock();
+  OutputLock(const OutputLock&) = delete;
+  OutputLock& operator=(const OutputLock&) = delete;
+
+ private:
+  bool take(const std::filesystem::path& output);
+
+  std::filesystem::path file_;
+  int fd_ = -1;
+};
+
 }  // namespace qg

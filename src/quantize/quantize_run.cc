@@ -31,16 +31,6 @@ std::filesystem::path journal_folder(const QuantizeJob& job) {
   return first.string() + ".journal";
 }
 
-// As the folders of outputs are made: a file that cannot be written is noticed before the work, not after it.
-void make_parent(const std::filesystem::path& file) {
-  if (file.empty() || file.parent_path().empty()) return;
-  std::error_code code;
-  std::filesystem::create_directories(file.parent_path(), code);
-  if (code)
-    throw Error("folder cannot be created: " + code.message(), file.parent_path().string(),
-                "check path and permissions");
-}
-
 Json calibration_json(const QuantizeJob& job) {
   return {{"text", job.calibration.name},
           {"sequences", job.options.sequences},
@@ -170,8 +160,7 @@ class QuantizeRun::Output {
     if (options_.quant.group_size > 0) l.recipe["group_size"] = options_.quant.group_size;
     l.recipe["calibration"] = calibration_json(job_);
     l.recipe["kv_keys"] = "shaped for any position";
-    if (output_.layout != Layout::trtllm) l.recipe["layout"] = std::string(to_string(output_.layout));
-    if (output_.ranks != 1) l.recipe["ranks"] = output_.ranks;
+    describe_folder(l, output_.layout, output_.ranks);
     if (executor_ != "cpu") l.recipe["executor"] = executor_;
     l.calibration_hash = job_.calibration.hash;
     l.seed = job_.options.seed;
@@ -195,7 +184,7 @@ class QuantizeRun::Output {
 QuantizeRun::QuantizeRun(const QuantizeJob& job, const std::string& executor) : job_(job), queue_(kLayersWaiting) {
   // Before the base is hashed, which takes minutes: what is wrong with an output is said at once.
   for (const QuantizeOutput& output : job.outputs) outputs_.push_back(std::make_unique<Output>(job, output, executor));
-  make_parent(job.kv_scales);
+  if (!job.kv_scales.empty()) kv_scales_lock_.emplace(job.kv_scales);
   base_hash_ = std::async(std::launch::async, [&job] { return job.base->weights_hash(); }).share();
   journal_ = std::make_unique<LayerJournal>(journal_folder(job), journal_key(job, executor),
                                             [this] { return base_hash_.get(); });

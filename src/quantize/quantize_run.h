@@ -3,8 +3,10 @@
 // The executor computes layers in order and hands over results; writing goes on beside it.
 #include <future>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "core/file_lock.h"
 #include "quantize/layer_journal.h"
 #include "quantize/layer_result.h"
 #include "quantize/quantize.h"
@@ -45,6 +47,7 @@ class QuantizeRun {
   const QuantizeJob& job_;
   std::shared_future<std::string> base_hash_;
   std::vector<std::unique_ptr<Output>> outputs_;
+  std::optional<OutputLock> kv_scales_lock_;  // as an output's folder has one; before journal_, which is under it
   std::unique_ptr<LayerJournal> journal_;
   KvScales kv_;  // of the base
   bool done_ = false;

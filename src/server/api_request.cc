@@ -35,15 +35,15 @@ std::vector<int32_t> token_ids(const SortedJson& list, const std::string& where)
 }
 
 // A text, a list of texts, a list of token ids, or a list of such lists.
-std::vector<PromptInput> prompts_of(RequestFields& fields) {
+std::vector<PromptInput> prompts_of(RequestFields& fields, int64_t max_choices) {
   const char* const kWanted = "a text, a list of texts, a list of token ids or a list of such lists";
   const SortedJson* prompt = fields.find("prompt");
   if (!prompt) fields.wrong("prompt", kWanted);
   if (prompt->is_string()) return {prompt->get<std::string>()};
   if (!prompt->is_array() || prompt->empty()) fields.wrong("prompt", kWanted);
   if (prompt->front().is_number()) return {token_ids(*prompt, "prompt")};
-  if (static_cast<int64_t>(prompt->size()) > kMaxChoices)
-    fields.wrong("prompt", fmt::format("a list of at most {} prompts", kMaxChoices));
+  if (static_cast<int64_t>(prompt->size()) > max_choices)
+    fields.wrong("prompt", fmt::format("a list of at most {} prompts", max_choices));
   std::vector<PromptInput> prompts;
   for (const SortedJson& item : *prompt) {
     if (item.is_string())
@@ -157,11 +157,11 @@ void refuse_what_is_missing(RequestFields& fields) {
     fields.ignore(name);
 }
 
-void read_common(RequestFields& fields, ApiRequest& request) {
+void read_common(RequestFields& fields, ApiRequest& request, int64_t max_choices) {
   const auto model = fields.string("model");
   if (!model) fields.wrong("model", "a model's name (GET /v1/models tells it)");
   request.model = *model;
-  request.n = fields.integer("n", 1, kMaxChoices).value_or(1);
+  request.n = fields.integer("n", 1, max_choices).value_or(1);
   read_sampling(fields, request);
   read_stop(fields, request);
   read_stream(fields, request);
@@ -170,18 +170,19 @@ void read_common(RequestFields& fields, ApiRequest& request) {
 
 }  // namespace
 
-ApiRequest parse_completion_request(std::string_view body) {
+ApiRequest parse_completion_request(std::string_view body, int64_t max_choices) {
   const SortedJson json = parse_body(body);
   RequestFields fields(json);
   ApiRequest request;
   request.kind = ApiKind::completion;
-  read_common(fields, request);
-  request.prompts = prompts_of(fields);
-  if (static_cast<int64_t>(request.prompts.size()) * request.n > kMaxChoices)
-    throw ApiError(
-        400,
-        fmt::format("{} prompts with n = {} are more than {} choices", request.prompts.size(), request.n, kMaxChoices),
-        "n");
+  read_common(fields, request, max_choices);
+  request.prompts = prompts_of(fields, max_choices);
+  const int64_t prompts = static_cast<int64_t>(request.prompts.size());
+  if (prompts * request.n > max_choices)
+    throw ApiError(400,
+                   fmt::format("{} prompts with n = {} are more than {} choices; n may be at most {} here", prompts,
+                               request.n, max_choices, max_choices / prompts),
+                   "n");
   request.max_tokens = fields.integer("max_tokens", 0, kMaxTokens);
   request.logprobs = fields.integer("logprobs", 0, kMaxLogprobs);
   request.echo = fields.boolean("echo").value_or(false);
@@ -191,12 +192,12 @@ ApiRequest parse_completion_request(std::string_view body) {
   return request;
 }
 
-ApiRequest parse_chat_request(std::string_view body) {
+ApiRequest parse_chat_request(std::string_view body, int64_t max_choices) {
   const SortedJson json = parse_body(body);
   RequestFields fields(json);
   ApiRequest request;
   request.kind = ApiKind::chat;
-  read_common(fields, request);
+  read_common(fields, request, max_choices);
   request.messages = messages_of(fields);
   request.max_tokens = fields.integer("max_completion_tokens", 1, kMaxTokens);
   if (const auto older = fields.integer("max_tokens", 1, kMaxTokens)) {

@@ -44,8 +44,8 @@ inline constexpr int64_t kMaxStopBytes = 1024;  // of one stop string
 inline constexpr int64_t kMaxLogprobs = 20;
 inline constexpr float kMaxTemperature = 100;
 
-// Throws ApiError (400) on anything that is not a sound request.
-ApiRequest parse_completion_request(std::string_view body);
-ApiRequest parse_chat_request(std::string_view body);
+// Throws ApiError (400) on anything that is not a sound request. max_choices: where fewer ever fit.
+ApiRequest parse_completion_request(std::string_view body, int64_t max_choices = kMaxChoices);
+ApiRequest parse_chat_request(std::string_view body, int64_t max_choices = kMaxChoices);
 
 }  // namespace qg

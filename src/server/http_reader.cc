@@ -69,13 +69,34 @@ int64_t HttpReader::body_bytes() const {
   return static_cast<int64_t>(state_->parser.get().body().size());
 }
 
+namespace {
+
+// What a target says: "/path?query", or "http://host:port/path?query" as a proxy sends it, where the Host header does
+// not count (RFC 9112, 3.2.2).
+void read_target(std::string_view target, HttpRequest& request) {
+  size_t scheme = 0;
+  for (const std::string_view name : {"http://", "https://"})
+    if (boost::beast::iequals(target.substr(0, name.size()), name)) scheme = name.size();
+  if (scheme > 0) {
+    target.remove_prefix(scheme);
+    const std::string_view authority = target.substr(0, target.find_first_of("/?#"));
+    if (authority.empty() || authority.starts_with(':') || authority.find('@') != authority.npos)
+      throw ApiError(400, "the request's target names no host, or more than a host and a port", "", "invalid_http");
+    request.host = std::string(authority);
+    target.remove_prefix(authority.size());
+  }
+  request.path = std::string(target.substr(0, target.find_first_of("?#")));
+  if (scheme > 0 && request.path.empty()) request.path = "/";
+}
+
+}  // namespace
+
 HttpRequest HttpReader::take() {
   auto message = state_->parser.release();
   HttpRequest request;
   request.method = std::string(message.method_string());
-  const std::string target(message.target());
-  request.path = target.substr(0, target.find_first_of("?#"));
   request.host = std::string(message[http::field::host]);
+  read_target({message.target().data(), message.target().size()}, request);
   request.authorization = std::string(message[http::field::authorization]);
   request.content_type = std::string(message[http::field::content_type]);
   request.keep_alive = message.keep_alive();

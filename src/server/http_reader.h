@@ -17,7 +17,8 @@ struct HttpLimits {
 
 struct HttpRequest {
   std::string method, path;  // path without the query
-  std::string host, authorization, content_type;
+  std::string host;          // of the target where it names one, else of the header
+  std::string authorization, content_type;
   std::string body;
   bool keep_alive = true;
   bool http_1_0 = false;  // no chunked replies
@@ -35,7 +36,7 @@ class HttpReader {
   bool has_header() const;
   bool wants_continue() const;  // the client waits for "100 Continue" before it sends the body
   int64_t body_bytes() const;   // received so far
-  HttpRequest take();           // once it is whole
+  HttpRequest take();           // once it is whole; throws ApiError (400) on a target that names no host
 
  private:
   struct State;

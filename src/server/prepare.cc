@@ -82,7 +82,8 @@ int64_t reply_tokens(const PreparedRequest& request, const ServedModel& model, c
 
 PreparedRequest prepare(ApiKind kind, std::string_view body, const ServedModel& model) {
   PreparedRequest request;
-  request.api = kind == ApiKind::chat ? parse_chat_request(body) : parse_completion_request(body);
+  request.api = kind == ApiKind::chat ? parse_chat_request(body, model.max_choices)
+                                      : parse_completion_request(body, model.max_choices);
   require_model(request.api, model);
   require_tokens(request.api.stop_token_ids, model, "stop_token_ids");
   if (kind == ApiKind::chat) {

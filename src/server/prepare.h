@@ -20,6 +20,7 @@ struct ServedModel {
   int64_t max_tokens = 0;         // longest prompt and reply together: by the model's positions and the KV pool
   int64_t max_prompt_tokens = 0;  // at most max_tokens
   int64_t created_unix_s = 0;
+  int64_t max_choices = kMaxChoices;  // of one request: what the batch and the queue hold when nothing else is there
 };
 
 struct PreparedPrompt {

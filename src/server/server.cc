@@ -27,6 +27,11 @@ int64_t longest_sequence(const Executor& executor) {
   return positions > 0 ? std::min(room, positions) : room;
 }
 
+// Choices that are run or wait.
+int64_t most_choices(const Engine& engine, const ServerOptions& options) {
+  return engine.options().max_batch + options.max_queue;
+}
+
 ServedModel served_model(Engine& engine, const Tokenizer& tokenizer, const ServerOptions& options) {
   const int64_t longest = longest_sequence(engine.executor());
   const int64_t prompt = options.max_prompt_tokens > 0 ? std::min(options.max_prompt_tokens, longest) : longest;
@@ -36,7 +41,8 @@ ServedModel served_model(Engine& engine, const Tokenizer& tokenizer, const Serve
           engine.executor().table().shape.vocab,
           longest,
           prompt,
-          std::chrono::duration_cast<std::chrono::seconds>(now).count()};
+          std::chrono::duration_cast<std::chrono::seconds>(now).count(),
+          std::min(kMaxChoices, most_choices(engine, options))};
 }
 
 }  // namespace
@@ -142,8 +148,8 @@ void Server::State::finish_if_done() {
 }
 
 void Server::State::start(const std::shared_ptr<Generation>& generation) {
-  const int64_t room = engine_thread->engine().options().max_batch + options.max_queue;
-  if (static_cast<int64_t>(running.size()) + generation->num_choices() > room) {
+  const int64_t most = most_choices(engine_thread->engine(), options);
+  if (static_cast<int64_t>(running.size()) + generation->num_choices() > most) {
     ApiError error(429, "too many requests are waiting; try again later", "", "queue_full");
     error.retry_after_s = retry_after_s();
     throw error;

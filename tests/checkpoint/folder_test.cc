@@ -160,6 +160,47 @@ TEST(Writers, RemoveLeftoversOfAnEarlierRun) {
   EXPECT_FALSE(fs::exists(out / "a.partial"));
 }
 
+TEST(Writers, OneAtATimeMakesAFolder) {
+  const TestFolder out;
+  for (const Layout layout : {Layout::huggingface, Layout::trtllm}) {
+    const auto first = create_checkpoint(writer_options(out / "m", layout));
+    for (const char* name : {"m", "m/", "./m"})
+      expect_contains(error_of([&] { create_checkpoint(writer_options(out.path() / name, layout)); }),
+                      "another process is making it");
+    expect_contains(error_of([&] { make_synthetic(out / "m"); }), "another process is making it");
+    const ModelTable table = make_model_table(tiny_shape());
+    const TensorSpec& norm = *table.find(TensorRole::final_norm);
+    first->write(norm, tensor_from_f32(std::vector<float>(32, 1.f), {32}));  // its files are still there
+    EXPECT_FALSE(fs::is_empty(out / "m.partial"));
+  }
+  EXPECT_TRUE(fs::is_empty(out.path()));
+  make_synthetic(out / "m");
+  EXPECT_EQ(std::distance(fs::directory_iterator(out.path()), {}), 1) << "the lock goes with the run";
+}
+
+TEST(Writers, WhatAppearsMeanwhileIsNotReplaced) {
+  const TestFolder out;
+  const auto model = open_model(kGolden / "models/llama-gqa3-tied-fp16");
+  WriterOptions options = writer_options(out / "m", Layout::huggingface);
+  options.table = model->table();
+  for (const bool empty : {false, true}) {
+    const auto writer = create_checkpoint(options);
+    for (const LinearSpec& spec : model->table().linears) writer->write(spec, model->linear(spec));
+    for (const TensorSpec& spec : model->table().tensors) writer->write(spec, model->tensor(spec));
+    fs::create_directory(out / "m");
+    if (empty) {
+      writer->finish();
+      EXPECT_EQ(open_model(out / "m")->weights_hash(), model->weights_hash());
+      continue;
+    }
+    write_file(out / "m/notes.txt", "mine");
+    expect_contains(error_of([&] { writer->finish(); }), "exists already");
+    EXPECT_EQ(read_file(out / "m/notes.txt"), "mine");
+    EXPECT_FALSE(fs::exists(out / "m/config.json"));
+    fs::remove_all(out / "m");
+  }
+}
+
 TEST(Writers, RefuseOverflow) {
   const TestFolder out;
   const auto writer = create_checkpoint(writer_options(out / "m", Layout::trtllm));

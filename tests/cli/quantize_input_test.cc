@@ -203,13 +203,32 @@ pid_t start_until(const fs::path& folder, const std::string& arguments, const st
   return child;
 }
 
-TEST_F(QuantizeInput, KilledRuns) {
+// Takes long enough to be caught in the middle.
+std::string slow_quantize(const fs::path& folder, int sequences, const std::string& more) {
   std::string text;
   for (int i = 0; i < 20000; ++i) text += "word " + std::to_string(i * 7919 % 1000) + " ";
-  write_text(folder_ / "text.txt", text);
-  const std::string slow =
-      "quantize --model model --calib text.txt --calib-sequences 64 --calib-tokens 512 --weights int4_awq "
-      "--out q";
+  write_text(folder / "text.txt", text);
+  return "quantize --model model --calib text.txt --calib-sequences " + std::to_string(sequences) +
+         " --calib-tokens 512 " + more;
+}
+
+void hold_still(pid_t child) {
+  int status = 0;
+  ASSERT_GT(child, 0);
+  ASSERT_EQ(kill(child, SIGSTOP), 0);
+  ASSERT_EQ(waitpid(child, &status, WUNTRACED), child);
+  ASSERT_TRUE(WIFSTOPPED(status)) << "was done before the second began";
+}
+
+void expect_goes_on_well(pid_t child) {
+  int status = 0;
+  ASSERT_EQ(kill(child, SIGCONT), 0);
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+TEST_F(QuantizeInput, KilledRuns) {
+  const std::string slow = slow_quantize(folder_, 64, "--weights int4_awq --out q");
   for (const int how : {SIGKILL, SIGTERM, SIGINT}) {
     const pid_t child = start_until(folder_, slow, "q.partial");
     ASSERT_GT(child, 0);
@@ -224,7 +243,37 @@ TEST_F(QuantizeInput, KilledRuns) {
     EXPECT_FALSE(fs::exists(folder_ / "q.partial")) << strsignal(how);
   }
   expect_made(quantize("--weights int4_awq"), "q");
-  EXPECT_FALSE(fs::exists(folder_ / "q.partial"));
+  for (const char* left : {"q.partial", "q.partial.lock"}) EXPECT_FALSE(fs::exists(folder_ / left)) << left;
+}
+
+// The first is held still while others want its folder: each is refused at once, and the first goes on undisturbed.
+TEST_F(QuantizeInput, TwoRunsAtOnce) {
+  const std::string slow = slow_quantize(folder_, 16, "--weights int4_awq --out q");
+  const pid_t first = start_until(folder_, slow, "q.partial");
+  ASSERT_NO_FATAL_FAILURE(hold_still(first));
+  for (const std::string& other :
+       {slow, quantize("--weights fp8 --out q/"), std::string("convert --model model --layout trtllm --out q"),
+        std::string("synth llama-3.2-3b q --layers 1 --hidden 64 --heads 2 --kv-heads 2 "
+                    "--head-dim 32 --ffn 64 --vocab 300")}) {
+    expect_refused(other, "another process is making it");
+    expect_refused(other, "wait for it to end, or give another name");
+  }
+  expect_goes_on_well(first);
+  EXPECT_NE(run_program("inspect --json q", folder_).out.find("\"sound\": true"), std::string::npos);
+  for (const char* left : {"q.partial", "q.partial.lock", "q.journal"})
+    EXPECT_FALSE(fs::exists(folder_ / left)) << left;
+}
+
+// The KV cache's calibration alone has no folder; its layers lie beside it all the same.
+TEST_F(QuantizeInput, TwoCalibrationsAtOnce) {
+  const std::string same = slow_quantize(folder_, 16, "--kv-scales kv.safetensors");
+  const pid_t first = start_until(folder_, same, "kv.safetensors.journal");
+  ASSERT_NO_FATAL_FAILURE(hold_still(first));
+  expect_refused(same, "another process is making it");
+  expect_goes_on_well(first);
+  EXPECT_TRUE(fs::exists(folder_ / "kv.safetensors"));
+  for (const char* left : {"kv.safetensors.partial.lock", "kv.safetensors.journal"})
+    EXPECT_FALSE(fs::exists(folder_ / left)) << left;
 }
 
 }  // namespace

@@ -50,7 +50,8 @@ std::vector<std::string> hear(std::string_view bytes, size_t step, bool look_int
       in += bytes.substr(at, step);
       while (!in.empty() && reader->feed(in)) {
         const qg::HttpRequest request = reader->take();
-        heard.push_back(request.method + " " + request.path + "\n" + request.body);
+        if (request.path.find_first_of("?#") != std::string::npos) std::abort();
+        heard.push_back(request.method + " " + request.host + " " + request.path + "\n" + request.body);
         if (look_into) check_body(request.body);
         reader = std::make_unique<qg::HttpReader>(limits);
       }

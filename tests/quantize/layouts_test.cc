@@ -169,6 +169,28 @@ TEST_F(Layouts, RanksJoinToTheSameModel) {
   expect_contains(refusal(folder_ / "int4", Layout::trtllm, {}, 8), "whole groups of 32");
 }
 
+// What `quantize` would have written for the same folder: one GPU and the trtllm layout go without saying.
+TEST_F(Layouts, LineageIsOfTheFolderThatWasWritten) {
+  const auto said = [](const fs::path& folder, const char* key) {
+    const Json recipe = open_model(folder)->lineage()->recipe;
+    return recipe.contains(key) ? recipe[key] : Json(nullptr);
+  };
+  const fs::path two = quantized("two", recipe(W::fp8), Layout::trtllm, {}, 2);
+  EXPECT_EQ(said(two, "ranks"), 2);
+  EXPECT_EQ(said(converted(two, "four", Layout::trtllm, {}, 4), "ranks"), 4);
+  EXPECT_EQ(said(converted(two, "still-two", Layout::trtllm, KvFormat::fp8), "ranks"), 2);
+  const fs::path one = converted(two, "one", Layout::trtllm, {}, 1);
+  EXPECT_EQ(said(one, "ranks"), nullptr);
+  const Lineage whole = *open_model(quantized("direct", recipe(W::fp8), Layout::trtllm))->lineage();
+  EXPECT_EQ(open_model(one)->lineage()->recipe_hash(), whole.recipe_hash());
+  const fs::path other = converted(two, "other", Layout::modelopt);
+  EXPECT_EQ(said(other, "ranks"), nullptr);
+  EXPECT_EQ(said(other, "layout"), "modelopt");
+  const fs::path back = converted(other, "back", Layout::trtllm, {}, 2);
+  EXPECT_EQ(said(back, "layout"), nullptr);
+  EXPECT_EQ(said(back, "ranks"), 2);
+}
+
 // A shared table is split as lm_head is, or the ranks could not share it.
 TEST_F(Layouts, RanksOfATiedModel) {
   ModelShape shape = test::shared_heads_shape();

@@ -58,6 +58,30 @@ TEST(HttpReader, TakesRequestsInPartsOfAnySize) {
   EXPECT_TRUE(old.http_1_0);
 }
 
+// RFC 9112, 3.2.2: as a proxy would send it; what it says of the host counts, and not the header.
+TEST(HttpReader, TakesTargetsThatNameTheHost) {
+  const auto heard = [](const std::string& target, const std::string& host = "other") {
+    HttpRequest request;
+    const int status = fed("GET " + target + " HTTP/1.1\r\nHost: " + host + "\r\n\r\n", 7, {}, &request);
+    return std::to_string(status) + " " + request.host + " " + request.path;
+  };
+  EXPECT_EQ(heard("http://localhost:8000/v1/models"), "200 localhost:8000 /v1/models");
+  EXPECT_EQ(heard("http://localhost:8000/v1/models?a=http://b/c"), "200 localhost:8000 /v1/models");
+  EXPECT_EQ(heard("HTTPS://[::1]:8000/v1/models#a"), "200 [::1]:8000 /v1/models");
+  EXPECT_EQ(heard("http://localhost"), "200 localhost /");
+  EXPECT_EQ(heard("http://localhost?a/b"), "200 localhost /");
+  EXPECT_EQ(heard("http://localhost//v1"), "200 localhost //v1");
+  EXPECT_EQ(heard("/http://localhost/v1?x", "h"), "200 h /http://localhost/v1");
+  EXPECT_EQ(heard("/", "h"), "200 h /");
+  EXPECT_EQ(heard("*", "h"), "200 h *");
+  for (const char* other : {"ftp://localhost/v1", "http:/v1", "http:", "localhost:8000"})
+    EXPECT_EQ(heard(other, "h"), "200 h " + std::string(other)) << "no path of ours";
+  for (const char* nowhere : {"http://", "http:///v1", "http://?a", "https://:8000/v1", "http://user@localhost/v1",
+                              "http://localhost:80@evil.example/v1"})
+    EXPECT_EQ(heard(nowhere).substr(0, 3), "400") << nowhere;
+  EXPECT_EQ(heard("http://" + std::string(20000, 'a')).substr(0, 3), "431");
+}
+
 TEST(HttpReader, RefusesWhatIsTooLongOrNotHttp) {
   HttpLimits limits;
   limits.max_header_bytes = 512;

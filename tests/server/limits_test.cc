@@ -70,7 +70,40 @@ TEST(Limits, Queue) {
   fake.executor->open();
   for (HttpClient& client : clients) EXPECT_EQ(client.read_reply().status, 200);
   EXPECT_EQ(late.post("/v1/completions", completion("abc", 3)).status, 200) << "the queue is empty again";
-  EXPECT_EQ(late.post("/v1/completions", completion("abc", 3, {{"n", 4}})).status, 429) << "more than ever fit";
+}
+
+// "Later" would never come.
+TEST(Limits, ChoicesThatNeverFit) {
+  ServerOptions options = test_options();
+  options.max_queue = 2;
+  const FakeServer fake(options, 1);
+  HttpClient client = fake.server->client();
+  const auto refused = [&](const std::string& path, const Json& body, const char* param, const char* most) {
+    const HttpReply reply = client.post(path, body);
+    EXPECT_EQ(reply.status, 400) << body;
+    if (reply.status != 400) return;
+    const Json error = reply.json()["error"];
+    EXPECT_EQ(error["type"], "invalid_request_error");
+    EXPECT_EQ(error["param"], param);
+    EXPECT_NE(error["message"].get<std::string>().find(most), std::string::npos) << error;
+    EXPECT_FALSE(reply.headers.contains("retry-after"));
+  };
+  const Json two = Json::array({"abc", "abd"}), four = Json::array({"a", "b", "c", "d"});
+  const Json chat{
+      {"model", kModelName}, {"messages", Json::array({{{"role", "user"}, {"content", "a"}}})}, {"max_tokens", 2}};
+  const auto with = [](Json body, const char* name, const Json& value) {
+    body[name] = value;
+    return body;
+  };
+  for (const int64_t n : {4, 128, 129, 1000000000})
+    refused("/v1/completions", completion("abc", 3, {{"n", n}}), "n", "from 1 to 3");
+  refused("/v1/chat/completions", with(chat, "n", 4), "n", "from 1 to 3");
+  refused("/v1/completions", completion("", 3, {{"prompt", two}, {"n", 2}}), "n", "at most 1");
+  refused("/v1/completions", completion("", 3, {{"prompt", four}}), "prompt", "at most 3 prompts");
+  refused("/v1/completions", completion("abc", 3, {{"best_of", 4}}), "best_of", "not supported");
+  EXPECT_EQ(client.post("/v1/completions", completion("abc", 3, {{"n", 3}})).status, 200);
+  EXPECT_EQ(client.post("/v1/completions", completion("", 3, {{"prompt", Json::array({"a", "b", "c"})}})).status, 200);
+  EXPECT_EQ(client.post("/v1/chat/completions", with(chat, "n", 3)).status, 200);
 }
 
 TEST(Limits, Connections) {
@@ -173,6 +206,10 @@ TEST(Limits, ForeignHostIsRefused) {
   HttpClient client = fake.server->client();
   client.send_bytes("GET /v1/models HTTP/1.1\r\nHost: evil.example\r\n\r\n");
   EXPECT_EQ(client.read_reply().status, 403);
+  client.send_bytes("GET http://evil.example/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  EXPECT_EQ(client.read_reply().status, 403) << "the target's host counts";
+  client.send_bytes("GET http://localhost:1/v1/models?a=b HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+  EXPECT_EQ(client.read_reply().status, 200);
   EXPECT_EQ(client.get("/v1/models").status, 200);
 }
 
