@@ -260,8 +260,8 @@ float CublasLt::find_fastest_us(const GemmShape& shape, const GemmPointers& poin
   for (size_t i = 0; i < candidates.size(); ++i) {
     const auto multiply = [&] { return state_->multiply(top, problem, pointers, candidates[i], stream); };
     if (multiply() != CUBLAS_STATUS_SUCCESS) continue;
-    const auto us = static_cast<float>(
-        median_us(stream, flush, flush_bytes, kRuns, [&] { check(multiply(), "cublasLtMatmul"); }));
+    const auto us =
+        static_cast<float>(median_us(stream, flush, flush_bytes, kRuns, [&] { check(multiply(), "cublasLtMatmul"); }));
     if (best_us == 0 || us < best_us) {
       best = i;
       best_us = us;
