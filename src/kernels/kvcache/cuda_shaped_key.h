@@ -20,8 +20,8 @@ __device__ __forceinline__ void transform_keys(const __half* transform, const fl
       const float line = __half2float(transform[(j + e) * kHeadDim + element]);
 #pragma unroll
       for (int r = 0; r < kEach; ++r) {
-        const float product = __fmul_rn(line, e == 0 ? z[r].x : e == 1 ? z[r].y : e == 2 ? z[r].z : z[r].w);
-        sum[r] = j + e == 0 ? product : __fadd_rn(sum[r], product);
+        const float of_row = e == 0 ? z[r].x : e == 1 ? z[r].y : e == 2 ? z[r].z : z[r].w;
+        sum[r] = j + e == 0 ? __fmul_rn(line, of_row) : __fmaf_rn(line, of_row, sum[r]);
       }
     }
   }
@@ -32,7 +32,7 @@ __device__ __forceinline__ void transform_keys(const __half* transform, const fl
 // The lane's elements of a key, kCount from kCount * lane on, to what is to be stored there. Every lane follows the
 // whole chain by itself (`x` is element j, `ahead` the two after it), so that no element waits for a shuffle: element
 // j + 3 leaves its owner two steps before it is due, and misses just the errors that `ahead` takes into account. A
-// step is about 32 instructions, and the chain in it 7: exponent, its floor, two to round, error, product, difference.
+// step is about 25 instructions, and the chain in it 6: exponent, its floor, two to round, error, multiply-add.
 template <int kHeadDim, KvFormat kFormat>
 __device__ __forceinline__ void feed_errors_back(float (&t)[kHeadDim / 32], const __half* feedback, const float4* next,
                                                  int lane) {
@@ -66,15 +66,15 @@ __device__ __forceinline__ void feed_errors_back(float (&t)[kHeadDim / 32], cons
       const float coming = element(owner, e + 3);
       if (lane == owner) mine[e] = x;
       const float error = __fsub_rn(x, rounded<kFormat>(x));
-      x = __fsub_rn(ahead[0], __fmul_rn(error, now.next[e].x));
-      ahead[0] = __fsub_rn(ahead[1], __fmul_rn(error, now.next[e].y));
-      ahead[1] = __fsub_rn(coming, __fmul_rn(error, now.next[e].z));
+      x = __fmaf_rn(-error, now.next[e].x, ahead[0]);
+      ahead[0] = __fmaf_rn(-error, now.next[e].y, ahead[1]);
+      ahead[1] = __fmaf_rn(-error, now.next[e].z, coming);
       const uint32_t words[2] = {now.own[e].x, now.own[e].y};
 #pragma unroll
       for (int i = 0; i < kCount; i += 2) {
         const float2 line = two_floats(words[i / 2]);
-        t[i] = __fsub_rn(t[i], __fmul_rn(error, line.x));
-        t[i + 1] = __fsub_rn(t[i + 1], __fmul_rn(error, line.y));
+        t[i] = __fmaf_rn(-error, line.x, t[i]);
+        t[i + 1] = __fmaf_rn(-error, line.y, t[i + 1]);
       }
     }
   }

@@ -1,11 +1,11 @@
 // Shaped keys for many rows: one launch, a block has a KV head and up to 64 rows, so that matrices are read once for
-// all of them. What is computed and in which order is fixed (docs/kv-cache-notes.md): D * D products and sums for the
-// transform of a key, half as many for its feedback, each an instruction of its own. At D = 128 that is 49,152 floating
-// point instructions a key, 1,536 a warp: 18 + 9 us for 2,048 rows of 8 KV heads on 132 multiprocessors at 1.75 GHz.
+// all of them. What is computed and in which order is fixed (docs/kv-cache-notes.md): D * D multiply-adds for the
+// transform of a key, half as many for its feedback. At D = 128 that is 24,576 instructions a key, 768 a warp: 9 + 5 us
+// for 2,048 rows of 8 KV heads on 132 multiprocessors at 1.75 GHz.
 //   1. All warps: keys after RoPE, centred, to shared memory, elements x rows. Transform: a thread has 8 rows of 4
-//      elements (at 64 rows and D = 128), per j 64 floating-point instructions and 7 others.
+//      elements (at 64 rows and D = 128), per j 32 multiply-adds and 7 other instructions.
 //   2. Warps 0 to 3: feedback in panels of 16 elements. First what the errors of all elements before the panel take
-//      from it, a thread 4 rows of 2 elements, per j 16 floating-point instructions and 4 others; then a thread a row
+//      from it, a thread 4 rows of 2 elements, per j 8 multiply-adds and 4 other instructions; then a thread a row
 //      rounds the panel's 16 elements in registers.
 //      Warps 4 to 7, meanwhile: values, then queries on the tensor cores, with the matrix where the keys' was.
 #include "kernels/kvcache/cuda_shaped.h"
@@ -90,8 +90,7 @@ __device__ __forceinline__ void transform_keys(Shared<kHeadDim, kRows>& shared, 
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
       for (int r = 0; r < kEach; ++r) {
-        const float product = __fmul_rn(line[i], z[r]);
-        sum[i][r] = j == 0 ? product : __fadd_rn(sum[i][r], product);
+        sum[i][r] = j == 0 ? __fmul_rn(line[i], z[r]) : __fmaf_rn(line[i], z[r], sum[i][r]);
       }
     }
   }
@@ -120,8 +119,8 @@ __device__ __forceinline__ void subtract_errors(Shared<kHeadDim, kRows>& shared,
     const float2 line = two_floats(*reinterpret_cast<const uint32_t*>(shared.feedback + j * kHeadDim + column));
 #pragma unroll
     for (int r = 0; r < kEach; ++r) {
-      t[0][r] = __fsub_rn(t[0][r], __fmul_rn(error[r], line.x));
-      t[1][r] = __fsub_rn(t[1][r], __fmul_rn(error[r], line.y));
+      t[0][r] = __fmaf_rn(-error[r], line.x, t[0][r]);
+      t[1][r] = __fmaf_rn(-error[r], line.y, t[1][r]);
     }
   }
   write_floats(&shared.keys[column][row], t[0]);
@@ -142,8 +141,8 @@ __device__ __forceinline__ void round_panel(Shared<kHeadDim, kRows>& shared, int
 #pragma unroll
     for (int i = (j + 1) / 2 * 2; i < kPanel; i += 2) {
       const float2 by = two_floats(*reinterpret_cast<const uint32_t*>(line + i));
-      if (i > j) t[i] = __fsub_rn(t[i], __fmul_rn(error, by.x));
-      t[i + 1] = __fsub_rn(t[i + 1], __fmul_rn(error, by.y));
+      if (i > j) t[i] = __fmaf_rn(-error, by.x, t[i]);
+      t[i + 1] = __fmaf_rn(-error, by.y, t[i + 1]);
     }
   }
   if (cell == nullptr) return;

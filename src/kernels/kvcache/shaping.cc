@@ -10,12 +10,9 @@
 namespace qg {
 namespace {
 
+// Fused: half the instructions on a GPU, and the same bits from a C library that has to do without the instruction.
 QG_MULTIVERSION void add_row(const float* row, float factor, float* out, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) out[i] = out[i] + row[i] * factor;
-}
-
-QG_MULTIVERSION void subtract_row(const float* row, float factor, float* out, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) out[i] = out[i] - factor * row[i];
+  for (int64_t i = 0; i < n; ++i) out[i] = __builtin_fmaf(row[i], factor, out[i]);
 }
 
 // The value of x's code, which is stored at `to`. The bytes are kv_encode's with a scale of 1.
@@ -63,7 +60,7 @@ void shape_queries(const KvShaping& shaping, int64_t heads, int64_t kv_heads, in
 void encode_with_feedback(KvFormat format, const float* feedback, float* x, std::byte* to, int64_t n) {
   for (int64_t j = 0; j < n; ++j) {
     const float error = x[j] - store_code(format, x[j], to + j);
-    subtract_row(feedback + j * n + j + 1, error, x + j + 1, n - j - 1);
+    add_row(feedback + j * n + j + 1, -error, x + j + 1, n - j - 1);
   }
 }
 

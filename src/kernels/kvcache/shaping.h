@@ -1,6 +1,6 @@
 #pragma once
 // Shaped keys: the definition of what is done to keys and queries around an 8-bit cache (docs/kv-cache-notes.md). Each
-// row and head is computed by itself, in a fixed order, with every product and sum rounded to float.
+// row and head is computed by itself, in a fixed order, with every multiply-add rounded to float once.
 #include <cstddef>
 #include <cstdint>
 
