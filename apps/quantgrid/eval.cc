@@ -38,6 +38,10 @@ Session base_session(const EvalFlags& flags) {
   base.kv = flags.base_kv;
   base.dtype = "fp16";
   if (!flags.base_executor.empty()) base.executor = flags.base_executor;
+  if (base.executor == "cpu" && flags.model.executor != "cpu") {  // --gpu and --shared are of the other's
+    base.gpu.clear();
+    base.shared = false;
+  }
   return Session(base);
 }
 
