@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <vector>
+
 #include "core/float.h"
 #include "kernels/kvcache/run.h"
 #include "tests/kernels/naive.h"
@@ -93,39 +96,36 @@ TEST(KvShaping, StoresKeysAsDefinedAndValuesAsBefore) {
 }
 
 // To the bit, in the order that the notes give: what another executor relies on.
-TEST(KvShaping, RoundsEveryProductAndSumInTheOrderOfTheNotes) {
-  const int64_t n = 64;
+TEST(KvShaping, FusesEveryProductAndSumInTheOrderOfTheNotes) {
+  const int64_t n = 64, head = 1, keys = 100;
   const KvShaping shaping = random_shaping(n);
-  const std::vector<float> x = test::random_floats(n, 7, 3.0f);
-  const int64_t head = 1;
+  const std::vector<float> all = test::random_floats(keys * n, 7, 3.0f);
   const float *center = shaping.k_center.data() + head * n, *transform = shaping.k_transform.data() + head * n * n,
               *feedback = shaping.k_feedback.data() + head * n * n;
-  volatile float product, sum;  // nothing is kept wider or fused
-  std::vector<float> t(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < n; ++j) {
-      sum = x[static_cast<size_t>(j)] - center[j];
-      product = transform[j * n + i] * sum;
-      sum = j == 0 ? product : t[static_cast<size_t>(i)] + product;
-      t[static_cast<size_t>(i)] = sum;
-    }
-  }
-  std::vector<std::byte> wanted(static_cast<size_t>(n)), got(wanted);
   const float multiplier = 1.0f / shaping.fp8_k_scale;
-  for (float& value : t) value *= multiplier;
-  for (int64_t j = 0; j < n; ++j) {
-    const uint8_t code = e4m3_from_f32(t[static_cast<size_t>(j)]);
-    wanted[static_cast<size_t>(j)] = std::byte{code};
-    const float error = t[static_cast<size_t>(j)] - f32_from_e4m3(code);
-    for (int64_t i = j + 1; i < n; ++i) {
-      product = error * feedback[j * n + i];
-      sum = t[static_cast<size_t>(i)] - product;
+  std::vector<float> t(static_cast<size_t>(n)), shaped(t), scratch(t);
+  std::vector<std::byte> wanted(static_cast<size_t>(n)), got(wanted);
+  for (int64_t key = 0; key < keys; ++key) {
+    const float* x = all.data() + key * n;
+    for (int64_t i = 0; i < n; ++i) {
+      float sum = transform[i] * (x[0] - center[0]);
+      for (int64_t j = 1; j < n; ++j) sum = std::fma(transform[j * n + i], x[j] - center[j], sum);
       t[static_cast<size_t>(i)] = sum;
     }
+    shape_key(shaping, head, n, x, shaped.data());
+    ASSERT_EQ(shaped, t);
+    for (float& value : t) value *= multiplier;
+    for (int64_t j = 0; j < n; ++j) {
+      const uint8_t code = e4m3_from_f32(t[static_cast<size_t>(j)]);
+      wanted[static_cast<size_t>(j)] = std::byte{code};
+      const float error = t[static_cast<size_t>(j)] - f32_from_e4m3(code);
+      for (int64_t i = j + 1; i < n; ++i)
+        t[static_cast<size_t>(i)] = std::fma(-error, feedback[j * n + i], t[static_cast<size_t>(i)]);
+    }
+    store_shaped_key(shaping, KvFormat::fp8, shaping.fp8_k_scale, head, n, x, got.data(), scratch.data());
+    ASSERT_EQ(got, wanted);
+    ASSERT_EQ(scratch, t);  // each element as it was when its code was made
   }
-  std::vector<float> scratch(static_cast<size_t>(n));
-  store_shaped_key(shaping, KvFormat::fp8, shaping.fp8_k_scale, head, n, x.data(), got.data(), scratch.data());
-  EXPECT_EQ(got, wanted);
 }
 
 TEST(KvShaping, QueriesGoThroughTheMatrixOfTheirKvHead) {
