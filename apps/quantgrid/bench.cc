@@ -224,8 +224,9 @@ void declare_rate_flags(CLI::App& command, BenchFlags& flags) {
                    ->check(CLI::Range(1e-3, 1e6));
   command.add_option("--burstiness", flags.burstiness, "of arrivals: 1 Poisson, below 1 burstier, above 1 more even")
       ->check(CLI::Range(0.01, 100.0))
-      ->needs(rate);
-  command.add_option("--seed", flags.seed, "of the moments of arrival")->needs(rate);
+      ->needs(rate)
+      ->capture_default_str();
+  command.add_option("--seed", flags.seed, "of the moments of arrival")->needs(rate)->capture_default_str();
   command.add_option("--max-ttft", flags.max_ttft_ms, "ms to the first token within which a request counts as good")
       ->check(CLI::PositiveNumber)
       ->needs(rate);
@@ -241,29 +242,41 @@ const RegisterVerb kVerb(
        auto flags = std::make_shared<BenchFlags>();
        declare_model_flags(command, flags->model);
        command.get_option("--model")->required(false);  // a server may have any
-       command.add_option("--isl", flags->isl, "tokens in, of each request")->check(CLI::Range(1, 10000000));
-       command.add_option("--osl", flags->osl, "tokens out, of each request")->check(CLI::Range(1, 10000000));
-       command.add_option("--batch", flags->batch, "requests that start together (decode speed)")
+       command.add_option("--isl", flags->isl, "tokens in, of each request")
+           ->check(CLI::Range(1, 10000000))
+           ->capture_default_str();
+       command.add_option("--osl", flags->osl, "tokens out, of each request")
+           ->check(CLI::Range(1, 10000000))
+           ->capture_default_str();
+       command.add_option("--batch", flags->batch, "requests that start together (decode speed; default 1)")
            ->check(CLI::Range(1, 100000));
        command.add_option("--concurrency", flags->concurrency, "requests kept in flight")->check(CLI::Range(1, 100000));
        declare_rate_flags(command, *flags);
-       command.add_option("--requests", flags->requests, "requests, with --concurrency or --rate")
+       command
+           .add_option("--requests", flags->requests,
+                       "requests, with --concurrency (default: twice as many) or --rate (default 100)")
            ->check(CLI::Range(1, 10000000));
-       command.add_option("--rounds", flags->rounds, "measured rounds after one warm-up")->check(CLI::Range(1, 1000));
+       command.add_option("--rounds", flags->rounds, "with --batch: measured rounds after one warm-up")
+           ->check(CLI::Range(1, 1000))
+           ->capture_default_str();
        command
            .add_option("--window", flags->window_s,
                        "with --concurrency: measure a steady state of this many seconds, requests started at random "
                        "depths")
            ->check(CLI::Range(1.0, 86400.0));
        declare_synthetic_flags(command, flags->synthetic);
-       command.add_option("--engine", flags->engine, "native, or openai: a server with OpenAI's API at --base-url");
+       command.add_option("--engine", flags->engine, "native, or openai: a server with OpenAI's API at --base-url")
+           ->capture_default_str();
        command.add_option("--vocab", flags->vocab, "with --engine openai: token ids are drawn from below this")
            ->check(CLI::Range(1024, 1 << 22));
        declare_server_flags(command, flags->server);
        command.add_option("--max-batch", flags->max_batch, "most sequences running at once (default: all in flight)")
            ->check(CLI::Range(1, 100000));
-       command.add_option("--max-rows", flags->max_rows, "most tokens in one step")->check(CLI::Range(1, 1000000));
-       command.add_option("--prefill-chunk", flags->prefill_chunk, "most prompt tokens of one sequence in a step")
+       command.add_option("--max-rows", flags->max_rows, "most tokens in one step (default 2048)")
+           ->check(CLI::Range(1, 1000000));
+       command
+           .add_option("--prefill-chunk", flags->prefill_chunk,
+                       "most prompt tokens of one sequence in a step (default 512; on a GPU 2048)")
            ->check(CLI::Range(1, 1000000));
        command.add_flag("--json", flags->json, "print JSON");
        return [flags] { return run(*flags); };

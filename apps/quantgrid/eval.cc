@@ -176,7 +176,8 @@ const RegisterVerb kVerb(
        declare_model_flags(command, flags->model);
        command.add_option("--base", flags->base, "the unquantized model to compare with (default: --model itself)");
        command.add_option("--base-kv", flags->base_kv, "KV format of the base")
-           ->check(CLI::IsMember({"fp16", "fp8", "int8"}));
+           ->check(CLI::IsMember({"fp16", "fp8", "int8"}))
+           ->capture_default_str();
        command
            .add_option("--base-executor", flags->base_executor,
                        "cpu or cuda for the base (default: the same as for --model); a GPU computes it in FP16")
@@ -186,8 +187,12 @@ const RegisterVerb kVerb(
            "--also", flags->also,
            "more folders to score on the text in the same pass over the base; --json then prints a list");
        command.add_option("--tasks", flags->tasks, "multiple-choice questions, one JSON object a line");
-       command.add_option("--windows", flags->protocol.windows, "windows of the text")->check(CLI::Range(1, 1000000));
-       command.add_option("--window", flags->protocol.window, "tokens of a window")->check(CLI::Range(2, 1000000));
+       command.add_option("--windows", flags->protocol.windows, "windows of the text")
+           ->check(CLI::Range(1, 1000000))
+           ->capture_default_str();
+       command.add_option("--window", flags->protocol.window, "tokens of a window")
+           ->check(CLI::Range(2, 1000000))
+           ->capture_default_str();
        command.add_flag("--bos", flags->protocol.bos, "start each window with the BOS token");
        command.add_flag("--json", flags->json, "print JSON");
        return [flags] { return run(*flags); };

@@ -219,14 +219,19 @@ std::function<ExitCode()> declare(CLI::App& command) {
   auto* chat = command.add_flag("--chat", flags->chat, "conversation: a line of standard input is a question");
   file->excludes(prompt)->excludes(chat);
   command.add_option("--system", flags->system, "with --chat: what the model is told before the conversation");
-  command.add_option("--max-tokens", flags->max_tokens, "most tokens of an answer")->check(CLI::Range(1, 1 << 20));
+  command.add_option("--max-tokens", flags->max_tokens, "most tokens of an answer")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   command.add_option("--temperature", flags->sampling.temperature, "0: always the likeliest token")
-      ->check(CLI::Range(0.0f, 100.0f));
+      ->check(CLI::Range(0.0f, 100.0f))
+      ->capture_default_str();
   command.add_option("--top-k", flags->sampling.top_k, "draw from the k likeliest tokens (0: all)")
-      ->check(CLI::Range(0, 1 << 20));
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
   command.add_option("--top-p", flags->sampling.top_p, "draw from the likeliest tokens that make up this share")
-      ->check(CLI::Range(1e-6f, 1.0f));
-  command.add_option("--seed", flags->sampling.seed, "the same seed gives the same text");
+      ->check(CLI::Range(1e-6f, 1.0f))
+      ->capture_default_str();
+  command.add_option("--seed", flags->sampling.seed, "the same seed gives the same text")->capture_default_str();
   command.add_flag("--ignore-stop", flags->ignore_stop, "go on to --max-tokens");
   command.add_flag("--deterministic", flags->deterministic, "results equal to the bit whatever the batch");
   command.add_flag("--json", flags->json, "one object (a list of them for a conversation) instead of text");

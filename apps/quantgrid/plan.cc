@@ -92,7 +92,7 @@ std::function<ExitCode()> declare(CLI::App& command) {
   auto flags = std::make_shared<Flags>();
   command.add_option("grid", flags->grid, "grid file (TOML)")->required();
   command.add_option("--target", flags->target, "only the cases of this card");
-  command.add_option("--engine", flags->engine, "native (default), tensorrt-llm, vllm or openai");
+  command.add_option("--engine", flags->engine, "native, tensorrt-llm, vllm or openai")->capture_default_str();
   command.add_option("--backend", flags->backend, "of tensorrt-llm: tensorrt or pytorch");
   command.add_option("--filter", flags->filter, "only the cases that match, as 'gpu=a100 & weights=int4_awq'");
   command
@@ -101,7 +101,8 @@ std::function<ExitCode()> declare(CLI::App& command) {
                   "4096)")
       ->check(CLI::Range(1, 1 << 24));
   command.add_option("--profile", flags->profile, "what `run` would measure: quick or full")
-      ->check(CLI::IsMember({"quick", "full"}));
+      ->check(CLI::IsMember({"quick", "full"}))
+      ->capture_default_str();
   auto* index = command.add_flag("--index", flags->index, "by model and card");
   command.add_flag("--checkpoints", flags->checkpoints, "the folders to produce, and which cases each serves")
       ->excludes(index);

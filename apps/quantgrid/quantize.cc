@@ -182,7 +182,8 @@ void declare(CLI::App& command, QuantizeFlags& f) {
                      "also write the KV cache's calibration to this file; alone, without --weights and --out, for a "
                      "16-bit model that is run as it is (`--kv-scales` of the verbs that run models takes it)");
   command.add_option("--layout", f.layout, "layout of the folder")
-      ->check(CLI::IsMember({"trtllm", "modelopt", "compressed-tensors", "autoawq"}));
+      ->check(CLI::IsMember({"trtllm", "modelopt", "compressed-tensors", "autoawq"}))
+      ->capture_default_str();
   command
       .add_option(
           "--kv", f.kv,
@@ -194,10 +195,14 @@ void declare(CLI::App& command, QuantizeFlags& f) {
                   "int4_awq: inputs that share a scale (default: the greatest of 128, 64, 32 that fits)")
       ->check(CLI::IsMember({32, 64, 128}));
   command
-      .add_option("--activations", f.activations,
-                  "how inputs are scaled: static, or dynamic per token (default: static for fp8, dynamic for int8_sq)")
+      .add_option(
+          "--activations", f.activations,
+          "how inputs are scaled: static, or dynamic per token (default: static for fp8, dynamic for int8_sq, which "
+          "the modelopt layout has static alone)")
       ->check(CLI::IsMember({"static", "dynamic"}));
-  command.add_option("--weight-scales", f.weight_scales, "fp8: one scale a tensor or one a channel")
+  command
+      .add_option("--weight-scales", f.weight_scales,
+                  "fp8: one scale a tensor or one a channel (default: channel with --activations dynamic, else tensor)")
       ->check(CLI::IsMember({"tensor", "channel"}));
   command.add_option("--alpha", f.alpha, "int4_awq, int8_sq: this smoothing exponent instead of searching")
       ->check(CLI::Range(0.0, 1.0));
@@ -207,18 +212,26 @@ void declare(CLI::App& command, QuantizeFlags& f) {
   command.add_flag("--zero-points", f.zero_points,
                    "int4_awq: asymmetric codes (compressed-tensors; autoawq always has them)");
   command.add_option("--calib-sequences", f.calibration.sequences, "calibration sequences")
-      ->check(CLI::Range(1, 100000));
-  command.add_option("--calib-tokens", f.calibration.tokens, "tokens of each")->check(CLI::Range(2, 100000));
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
+  command.add_option("--calib-tokens", f.calibration.tokens, "tokens of each")
+      ->check(CLI::Range(2, 100000))
+      ->capture_default_str();
   command.add_option("--search-tokens", f.calibration.sample_rows, "tokens that searches look at")
-      ->check(CLI::Range(16, 1000000));
-  command.add_option("--seed", f.calibration.seed, "seed of all choices");
+      ->check(CLI::Range(16, 1000000))
+      ->capture_default_str();
+  command.add_option("--seed", f.calibration.seed, "seed of all choices")->capture_default_str();
   command.add_option("--tokenizer", f.tokenizer, "folder with the tokenizer (default: the model's own)");
-  command.add_option("--executor", f.executor, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
+  command.add_option("--executor", f.executor, "cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   command
       .add_option("--gpu-memory", f.gpu_memory_gb,
                   "--executor cuda: use no more of the card than so many GB (default: what is free)")
       ->check(CLI::PositiveNumber);
-  command.add_option("--tp", f.tp, "trtllm: GPUs that share the checkpoint")->check(CLI::Range(1, 64));
+  command.add_option("--tp", f.tp, "trtllm: GPUs that share the checkpoint")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
   command.add_flag("--json", f.json, "print JSON");
 }
 

@@ -326,11 +326,14 @@ const RegisterVerb kVerb(
                           "`folder` the grid names is taken from there all the same");
        command.add_option("--filter", f->filter, "only cases that match, e.g. 'weights=fp8 & kv=fp8'");
        command.add_option("--target", f->target, "only cases of this card");
-       command.add_option("--engine", f->engine, "engine to run them on");
-       command.add_option("--backend", f->backend, "back end of that engine");
-       command.add_option("--profile", f->profile, "quick or full")->check(CLI::IsMember({"quick", "full"}));
+       command.add_option("--engine", f->engine, "native, tensorrt-llm, vllm or openai")->capture_default_str();
+       command.add_option("--backend", f->backend, "of tensorrt-llm: tensorrt or pytorch");
+       command.add_option("--profile", f->profile, "quick or full")
+           ->check(CLI::IsMember({"quick", "full"}))
+           ->capture_default_str();
        command.add_option("--executor", f->executor, "cpu, cuda or auto; cpu runs any card's cases on the processor")
-           ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+           ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+           ->capture_default_str();
        command.add_option("--points", f->points, "only these workloads, e.g. decode/b1,128/128")->delimiter(',');
        command
            .add_option("--window", f->window_s,

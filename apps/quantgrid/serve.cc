@@ -158,9 +158,13 @@ std::function<ExitCode()> declare(CLI::App& command) {
   command.add_option("--api-key-file", flags->api_key_file, "the same from a file, which no list of processes shows")
       ->excludes(key);
   command.add_option("--allow-host", server.allowed_hosts, "one more name in Host headers of a server on localhost");
-  command.add_option("--max-batch", flags->max_batch, "most replies that run at once")->check(CLI::Range(1, 1 << 16));
-  command.add_option("--max-rows", flags->max_rows, "most tokens a step")->check(CLI::Range(1, 1 << 20));
-  command.add_option("--prefill-chunk", flags->prefill_chunk, "most prompt tokens of one request a step")
+  command.add_option("--max-batch", flags->max_batch, "most replies that run at once (default 64; on a GPU 256)")
+      ->check(CLI::Range(1, 1 << 16));
+  command.add_option("--max-rows", flags->max_rows, "most tokens a step (default 512; on a GPU 2048)")
+      ->check(CLI::Range(1, 1 << 20));
+  command
+      .add_option("--prefill-chunk", flags->prefill_chunk,
+                  "most prompt tokens of one request a step (default 128; on a GPU 2048)")
       ->check(CLI::Range(1, 1 << 20));
   command.add_option("--kv-tokens", flags->kv_tokens, "tokens that the KV cache holds (default: from the memory)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));

@@ -18,12 +18,15 @@ void declare_server_flags(CLI::App& command, ServerFlags& flags) {
   group(command.add_option("--server-model", flags.server_model,
                            "the model's name on the server (default: the only one that it lists)"));
   group(command.add_option("--prompts", flags.prompts, "tokens (ids), or text for servers that take no ids"))
-      ->check(CLI::IsMember({"tokens", "text"}));
+      ->check(CLI::IsMember({"tokens", "text"}))
+      ->capture_default_str();
   group(command.add_flag("--chat", flags.chat, "ask /v1/chat/completions, with text"));
   group(command.add_option("--stall-timeout", flags.stall_timeout_s, "seconds without a byte from the server")
-            ->check(CLI::Range(0.1, 86400.)));
+            ->check(CLI::Range(0.1, 86400.))
+            ->capture_default_str());
   group(command.add_option("--request-timeout", flags.request_timeout_s, "seconds for a whole reply")
-            ->check(CLI::Range(0.1, 86400.)));
+            ->check(CLI::Range(0.1, 86400.))
+            ->capture_default_str());
 }
 
 ServerAddress server_address(const ServerFlags& flags, int64_t vocab) {

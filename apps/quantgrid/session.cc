@@ -39,7 +39,8 @@ void declare_model_flags(CLI::App& command, ModelFlags& flags) {
   command.add_option("--model", flags.model, "model folder, or the name of a model in the local Hugging Face cache")
       ->required();
   command.add_option("--kv", flags.kv, "KV cache: fp16, fp8, int8, or auto (what the folder fixes, else fp16)")
-      ->check(CLI::IsMember({"auto", "fp16", "fp8", "int8"}));
+      ->check(CLI::IsMember({"auto", "fp16", "fp8", "int8"}))
+      ->capture_default_str();
   command.add_option(
       "--kv-scales", flags.kv_scales,
       "calibration of the KV cache for a model without its own (`quantgrid quantize --kv-scales` makes it)");
@@ -51,7 +52,8 @@ void declare_model_flags(CLI::App& command, ModelFlags& flags) {
       ->check(CLI::IsMember({"fp16", "bf16"}))
       ->capture_default_str();
   command.add_option("--executor", flags.executor, "cpu, cuda, or auto (cuda in a build that has it)")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   command.add_option("--tokenizer", flags.tokenizer, "folder with another tokenizer than the model's own");
   command.add_option("--gpu", flags.gpu,
                      "which GPU: index or UUID, as `quantgrid devices` shows them (default: the first)");

@@ -166,12 +166,16 @@ const RegisterVerb kSubmit(
        command.add_option("-o,--out", f->out, "scripts, journals, logs and the report (default: GRID-fleet here)");
        command.add_option("--filter", f->filter, "only cases that match");
        command.add_option("--target", f->target, "only cases of this card");
-       command.add_option("--profile", f->profile, "quick or full")->check(CLI::IsMember({"quick", "full"}));
+       command.add_option("--profile", f->profile, "quick or full")
+           ->check(CLI::IsMember({"quick", "full"}))
+           ->capture_default_str();
        command.add_option("--model-dir", f->model_dir, "as of `run`: where models are and checkpoints are made");
        command.add_option("--weights-from", f->weights_from, "synth or synth:SEED: random weights, speed only");
        command.add_option("--executor", f->executor, "cpu: all cases on the nodes' processors, for their accuracy")
-           ->check(CLI::IsMember({"auto", "cpu"}));
-       command.add_option("--engine", f->engine, "native, tensorrt-llm or vllm, which the nodes have on their PATH");
+           ->check(CLI::IsMember({"auto", "cpu"}))
+           ->capture_default_str();
+       command.add_option("--engine", f->engine, "native, tensorrt-llm or vllm, which the nodes have on their PATH")
+           ->capture_default_str();
        command.add_option("--backend", f->backend, "of TensorRT-LLM: tensorrt or pytorch");
        command.add_flag("--served", f->served, "as of `run`: the engine through its own server");
        command.add_flag("--attempt", f->attempt, "as of `run`: what another engine does not list as supported, too");
