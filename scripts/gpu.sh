@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The parts that need CUDA: scripts/gpu.sh build|test|cases|sanitize|bench|speed [ARGS...]
-# QG_CUDA_ARCHITECTURES=90a-real builds for one card in a third of the time (80, 86, 89 or 90a).
+# QG_CUDA_ARCHITECTURES=90a-real builds for one card (80, 86, 89 or 90a) and takes less time (results/gpu-build-*.txt).
 # Exit 4 where this machine cannot do it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
