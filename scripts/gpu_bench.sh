@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Benchmarks of the kernels, on a machine with a GPU: time, bandwidth, operations a second, for every format and row count.
-#   scripts/gpu_bench.sh [--tables 'linear decode prefill append'] [--out FILE]
+#   scripts/gpu_bench.sh [--tables 'NAME...'] [--out FILE]
+# Tables: linear linear_gate decode prefill append append_decode (these by default), linear_int4 linear_bf16 linear_tiles.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tables=''
