@@ -38,8 +38,8 @@ install_packages() {
   local packages=(
     build-essential cmake ninja-build pkg-config ccache git ca-certificates python3-venv     # tools
     nlohmann-json3-dev libcli11-dev libtomlplusplus-dev libspdlog-dev libfmt-dev              # headers
-    libsqlite3-dev libzstd-dev libpcre2-dev libopenblas-pthread-dev libssl-dev                # libraries
-    libgtest-dev libbenchmark-dev clang-16 libclang-rt-16-dev clang-format-14                 # tests, fuzzers, format
+    libsqlite3-dev libpcre2-dev libopenblas-pthread-dev libssl-dev                             # libraries
+    libgtest-dev clang-16 libclang-rt-16-dev clang-format-14                                  # tests, fuzzers, format
     libjs-chart.js debian-reference-en jargon-text                                            # the report's charts, texts
   )
   # Each distribution carries another version of Boost (Asio and Beast, headers alone).

@@ -62,18 +62,6 @@ Json or_null(const std::optional<T>& value) {
   return value ? Json(*value) : Json();
 }
 
-// At a rate a 99th percentile wants more samples than the others, or it would be the maximum.
-std::optional<double> p99(const BenchResult& r, const Load& load, std::string_view metric, double value) {
-  if (load.arrival != Arrival::rate) return value;
-  for (const LoadFigure& figure : rate_figures(r))
-    if (figure.metric == metric) return figure.value;
-  return {};
-}
-
-std::string in_ms(const std::optional<double>& value, int digits) {
-  return value ? fmt::format("{:.{}f} ms", *value, digits) : "too few requests for a";
-}
-
 Json result_json(const BenchResult& r, const Load& load, Executor& executor, const Run& run) {
   Json json;
   json["workload"] = load.name;
@@ -87,10 +75,10 @@ Json result_json(const BenchResult& r, const Load& load, Executor& executor, con
   json["total_tok_s"] = r.total_tok_s;
   json["prefill_tok_s"] = r.prefill_tok_s;
   json["ttft_ms_p50"] = load.window_s > 0 ? Json() : Json(r.ttft_ms_p50);
-  json["ttft_ms_p99"] = load.window_s > 0 ? Json() : or_null(p99(r, load, "ttft_ms_p99", r.ttft_ms_p99));
+  json["ttft_ms_p99"] = load.window_s > 0 ? Json() : or_null(shown_p99(r, load, "ttft_ms_p99", r.ttft_ms_p99));
   json["tpot_ms_p50"] = r.tpot_ms_p50;
   json["itl_ms_p50"] = r.itl_ms_p50;
-  json["itl_ms_p99"] = or_null(p99(r, load, "itl_ms_p99", r.itl_ms_p99));
+  json["itl_ms_p99"] = or_null(shown_p99(r, load, "itl_ms_p99", r.itl_ms_p99));
   json["batch_achieved"] = r.batch_achieved;
   json["device_busy_share"] = r.device_busy_share > 0 ? Json(r.device_busy_share) : Json();
   json["seconds"] = r.seconds;
@@ -129,10 +117,10 @@ void print_result(const BenchResult& r, const Load& load, Executor& executor, co
     fmt::print("method          steady window of {} s, requests started at random depths\n", load.window_s);
   else
     fmt::print("first token     {:.1f} ms (p50), {} (p99)\n", r.ttft_ms_p50,
-               in_ms(p99(r, load, "ttft_ms_p99", r.ttft_ms_p99), 1));
+               p99_text(r, load, "ttft_ms_p99", r.ttft_ms_p99, 1));
   if (!prefill)
     fmt::print("per token       {:.2f} ms (p50);  gaps {:.2f} ms (p50), {} (p99)\n", r.tpot_ms_p50, r.itl_ms_p50,
-               in_ms(p99(r, load, "itl_ms_p99", r.itl_ms_p99), 2));
+               p99_text(r, load, "itl_ms_p99", r.itl_ms_p99, 2));
   if (r.device_busy_share > 0) fmt::print("GPU busy        {:.1f} % of the time\n", 100 * r.device_busy_share);
   if (run.roofline_share) fmt::print("of the roofline {:.1f} %\n", 100 * *run.roofline_share);
   if (r.goodput)
@@ -250,7 +238,8 @@ const RegisterVerb kVerb(
            ->capture_default_str();
        command.add_option("--batch", flags->batch, "requests that start together (decode speed; default 1)")
            ->check(CLI::Range(1, 100000));
-       command.add_option("--concurrency", flags->concurrency, "requests kept in flight")->check(CLI::Range(1, 100000));
+       auto* concurrency = command.add_option("--concurrency", flags->concurrency, "requests kept in flight")
+                               ->check(CLI::Range(1, 100000));
        declare_rate_flags(command, *flags);
        command
            .add_option("--requests", flags->requests,
@@ -258,6 +247,8 @@ const RegisterVerb kVerb(
            ->check(CLI::Range(1, 10000000));
        command.add_option("--rounds", flags->rounds, "with --batch: measured rounds after one warm-up")
            ->check(CLI::Range(1, 1000))
+           ->excludes(concurrency)
+           ->excludes(command.get_option("--rate"))
            ->capture_default_str();
        command
            .add_option("--window", flags->window_s,

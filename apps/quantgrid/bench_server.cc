@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "bench/rate.h"
 #include "bench_flags.h"
 #include "core/json.h"
 #include "core/log.h"
@@ -108,9 +109,10 @@ void print_run(const EngineRun& run, const BenchResult& r, const Load& load, con
   fmt::print("{}         {}\n", load.speed == SpeedKind::prefill ? "prefill" : "output ",
              speed_text(r.output_tok_s, r.rounds));
   fmt::print("in and out      {:.1f} tok/s\n", r.total_tok_s);
-  fmt::print("first token     {:.1f} ms (p50), {:.1f} ms (p99)\n", r.ttft_ms_p50, r.ttft_ms_p99);
-  fmt::print("per token       {:.2f} ms (p50);  gaps {:.2f} ms (p50), {:.2f} ms (p99)\n", r.tpot_ms_p50, r.itl_ms_p50,
-             r.itl_ms_p99);
+  fmt::print("first token     {:.1f} ms (p50), {} (p99)\n", r.ttft_ms_p50,
+             p99_text(r, load, "ttft_ms_p99", r.ttft_ms_p99, 1));
+  fmt::print("per token       {:.2f} ms (p50);  gaps {:.2f} ms (p50), {} (p99)\n", r.tpot_ms_p50, r.itl_ms_p50,
+             p99_text(r, load, "itl_ms_p99", r.itl_ms_p99, 2));
   for (const EngineMetric& metric : run.metrics)
     if (metric.name.starts_with("client_")) fmt::print("{:<17} {:.3f}\n", metric.name, metric.value);
   if (r.goodput)

@@ -54,6 +54,7 @@ GridRun::Model& GridRun::model(const std::string& name) {
   auto m = std::make_unique<Model>();
   m->row = &grid_.model(name);
   m->folder = m->row->folder;
+  m->stem = m->row->stem;
   if (!std::filesystem::exists(m->folder)) {
     if (!options_.synth_seed) throw folder_is_missing(grid_, *m->row);
     m->synthetic = true;
@@ -65,6 +66,7 @@ GridRun::Model& GridRun::model(const std::string& name) {
       return *slot;
     }
     m->folder = synthetic_folder(grid_, *m->row, *options_.synth_seed);
+    m->stem = m->folder.filename().string();  // beside those of the real weights
     const FileLock lock(lock_file(*m->row), "making this model");
     if (!std::filesystem::exists(m->folder)) {
       const ModelTable table = make_model_table(m->row->shape.value());
@@ -115,7 +117,7 @@ std::shared_ptr<const Checkpoint> GridRun::checkpoint_of(Model& m, const Case& c
     return m.base_with_kv_scales;
   }
   if (runs_original_model(native, c.weights)) return m.base;
-  const std::string name = case_checkpoint(native, m.folder.filename().string(), c.weights, c.kv);
+  const std::string name = case_checkpoint(native, m.stem, c.weights, c.kv);
   std::shared_ptr<const Checkpoint>& slot = m.checkpoints[name];
   if (slot) return slot;
   if (!m.tokenizer) return slot = synthetic_checkpoint(m, c.weights);
@@ -176,7 +178,7 @@ Record GridRun::common_record(Model& m, const Case& c, const CellPart& p) {
   if (m.tokenizer) r.tokenizer_sha = m.tokenizer->hash();
   r.checkpoint = runs_original_model(engine_spec(EngineId::native), c.weights)
                      ? m.folder.filename().string()
-                     : case_checkpoint(engine_spec(EngineId::native), m.folder.filename().string(), c.weights, c.kv);
+                     : case_checkpoint(engine_spec(EngineId::native), m.stem, c.weights, c.kv);
   r.started_at = utc_now();
   return r;
 }

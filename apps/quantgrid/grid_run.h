@@ -152,6 +152,7 @@ class GridRun {
 struct GridRun::Model {
   const GridModel* row = nullptr;
   std::filesystem::path folder;
+  std::string stem;  // of its checkpoints' names
   std::shared_ptr<const Checkpoint> base;
   std::optional<Tokenizer> tokenizer;
   std::shared_ptr<const Checkpoint> base_with_kv_scales;  // opened on first use

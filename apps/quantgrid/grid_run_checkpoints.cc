@@ -56,7 +56,7 @@ QuantizeJob GridRun::missing_checkpoints(const Model& m, const std::vector<Case>
   for (const Case& c : cases) {
     if (needs_kv_scales_file(m, c) && !std::filesystem::exists(kv_scales_file(m))) job.kv_scales = kv_scales_file(m);
     if (runs_original_model(native, c.weights)) continue;
-    const std::string name = case_checkpoint(native, m.folder.filename().string(), c.weights, c.kv);
+    const std::string name = case_checkpoint(native, m.stem, c.weights, c.kv);
     if (!names.insert(name).second || has_checkpoint(m, name, c.weights)) continue;
     QuantizeOutput output;
     output.recipe = default_recipe(c.weights);

@@ -42,10 +42,9 @@ ServeChild& GridRun::serve_child(Model& m, const Case& c, const Workload& worklo
   };
   const EngineSpec& native = engine_spec(EngineId::native);
   if (m.tokenizer) {
-    const std::filesystem::path folder =
-        runs_original_model(native, c.weights)
-            ? m.folder
-            : grid_.models_dir / case_checkpoint(native, m.folder.filename().string(), c.weights, c.kv);
+    const std::filesystem::path folder = runs_original_model(native, c.weights)
+                                             ? m.folder
+                                             : grid_.models_dir / case_checkpoint(native, m.stem, c.weights, c.kv);
     add("--model", folder.string());
     if (needs_kv_scales_file(m, c)) add("--kv-scales", kv_scales_file(m).string());
   } else {  // random weights in memory

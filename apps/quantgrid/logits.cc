@@ -178,7 +178,7 @@ ExitCode run(const LogitsFlags& flags) {
 const RegisterVerb kVerb(
     {75, "logits",
      "Float32 logits of given tokens, for comparing with other implementations.\n"
-     "Without --kv, K and V stay in float on the CPU unless the checkpoint fixes their format.",
+     "Unlike elsewhere, --kv auto keeps K and V in float on the CPU unless the checkpoint fixes their format.",
      "quantgrid logits --model models/smollm2-135m-instruct --tokens ids.json --out logits.safetensors",
      [](CLI::App& command) {
        auto flags = std::make_shared<LogitsFlags>();

@@ -13,6 +13,7 @@
 #include "core/parallel.h"
 #include "core/progress.h"
 #include "core/version.h"
+#include "grid/names.h"
 #include "verb.h"
 
 namespace qg {
@@ -55,6 +56,17 @@ int report(const Error& error) {
   return static_cast<int>(error.code());
 }
 
+// CLI11 would only say that a subcommand is missing.
+void refuse_unknown_verb(int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-' || argv[1][0] == '\0') return;
+  std::vector<std::string> names;
+  for (const Verb& verb : registered_verbs()) names.push_back(verb.name);
+  if (std::find(names.begin(), names.end(), argv[1]) != names.end()) return;
+  const std::string near = nearest_name(argv[1], names);
+  throw Error(fmt::format("there is no verb '{}'", argv[1]), "",
+              (near.empty() ? "" : fmt::format("did you mean '{}'? ", near)) + "`quantgrid --help` lists all");
+}
+
 int run(int argc, char** argv) {
   CLI::App app{
       "Which weight format and which KV-cache format should I serve, for this model on this card?\n"
@@ -72,6 +84,7 @@ int run(int argc, char** argv) {
     actions[command] = verb.declare(*command);
     add_common(*command, common);
   }
+  refuse_unknown_verb(argc, argv);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -137,6 +137,18 @@ std::vector<LoadFigure> rate_figures(const BenchResult& r) {
   return list;
 }
 
+std::optional<double> shown_p99(const BenchResult& result, const Load& load, std::string_view metric, double value) {
+  if (load.arrival != Arrival::rate) return value;
+  for (const LoadFigure& figure : rate_figures(result))
+    if (figure.metric == metric) return figure.value;
+  return {};
+}
+
+std::string p99_text(const BenchResult& result, const Load& load, std::string_view metric, double value, int digits) {
+  const std::optional<double> shown = shown_p99(result, load, metric, value);
+  return shown ? fmt::format("{:.{}f} ms", *shown, digits) : "too few requests for a";
+}
+
 std::string describe_arrivals(const Load& load) {
   std::string text =
       load.burstiness == 1 ? "Poisson arrivals" : fmt::format("arrivals of burstiness {}", load.burstiness);

@@ -3,6 +3,8 @@
 // (docs/measuring.md). Requests of the warm-up come first, at the same rate and without a pause; the others are
 // counted. A request's times count from the moment at which it was to arrive, also where it was sent later.
 #include <functional>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -33,6 +35,11 @@ struct LoadFigure {
 // good requests a second, the share of good ones. A 99th percentile of fewer than 300 samples is left out: it would be
 // their maximum. Empty for other loads.
 std::vector<LoadFigure> rate_figures(const BenchResult& result);
+
+// A 99th percentile (metric: its name in record/metrics.h, value: of all requests) as far as it may be shown: of a
+// served load only with those 300 samples. In words: "12.3 ms", or that there are too few requests.
+std::optional<double> shown_p99(const BenchResult& result, const Load& load, std::string_view metric, double value);
+std::string p99_text(const BenchResult& result, const Load& load, std::string_view metric, double value, int digits);
 
 // How a load was offered, for the record: arrivals, warm-up, limits, in words.
 std::string describe_arrivals(const Load& load);

@@ -251,6 +251,22 @@ TEST(Rate, FiguresHaveNamesAndA99thPercentileOnlyWithEnoughSamples) {
   EXPECT_TRUE(rate_figures(measure(other, load, [](int64_t) {})).empty()) << "of other loads there are none";
 }
 
+TEST(Rate, A99thPercentileOfFewRequestsIsNotShown) {
+  const auto shown = [](const Load& load) {
+    QueueTarget target(load.arrival == Arrival::rate ? load : rate_load(1, 100), 1e-6, 1e-6);
+    const BenchResult r = measure(target, load, [](int64_t) {});
+    const std::optional<double> value = shown_p99(r, load, "ttft_ms_p99", r.ttft_ms_p99);
+    EXPECT_TRUE(!value || *value == r.ttft_ms_p99);
+    EXPECT_EQ(p99_text(r, load, "ttft_ms_p99", r.ttft_ms_p99, 1).ends_with(" ms"), value.has_value());
+    return value.has_value();
+  };
+  EXPECT_FALSE(shown(rate_load(20000, 20)));
+  EXPECT_TRUE(shown(rate_load(20000, 300)));
+  Load load = *parse_load("decode/b4");
+  load.osl = 4;
+  EXPECT_TRUE(shown(load));
+}
+
 TEST(Rate, ArrivalsAreDescribed) {
   Load load = rate_load(8, 480);
   EXPECT_EQ(describe_arrivals(load), "Poisson arrivals at 8 requests/s, seed 42; 48 more before them are not counted");

@@ -283,9 +283,12 @@ const std::vector<Broken>& cases() {
        "report j.jsonl -o report.html", "line 1"},
       // use
       {"NoVerb", {}, "", "subcommand"},
-      {"UnknownVerb", {}, "quantise --model model", "subcommand"},
+      {"UnknownVerb", {}, "quantise --model model", "did you mean 'quantize'?"},
+      {"VerbOfNobody", {}, "dance", "there is no verb 'dance'"},
       {"UnknownFlag", {}, "plan --fast grid.toml", "--fast"},
       {"BatchAndRate", {}, "bench --model model --batch 2 --rate 3", "exclude"},
+      {"RoundsOfARate", {}, "bench --model model --rate 3 --rounds 2", "exclude"},
+      {"RoundsInFlight", {}, "bench --model model --concurrency 3 --rounds 2", "exclude"},
       {"Bf16OnTheCpu", {}, "generate --model model --prompt hi --executor cpu --dtype bf16", "float"},
       {"Bf16OfQuantizedWeights",
        {},

@@ -296,6 +296,19 @@ TEST_F(GridRunTest, MissingModelAsksForSynthInSoManyWords) {
 
 // --model-dir stands for the grid's models_dir: models without a folder of their own are looked for there, checkpoints
 // are made there, and a folder that the grid names stays what it is.
+// As `plan` names them, whatever the model's own folder is called.
+TEST_F(GridRunTest, CheckpointsBeginWithTheStem) {
+  std::string other = kGrid;
+  const std::string named = "folder = \"models/tiny\"\n";
+  other.insert(other.find(named), "stem = \"little-one\"\n");
+  write_text(folder_ / "grid.toml", other);
+  const Outcome made = run_program("run grid.toml --filter number=2 --checkpoints-only", folder_);
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const std::string name = "little-one-trtllm-ckpt-wq_fp8-kv_fp16";
+  EXPECT_TRUE(fs::exists(folder_ / "models" / name));
+  EXPECT_NE(run_program("plan grid.toml --checkpoints", folder_).out.find(name), std::string::npos);
+}
+
 TEST_F(GridRunTest, AFolderInTheGridIsKeptUnderModelDir) {
   const std::string small =
       " --layers 2 --hidden 128 --heads 4 --kv-heads 2 --head-dim 32 --ffn 256 --vocab 320 --seed ";
