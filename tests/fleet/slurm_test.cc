@@ -130,6 +130,9 @@ TEST(Slurm, JobNumbers) {
   EXPECT_EQ(parse_job_id("1234;cluster\n"), "1234");
   EXPECT_EQ(parse_job_id("sbatch: error: invalid partition"), "");
   EXPECT_EQ(parse_job_id(""), "");
+  EXPECT_EQ(parse_job_id("\n"), "");
+  EXPECT_EQ(parse_job_id("billed to project x\n1234;cluster\n"), "1234");
+  EXPECT_EQ(parse_job_id("1234\nand more"), "");
 }
 
 }  // namespace
