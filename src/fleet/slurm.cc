@@ -66,18 +66,19 @@ std::string joined(const std::vector<std::string>& words) {
 constexpr std::string_view kRun = R"(
 time_up=0
 child=
+signalled=1
 on_time_up() {
   time_up=1
+  signalled=1
   [[ -z $child ]] || kill -TERM "$child" 2>/dev/null
 }
 trap on_time_up USR1
-trap : TERM
+trap 'signalled=1' TERM
 
 "${command[@]}" &
 child=$!
-wait "$child"
-status=$?
-while kill -0 "$child" 2>/dev/null; do  # a signal ended the wait, not the program
+while ((signalled)); do  # a signal ends the wait, not the program
+  signalled=0
   wait "$child"
   status=$?
 done
