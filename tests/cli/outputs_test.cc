@@ -1,8 +1,9 @@
-// Where results go to: names that are not UTF-8, or empty.
+// Where results go to: closed and full outputs, and names that are not UTF-8.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include "core/json.h"
+#include "record/journal.h"
 #include "tests/cli/program.h"
 
 namespace qg {
@@ -33,8 +34,30 @@ batch = 1
 )");
   }
   void TearDown() override { fs::remove_all(folder_); }
+  // The program's outputs are those of `shell`, which is a redirection.
+  int run_into(const std::string& arguments, const std::string& shell) {
+    return run_command("cd '" + folder_.string() + "' && '" QG_BINARY "' " + arguments + " " + shell).exit_code;
+  }
   fs::path folder_;
 };
+
+// The journal would be opened as file 1 or 2, and take what is printed.
+TEST_F(Outputs, AJournalIsWholeWhenOutputAndErrorAreClosed) {
+  for (const std::string& closed : {std::string("2>&-"), std::string(">&- 2>&-"), std::string("<&- >&- 2>&-")}) {
+    EXPECT_EQ(run_into("run grid.toml --executor cpu --journal j.jsonl --rerun", closed), 0) << closed;
+    EXPECT_NO_THROW(read_journal(folder_ / "j.jsonl")) << closed << "\n" << read_text(folder_ / "j.jsonl");
+  }
+}
+
+TEST_F(Outputs, AFullOutputIsAnError) {
+  for (const char* arguments : {"devices --json", "--help", "--version", "plan grid.toml",
+                                "plan '" QG_SOURCE_DIR "/grids/trt-llm-45.toml' --json"}) {
+    EXPECT_EQ(run_into(arguments, ">/dev/full 2>said"), 1) << arguments;
+    const std::string said = read_text(folder_ / "said");
+    EXPECT_NE(said.find("standard output: cannot be written"), std::string::npos) << arguments << "\n" << said;
+    EXPECT_NE(said.find("when that disk is full"), std::string::npos) << arguments << "\n" << said;
+  }
+}
 
 // Latin-1 names: JSON cannot hold them, and must not throw the work away.
 TEST_F(Outputs, NamesNeedNotBeUtf8) {
