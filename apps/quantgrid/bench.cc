@@ -6,7 +6,7 @@
 #include "bench/rate.h"
 #include "bench_flags.h"
 #include "card_here.h"
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/memory.h"
 #include "core/progress.h"
 #include "grid/roofline.h"
@@ -201,7 +201,7 @@ ExitCode run(const BenchFlags& flags) {
   if (window) told.gpu = window->stop();
   told.roofline_share = roofline_share(session, load, result);
   if (flags.json)
-    fmt::print("{}\n", result_json(result, load, engine->executor(), told).dump(2));
+    fmt::print("{}\n", json_text(result_json(result, load, engine->executor(), told), 2));
   else
     print_result(result, load, engine->executor(), told);
   return result.failed > 0 ? ExitCode::cases_failed : ExitCode::done;

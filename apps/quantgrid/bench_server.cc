@@ -7,7 +7,7 @@
 
 #include "bench/rate.h"
 #include "bench_flags.h"
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/log.h"
 #include "core/progress.h"
 #include "grid/models.h"
@@ -156,7 +156,7 @@ ExitCode bench_server(const BenchFlags& flags, Load load) {
     if (!child->alive() && !run.ok()) run.reason += "; the server ended: " + child->last_words();
   }
   if (flags.json)
-    fmt::print("{}\n", run_json(run, result, load, engine).dump(2));
+    fmt::print("{}\n", json_text(run_json(run, result, load, engine), 2));
   else if (!run.metrics.empty())
     print_run(run, result, load, engine);
   if (run.ok()) return ExitCode::done;

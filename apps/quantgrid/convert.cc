@@ -3,7 +3,7 @@
 
 #include <fmt/format.h>
 
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/log.h"
 #include "model/architecture.h"
 #include "model/open_model.h"
@@ -42,12 +42,12 @@ ExitCode convert(const ConvertFlags& flags) {
   for (const std::string& note : notes) warn("{}: {}", flags.out, note);
   const std::string layout(to_string(options.layout));
   if (flags.json) {
-    fmt::print("{}\n", Json{{"out", flags.out},
-                            {"layout", layout},
-                            {"kv", options.kv ? Json(flags.kv) : Json(nullptr)},
-                            {"tp", options.ranks},
-                            {"notes", notes}}
-                           .dump(2));
+    fmt::print("{}\n", json_text(Json{{"out", flags.out},
+                                      {"layout", layout},
+                                      {"kv", options.kv ? Json(flags.kv) : Json(nullptr)},
+                                      {"tp", options.ranks},
+                                      {"notes", notes}},
+                                 2));
     return ExitCode::done;
   }
   fmt::print("{}: layout {}{}{}\n", flags.out, layout,

@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "bench/nvml.h"
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "grid/cards.h"
@@ -98,7 +98,7 @@ ExitCode show(bool json) {
   const GpuInventory found = list_gpus();
   const Json machine = describe_machine(found);
   if (json) {
-    fmt::print("{}\n", machine.dump(2));
+    fmt::print("{}\n", json_text(machine, 2));
     return ExitCode::done;
   }
   if (found.driver_found) fmt::print("NVIDIA driver {}, {} GPUs\n", found.driver_version, found.devices.size());

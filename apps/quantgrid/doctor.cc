@@ -10,7 +10,7 @@
 #include <numeric>
 
 #include "bench/nvml.h"
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "core/tensor.h"
@@ -216,7 +216,7 @@ ExitCode run(bool with_probe, bool json) {
                                  {"said", f.said},
                                  {"fix", f.fix}});
     if (with_probe) out["probe"] = probe_json(measured, gpu_probes);
-    fmt::print("{}\n", out.dump(2));
+    fmt::print("{}\n", json_text(out, 2));
   } else {
     for (const Finding& f : findings) {
       fmt::print("{}  {:<16} {}\n", mark(f.verdict), f.what, f.said);

@@ -5,7 +5,7 @@
 
 #include <memory>
 
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/version.h"
 #include "engines/run_installed.h"
 #include "verb.h"
@@ -68,7 +68,7 @@ ExitCode show(bool json) {
                  engine.backend.empty() ? "" : " --backend ", engine.backend, here.state, engine.note);
   }
   if (json)
-    fmt::print("{}\n", list.dump(2));
+    fmt::print("{}\n", json_text(list, 2));
   else
     fmt::print(
         "\n`quantgrid plan GRID --engine E` says what each engine supports, `quantgrid run GRID --engine E` runs "

@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <span>
 
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/progress.h"
 #include "eval/choices.h"
 #include "eval/fidelity.h"
@@ -148,7 +148,7 @@ ExitCode run(const EvalFlags& flags) {
   Json& result = results[0];
   if (!flags.tasks.empty()) result["tasks"] = run_tasks(flags, base, candidates[0]);
   if (flags.json) {
-    fmt::print("{}\n", (flags.also.empty() ? result : Json(results)).dump(2));
+    fmt::print("{}\n", json_text(flags.also.empty() ? result : Json(results), 2));
     return ExitCode::done;
   }
   for (const Json& of_text : results) {

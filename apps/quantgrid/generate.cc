@@ -9,7 +9,7 @@
 
 #include "core/file.h"
 #include "core/interrupt.h"
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/log.h"
 #include "session.h"
 #include "tokenizer/chat.h"
@@ -125,7 +125,7 @@ class Generator {
     options.num_pages = std::min(options.num_pages, pages_of_bytes(options, session_.default_kv_bytes(1)));
     open_engine(options);
     finish_turn(run(std::move(tokens), true));
-    if (flags_.json) std::cout << results_.front().dump(2) << "\n";
+    if (flags_.json) std::cout << json_text(results_.front(), 2) << "\n";
   }
 
   // A conversation: `prompt`, or a line of standard input for each turn.
@@ -136,7 +136,7 @@ class Generator {
     if (!flags_.system.empty()) messages_.push_back({"system", flags_.system});
     if (!flags_.prompt.empty()) {
       turn(flags_.prompt);
-      if (flags_.json) std::cout << results_.front().dump(2) << "\n";
+      if (flags_.json) std::cout << json_text(results_.front(), 2) << "\n";
       return;
     }
     const bool interactive = isatty(STDIN_FILENO) != 0;
@@ -148,7 +148,7 @@ class Generator {
       if (!line.empty()) turn(line);
     }
     stop_if_interrupted("it starts anew");
-    if (flags_.json) std::cout << Json(results_).dump(2) << "\n";
+    if (flags_.json) std::cout << json_text(Json(results_), 2) << "\n";
   }
 
  private:

@@ -2,7 +2,7 @@
 #include <fmt/format.h>
 
 #include "checkpoint/inspect.h"
-#include "core/json.h"
+#include "core/json_text.h"
 #include "model/open_model.h"
 #include "verb.h"
 
@@ -51,7 +51,7 @@ void print_lineage(const std::optional<Lineage>& lineage) {
              lineage->created.empty() ? "" : " ", lineage->created, lineage->tool_version, lineage->tool_commit,
              lineage->seed);
   if (!lineage->base_hash.empty()) fmt::print("           base sha256 {}\n", lineage->base_hash);
-  fmt::print("           recipe {}\n", lineage->recipe.dump());
+  fmt::print("           recipe {}\n", json_text(lineage->recipe));
   if (!lineage->calibration_hash.empty())
     fmt::print("           calibration text sha256 {}\n", lineage->calibration_hash);
 }
@@ -72,7 +72,7 @@ void print(const Checkpoint& checkpoint, const Inspection& inspection, const Jso
 // A folder that cannot be opened is a result too when a program asks.
 ExitCode print_unopened(const std::string& folder, const Error& error) {
   const Json json{{"folder", folder}, {"sound", false}, {"problems", {std::string(error.what())}}};
-  fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+  fmt::print("{}\n", json_text(json, 2));
   return error.code();
 }
 
@@ -87,7 +87,7 @@ ExitCode inspect(const std::string& folder, bool json_wanted) {
   const Inspection inspection = inspect_checkpoint(*checkpoint);
   const Json json = to_json(*checkpoint, inspection);
   if (json_wanted)
-    fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+    fmt::print("{}\n", json_text(json, 2));
   else
     print(*checkpoint, inspection, json);
   return inspection.sound() ? ExitCode::done : ExitCode::wrong_input;

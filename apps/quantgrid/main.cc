@@ -1,12 +1,17 @@
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <map>
 #include <new>
+#include <system_error>
 
 #include "core/interrupt.h"
 #include "core/log.h"
@@ -67,6 +72,31 @@ void refuse_unknown_verb(int argc, char** argv) {
               (near.empty() ? "" : fmt::format("did you mean '{}'? ", near)) + "`quantgrid --help` lists all");
 }
 
+// A program may be started with standard output or error closed. The next file that is opened would take their number:
+// messages would be written into a journal.
+void hold_standard_files() {
+  int fd = 0;
+  while (fd >= 0 && fd <= STDERR_FILENO) fd = ::open("/dev/null", O_RDWR);
+  if (fd >= 0) ::close(fd);
+}
+
+// `code`: of errno, 0 where it is not known.
+Error output_error(int code) {
+  return Error(std::string("cannot be written") + (code == 0 ? "" : std::string(": ") + std::strerror(code)),
+               "standard output", "look where it goes to; when that disk is full, free some of it");
+}
+
+// What is printed waits in a buffer: a full disk may show only when all else is done.
+void flush_output() {
+  if (std::fflush(stdout) != 0) throw output_error(errno);
+  if (std::ferror(stdout) != 0) throw output_error(0);  // at an earlier write, which nobody looked at
+}
+
+Error internal_error(const std::exception& e) {
+  return Error(std::string("internal error: ") + e.what(), "", "please report this with the command that you ran",
+               ExitCode::cannot_here);
+}
+
 int run(int argc, char** argv) {
   CLI::App app{
       "Which weight format and which KV-cache format should I serve, for this model on this card?\n"
@@ -89,11 +119,15 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     const int code = app.exit(e);
-    return code == 0 ? 0 : static_cast<int>(ExitCode::wrong_input);
+    if (code != 0) return static_cast<int>(ExitCode::wrong_input);
+    flush_output();
+    return 0;
   }
   apply(common);
   watch_interrupts();
-  return static_cast<int>(actions.at(app.get_subcommands().front())());
+  const ExitCode code = actions.at(app.get_subcommands().front())();
+  flush_output();
+  return static_cast<int>(code);
 }
 
 }  // namespace
@@ -110,6 +144,7 @@ const std::vector<Verb>& registered_verbs() {
 }  // namespace qg
 
 int main(int argc, char** argv) {
+  qg::hold_standard_files();
   std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error like a full disk
   try {
     return qg::run(argc, argv);
@@ -117,11 +152,13 @@ int main(int argc, char** argv) {
     return qg::report(e);
   } catch (const std::filesystem::filesystem_error& e) {
     return qg::report(qg::Error(e.code().message(), e.path1().string(), "check path and permissions"));
+  } catch (const std::system_error& e) {  // fmt's print throws it
+    if (std::ferror(stdout) != 0) return qg::report(qg::output_error(e.code().value()));
+    return qg::report(qg::internal_error(e));
   } catch (const std::bad_alloc&) {
     return qg::report(
         qg::Error("out of memory", "", "use a smaller model or a machine with more memory", qg::ExitCode::cannot_here));
   } catch (const std::exception& e) {
-    return qg::report(qg::Error(std::string("internal error: ") + e.what(), "",
-                                "please report this with the command that you ran", qg::ExitCode::cannot_here));
+    return qg::report(qg::internal_error(e));
   }
 }

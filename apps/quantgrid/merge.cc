@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "core/json_text.h"
 #include "record/results.h"
 #include "record/store.h"
 #include "verb.h"
@@ -40,7 +41,7 @@ ExitCode merge(const MergeFlags& flags) {
   if (flags.json) {
     const Json summary{{"out", flags.out.string()}, {"runs", results.runs.size()}, {"cases", results.attempts.size()},
                        {"measurements", rows},      {"replaced", replaced},        {"disagreeing", disagreeing}};
-    fmt::print("{}\n", summary.dump(2));
+    fmt::print("{}\n", json_text(summary, 2));
     return ExitCode::done;
   }
   fmt::print("{}: {} runs, {} cases, {} measurements\n", flags.out.string(), results.runs.size(),

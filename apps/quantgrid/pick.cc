@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "core/json_text.h"
 #include "report/across.h"
 #include "report/explain.h"
 #include "report/open_study.h"
@@ -31,7 +32,7 @@ ExitCode pick_formats(const PickFlags& flags) {
     throw Error("no journal was named", "", "for example: quantgrid pick results/h100.jsonl");
   const Study study = open_study(flags.files);
   if (flags.json) {
-    fmt::print("{}\n", (flags.across ? across_engines_as_json(study) : picks_as_json(study)).dump(2));
+    fmt::print("{}\n", json_text(flags.across ? across_engines_as_json(study) : picks_as_json(study), 2));
     return ExitCode::done;
   }
   const Speaker say(*parse_language(flags.language));

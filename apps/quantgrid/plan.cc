@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "bench/nvml.h"
+#include "core/json_text.h"
 #include "core/memory.h"
 #include "core/version.h"
 #include "engines/script.h"
@@ -78,12 +79,12 @@ ExitCode run(const Flags& flags) {
   }
   if (flags.checkpoints) {
     const auto folders = plan_checkpoints(grid, rows);
-    fmt::print("{}", flags.json ? to_json(folders).dump(2) + "\n" : checkpoint_table(folders));
+    fmt::print("{}", flags.json ? json_text(to_json(folders), 2) + "\n" : checkpoint_table(folders));
   } else if (flags.index) {
     const auto index = plan_index(rows);
-    fmt::print("{}", flags.json ? to_json(index).dump(2) + "\n" : index_table(index));
+    fmt::print("{}", flags.json ? json_text(to_json(index), 2) + "\n" : index_table(index));
   } else {
-    fmt::print("{}", flags.json ? to_json(rows).dump(2) + "\n" : plan_table(grid, rows, options));
+    fmt::print("{}", flags.json ? json_text(to_json(rows), 2) + "\n" : plan_table(grid, rows, options));
   }
   return ExitCode::done;
 }

@@ -5,7 +5,7 @@
 
 #include <chrono>
 
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/log.h"
 #include "core/memory.h"
 #include "core/progress.h"
@@ -97,7 +97,7 @@ void print_json(const QuantizeFlags& flags, const std::vector<QuantizeReport>& r
     json["worst_relative_error"] = report.worst_relative_error;
     json["worst_layer"] = report.worst_layer;
   }
-  fmt::print("{}\n", json.dump(2));
+  fmt::print("{}\n", json_text(json, 2));
 }
 
 // A flag that the format has no use for would be ignored, and the folder would not be what was asked for. Flags that

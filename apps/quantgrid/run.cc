@@ -6,7 +6,7 @@
 #include "bench/gpu_choice.h"
 #include "bench/load_record.h"
 #include "core/file.h"
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/log.h"
 #include "engines/run_card.h"
 #include "grid/cards.h"
@@ -307,7 +307,7 @@ ExitCode run(const RunFlags& flags) {
   }
   grid_run.run();
   if (flags.json)
-    fmt::print("{}\n", cases_json(grid_run).dump(2));
+    fmt::print("{}\n", json_text(cases_json(grid_run), 2));
   else
     print_table(grid_run, workloads);
   if (grid_run.failed_cases() == 0) return ExitCode::done;

@@ -7,7 +7,7 @@
 #include "bench/load_record.h"
 #include "checkpoint/lineage.h"
 #include "core/hash.h"
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/log.h"
 #include "core/memory.h"
 #include "core/new_folder.h"
@@ -151,7 +151,7 @@ ExitCode run_on_engine(EngineId engine, const EngineRunFlags& flags) {
   EngineGridRun run(grid, rows, plan, options, *driver, journal);
   run.run();
   if (flags.json)
-    fmt::print("{}\n", cases_json(run).dump(2));
+    fmt::print("{}\n", json_text(cases_json(run), 2));
   else
     print_table(run);
   if (run.unsupported_cases() > 0)

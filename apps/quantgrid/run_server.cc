@@ -8,7 +8,7 @@
 
 #include "bench/load_record.h"
 #include "core/error.h"
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/log.h"
 #include "core/open_files.h"
 #include "core/progress.h"
@@ -142,7 +142,7 @@ ExitCode run_on_server(const Grid& grid, const std::vector<Case>& cases, const S
     runs[w.name] = std::move(run);
   }
   if (options.json)
-    fmt::print("{}\n", to_json(runs).dump(2));
+    fmt::print("{}\n", json_text(to_json(runs), 2));
   else
     print_table(c, options.workloads, runs);
   return failed ? ExitCode::cases_failed : ExitCode::done;

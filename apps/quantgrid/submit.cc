@@ -6,7 +6,7 @@
 #include <cstdio>
 
 #include "core/file.h"
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/log.h"
 #include "fleet/slurm.h"
 #include "grid/commands.h"
@@ -46,10 +46,11 @@ struct Said {
   std::string text;
 };
 
-// A command's standard output and error together.
+// A command's standard output. Its standard error goes to ours: clusters have sbatch tell things there (which account
+// is billed), also when it takes the job.
 Said ask(const std::string& command) {
   Said said;
-  FILE* pipe = popen((command + " 2>&1 </dev/null").c_str(), "r");
+  FILE* pipe = popen((command + " </dev/null").c_str(), "r");
   if (!pipe) throw Error("no process can be started", command, "", ExitCode::cannot_here);
   std::array<char, 1024> buffer{};
   for (size_t got; (got = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) said.text.append(buffer.data(), got);
@@ -59,7 +60,8 @@ Said ask(const std::string& command) {
   return said;
 }
 
-std::string submit_script(const std::filesystem::path& script, const std::string& dependency) {
+// `jobs`: those that Slurm has taken already, by card.
+std::string submit_script(const std::filesystem::path& script, const std::string& dependency, const Json& jobs) {
   const std::string command =
       fmt::format("sbatch --parsable {}{}", dependency.empty() ? "" : "--dependency=" + dependency + " ",
                   shell_quoted(script.string()));
@@ -69,8 +71,17 @@ std::string submit_script(const std::filesystem::path& script, const std::string
                 "run this where jobs are submitted (Debian: apt install slurm-client); the scripts are written",
                 ExitCode::cannot_here);
   const std::string id = said.status == 0 ? parse_job_id(said.text) : "";
-  if (id.empty()) throw Error("Slurm did not take the job: " + said.text, command, "", ExitCode::cannot_here);
-  return id;
+  if (!id.empty()) return id;
+  std::string what = "Slurm did not take the job, sbatch says why above";
+  if (said.status == 0) what = "sbatch should print the job's number, printed \"" + said.text + "\"";
+  std::string fix = "mend it, then run the same command again";
+  if (!jobs.empty()) {
+    std::string queued;
+    for (const Json& job : jobs) queued += " " + job.get<std::string>();
+    fix =
+        "take the jobs before it out of the queue, scancel" + queued + ", then mend it and run the same command again";
+  }
+  throw Error(what, command, fix, ExitCode::cannot_here);
 }
 
 // Flags of every task for another engine than the native one; those that would be ignored are refused.
@@ -139,19 +150,19 @@ ExitCode submit(SubmitFlags flags) {
   if (!flags.dry_run) {
     std::string all = "afterany";
     for (const SlurmArray& array : arrays) {
-      const std::string id = submit_script(array_script_file(array, options), "");
+      const std::string id = submit_script(array_script_file(array, options), "", jobs);
       jobs[array.card] = id;
       all += ":" + id;
       if (!flags.json) fmt::print("{}: job {}\n", array.card, id);
     }
-    jobs["merge"] = submit_script(merge_script_file(options), all);
+    jobs["merge"] = submit_script(merge_script_file(options), all, jobs);
     if (!flags.json)
       fmt::print("merge: job {}, after the others: {}\n", jobs["merge"].get<std::string>(),
                  (options.out / "report.html").string());
   } else if (!flags.json) {
     fmt::print("nothing was submitted (--dry-run): sbatch takes the scripts as they are\n");
   }
-  if (flags.json) fmt::print("{}\n", Json{{"out", options.out.string()}, {"jobs", jobs}}.dump(2));
+  if (flags.json) fmt::print("{}\n", json_text(Json{{"out", options.out.string()}, {"jobs", jobs}}, 2));
   return ExitCode::done;
 }
 

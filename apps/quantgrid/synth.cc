@@ -2,7 +2,7 @@
 #include <fmt/format.h>
 
 #include "checkpoint/synthetic.h"
-#include "core/json.h"
+#include "core/json_text.h"
 #include "core/progress.h"
 #include "grid/models.h"
 #include "model/architecture.h"
@@ -46,7 +46,8 @@ ExitCode synth(SynthFlags flags) {
   write_synthetic_model(table, hf_rules_of_family(table.shape.family), flags.options, flags.folder);
   const int64_t parameters = table.shape.linear_params() + table.shape.embedding_params();
   if (flags.json)
-    fmt::print("{}\n", Json{{"out", flags.folder}, {"parameters", parameters}, {"seed", flags.options.seed}}.dump(2));
+    fmt::print("{}\n",
+               json_text(Json{{"out", flags.folder}, {"parameters", parameters}, {"seed", flags.options.seed}}, 2));
   else
     fmt::print("{}: {} in {}, {:.3f}e9 parameters, random weights of seed {}: good for speed, not for accuracy\n",
                flags.folder, flags.model, flags.dtype, static_cast<double>(parameters) * 1e-9, flags.options.seed);

@@ -9,6 +9,7 @@
 #include "checkpoint/folder_checkpoint.h"
 #include "checkpoint/trtllm.h"
 #include "core/error.h"
+#include "core/interrupt.h"
 
 namespace qg {
 namespace {
@@ -56,6 +57,7 @@ class Conversion {
   std::vector<std::string> run() {
     const auto writer = create_checkpoint(writer_options_);
     for (int i = 0; i < from_.table().shape.layers; ++i) {
+      stop_if_interrupted("from the start: the folder was not finished");
       const LayerWeights layer = converted_layer(i);
       for (const LinearSpec* spec : from_.table().layer_linears(i)) writer->write(*spec, layer.linears.at(spec->role));
       write_norm(*writer, TensorRole::attention_norm, i, layer.attention_norm);
@@ -120,6 +122,7 @@ class Conversion {
   // Everything that a layer can be refused for, before the first is written.
   void check_layers() const {
     for (int i = 0; i < from_.table().shape.layers; ++i) {
+      stop_if_interrupted("nothing was written");
       LayerWeights layer = loaded_layer(i);
       const LinearWeights& qkv = layer.linears.at(LinearRole::qkv);
       if (options_.layout == Layout::trtllm && qkv.format == WeightFormat::fp8 && !qkv.input_scale.empty() &&

@@ -3,13 +3,14 @@
 #include "checkpoint/strict_json.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "core/json_text.h"
 
 namespace qg {
 
 std::string Lineage::recipe_hash() const {
-  // nlohmann::json orders keys, so that the same recipe has one text.
-  const nlohmann::json canonical = nlohmann::json::parse(recipe.dump());
-  return sha256_hex(canonical.dump());
+  // SortedJson orders keys, so that the same recipe has one text.
+  const SortedJson canonical = SortedJson::parse(json_text(recipe));
+  return sha256_hex(json_text(canonical));
 }
 
 std::optional<Lineage> read_lineage(const std::filesystem::path& folder) {

@@ -6,6 +6,7 @@
 
 #include "checkpoint/strict_json.h"
 #include "core/error.h"
+#include "core/json_text.h"
 
 namespace qg {
 namespace {
@@ -134,7 +135,7 @@ bool lies_before(const TensorEntry& a, const TensorEntry& b) {
 
 std::string header_text(const std::vector<TensorEntry>& entries, const std::map<std::string, std::string>& metadata) {
   std::string text = "{";
-  if (!metadata.empty()) text += "\"__metadata__\":" + Json(metadata).dump() + ",";
+  if (!metadata.empty()) text += "\"__metadata__\":" + json_text(Json(metadata)) + ",";
   int64_t offset = 0;
   for (const TensorEntry& entry : entries) {
     const int64_t end = offset + needed_bytes(entry, entry.name);

@@ -10,6 +10,7 @@
 #include "checkpoint/trtllm_stored.h"
 #include "checkpoint/trtllm_tensors.h"
 #include "core/error.h"
+#include "core/interrupt.h"
 
 namespace qg {
 namespace {
@@ -231,6 +232,7 @@ void rewrite_trtllm(const Checkpoint& checkpoint, std::optional<KvFormat> kv, in
       tensors.push_back({{kv_scale_name(table, layer), DType::f32, {1}}, {}, nullptr});
   RankFiles files(folder.path(), table, ranks, tensors);
   for (const TrtllmTensor& tensor : copied) {
+    stop_if_interrupted("from the start: the folder was not finished");
     const std::string& name = tensor.entry.name;
     files.write(name, tensor.spec ? checkpoint.tensor(*tensor.spec) : stored->whole(name));
   }

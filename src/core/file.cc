@@ -51,6 +51,38 @@ void sync_folder(const fs::path& folder) {
   ::close(fd);
 }
 
+// The file behind a link, so that writing replaces that file and the link stays. A link to nothing is itself.
+fs::path behind_links(const fs::path& path) {
+  std::error_code code;
+  if (!fs::is_symlink(path, code)) return path;
+  const fs::path target = fs::canonical(path, code);
+  return code ? path : target;
+}
+
+void write_all(int fd, const void* data, size_t bytes, const fs::path& path) {
+  const char* from = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t put = ::write(fd, from, bytes);
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) fail("cannot be written", path);
+    from += put;
+    bytes -= static_cast<size_t>(put);
+  }
+}
+
+// A pipe or a device, such as /dev/stdout or /dev/null: nothing may be renamed over it.
+bool is_stream(const fs::path& path) {
+  std::error_code code;
+  const fs::file_status status = fs::status(path, code);
+  return fs::is_character_file(status) || fs::is_fifo(status);
+}
+
+void write_stream(const fs::path& path, std::string_view text) {
+  const Closer file{::open(path.c_str(), O_WRONLY | O_CLOEXEC)};
+  if (file.fd < 0) fail("cannot be opened", path);
+  write_all(file.fd, text.data(), text.size(), path);
+}
+
 }  // namespace
 
 std::string read_file(const fs::path& path, int64_t max_bytes) {
@@ -73,13 +105,18 @@ std::string read_file(const fs::path& path, int64_t max_bytes) {
 }
 
 void write_file(const fs::path& path, std::string_view text) {
+  if (is_stream(path)) return write_stream(path, text);
   AtomicFile file(path);
   file.write(text.data(), text.size());
   file.commit();
 }
 
 AtomicFile::AtomicFile(const fs::path& path)
-    : path_(path), temporary_(path.string() + ".tmp." + std::to_string(::getpid())) {
+    : path_(behind_links(path)), temporary_(path_.string() + ".tmp." + std::to_string(::getpid())) {
+  std::error_code code;
+  if (fs::exists(path_, code) && !fs::is_regular_file(path_, code))
+    throw Error(fs::is_directory(path_, code) ? "is a folder" : "is a device, a pipe or a socket, no file",
+                path.string(), "give the name of a file");
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd_ < 0) fail("cannot be created", path);
 }
@@ -91,15 +128,8 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::write(const void* data, size_t bytes) {
-  const char* from = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t put = ::write(fd_, from, bytes);
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) fail("cannot be written", path_);
-    from += put;
-    bytes -= static_cast<size_t>(put);
-    written_ += put;
-  }
+  write_all(fd_, data, bytes, path_);
+  written_ += static_cast<int64_t>(bytes);
 }
 
 void AtomicFile::write_at(int64_t offset, const void* data, size_t bytes) {
@@ -135,6 +165,7 @@ void AtomicFile::commit(bool durable) {
 }
 
 AtomicFolder::AtomicFolder(const fs::path& final_path) : final_(final_path.lexically_normal()), partial_() {
+  if (final_.empty()) throw Error("the name of the folder to make is empty", "", "give it a name");
   if (final_.filename().empty()) final_ = final_.parent_path();  // "out/" is "out"
   partial_ = final_.string() + ".partial";
   require_free();

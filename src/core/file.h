@@ -11,12 +11,15 @@ namespace qg {
 // The whole file; throws Error when it cannot be read or is larger than max_bytes.
 std::string read_file(const std::filesystem::path& path, int64_t max_bytes = int64_t{1} << 30);
 
-// Writes `text` under a temporary name beside `path`, syncs it and renames it over `path`.
+// Writes `text` under a temporary name beside `path`, syncs it and renames it over `path`; a pipe or a device
+// (/dev/stdout) is written to as it is.
 void write_file(const std::filesystem::path& path, std::string_view text);
 
-// A file that appears under its name only when commit() succeeds; otherwise the temporary is removed.
+// A file that appears under its name only when commit() succeeds; otherwise the temporary is removed. A link stays, and
+// the file behind it is replaced.
 class AtomicFile {
  public:
+  // Throws Error when `path` is something else than a regular file, which would be gone afterwards.
   explicit AtomicFile(const std::filesystem::path& path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;

@@ -8,6 +8,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -49,7 +50,10 @@ struct Job {
 class Pool {
  public:
   explicit Pool(int helpers) {
-    for (int i = 0; i < helpers; ++i) threads_.emplace_back([this] { loop(); });
+    try {
+      for (int i = 0; i < helpers; ++i) threads_.emplace_back([this] { loop(); });
+    } catch (const std::system_error&) {  // a limit on threads: those that there are do the work
+    }
   }
   ~Pool() {
     {

@@ -66,18 +66,19 @@ std::string joined(const std::vector<std::string>& words) {
 constexpr std::string_view kRun = R"(
 time_up=0
 child=
+signalled=1
 on_time_up() {
   time_up=1
+  signalled=1
   [[ -z $child ]] || kill -TERM "$child" 2>/dev/null
 }
 trap on_time_up USR1
-trap : TERM
+trap 'signalled=1' TERM
 
 "${command[@]}" &
 child=$!
-wait "$child"
-status=$?
-while kill -0 "$child" 2>/dev/null; do  # a signal ended the wait, not the program
+while ((signalled)); do  # a signal ends the wait, not the program
+  signalled=0
   wait "$child"
   status=$?
 done
@@ -173,8 +174,10 @@ std::filesystem::path merge_script_file(const SlurmOptions& options) {
 }
 
 std::string parse_job_id(std::string_view sbatch_output) {
-  const std::string_view id =
-      sbatch_output.substr(0, std::min(sbatch_output.find_first_of(";\r\n"), sbatch_output.size()));
+  std::string_view line = sbatch_output;
+  while (line.ends_with('\n') || line.ends_with('\r')) line.remove_suffix(1);
+  line.remove_prefix(line.rfind('\n') + 1);  // what a cluster's own wrapper says comes before it
+  const std::string_view id = line.substr(0, line.find(';'));
   const bool digits = !id.empty() && id.size() < 20 && id.find_first_not_of("0123456789") == std::string_view::npos;
   return digits ? std::string(id) : "";
 }

@@ -45,7 +45,8 @@ std::string merge_script(const SlurmOptions& options);
 std::filesystem::path array_script_file(const SlurmArray& array, const SlurmOptions& options);  // OUT/h100.sbatch
 std::filesystem::path merge_script_file(const SlurmOptions& options);                           // OUT/merge.sbatch
 
-// The job's number as sbatch --parsable says it: "1234" or "1234;cluster". Empty when it says something else.
+// The job's number as the last line of sbatch --parsable says it: "1234" or "1234;cluster". Empty when that says
+// something else.
 std::string parse_job_id(std::string_view sbatch_output);
 
 }  // namespace qg

@@ -7,6 +7,7 @@
 #include "checkpoint/kv_scales.h"
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/json_text.h"
 #include "core/log.h"
 #include "core/utc.h"
 #include "core/version.h"
@@ -71,7 +72,7 @@ std::string journal_key(const QuantizeJob& job, const std::string& executor) {
     key["outputs"].push_back({{"out", output.out.filename().string()},
                               {"recipe", output.recipe.to_json()},
                               {"layout", to_string(output.layout)}});
-  return sha256_hex(key.dump());
+  return sha256_hex(json_text(key));
 }
 
 }  // namespace

@@ -1,15 +1,14 @@
 #include "record/case_key.h"
 
-#include <nlohmann/json.hpp>
-
 #include "core/hash.h"
+#include "core/json_text.h"
 #include "record/record.h"
 
 namespace qg {
 
 std::string case_key(const CaseIdentity& identity) {
-  // nlohmann::json (not the ordered kind) keeps its keys sorted, and dump() without arguments writes no spaces.
-  const nlohmann::json canonical{
+  // SortedJson keeps its keys sorted; on one line there are no spaces.
+  const SortedJson canonical{
       {"engine", identity.engine},
       {"engine_build", identity.engine_build},
       {"engine_flags", identity.engine_flags},
@@ -22,7 +21,7 @@ std::string case_key(const CaseIdentity& identity) {
       {"weights", identity.weights},
       {"workload", identity.workload},
   };
-  return sha256_hex(canonical.dump()).substr(0, 16);
+  return sha256_hex(json_text(canonical)).substr(0, 16);
 }
 
 }  // namespace qg

@@ -1,5 +1,6 @@
 #include "report/csv.h"
 
+#include "core/json_text.h"
 #include "record/fields.h"
 
 namespace qg {
@@ -9,7 +10,7 @@ namespace {
 std::string csv_cell(const Json& value) {
   if (value.is_null()) return {};
   if (!value.is_string() && !value.is_structured()) return value.dump();
-  std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+  std::string text = value.is_string() ? value.get<std::string>() : json_text(value);
   if (!text.empty() && std::string_view("=+-@\t").find(text[0]) != std::string_view::npos) text.insert(0, "'");
   if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
   std::string quoted = "\"";

@@ -26,8 +26,4 @@ Json to_json(const ApiError& error) {
                 {"code", text_or_null(error.code)}}}};
 }
 
-std::string json_text(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
 }  // namespace qg

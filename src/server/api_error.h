@@ -5,7 +5,7 @@
 #include <string_view>
 #include <utility>
 
-#include "core/json.h"
+#include "core/json_text.h"
 
 namespace qg {
 
@@ -26,8 +26,5 @@ inline constexpr int kClientLeft = 499;  // never sent: nobody is there to read 
 
 std::string_view error_type(int status);  // OpenAI's word for a kind of error: "invalid_request_error", …
 Json to_json(const ApiError& error);      // {"error": {message, type, param, code}}
-
-// Text of a reply: what is not UTF-8 becomes U+FFFD, so that writing never fails.
-std::string json_text(const Json& json);
 
 }  // namespace qg

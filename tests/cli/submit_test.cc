@@ -76,6 +76,26 @@ TEST_F(Submit, JobsAndTheirMerge) {
       << read_text(folder_ / "asked");
 }
 
+// Clusters have sbatch tell which account is billed, or that a partition is slow, while it takes the job.
+TEST_F(Submit, WhatSbatchTellsBesideTheNumberIsNoFailure) {
+  stand_in("echo 'sbatch: billed to project x' >&2\necho 'mind the maintenance on Monday'\necho 100\n");
+  const Outcome outcome = run_program("submit " + kGrid + " --slurm --out fleet --filter gpu=h100 --json", folder_);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(Json::parse(outcome.out)["jobs"].dump(), R"({"h100":"100","merge":"100"})");
+  EXPECT_NE(outcome.err.find("billed to project x"), std::string::npos) << outcome.err;
+}
+
+TEST_F(Submit, JobsThatAreInTheQueueAlreadyAreNamed) {
+  const std::string asked = "'" + (folder_ / "asked").string() + "'";
+  stand_in(
+      "echo x >> " + asked + "\nn=$(wc -l < " + asked +
+      ")\n[ $n -lt 3 ] || { echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; }\necho $((100 + n))\n");
+  const Outcome outcome = run_program("submit " + kGrid + " --slurm --out fleet --json", folder_);
+  EXPECT_EQ(outcome.exit_code, 4);
+  EXPECT_NE(outcome.err.find("QOSMaxSubmitJobPerUserLimit"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("scancel 101 102,"), std::string::npos) << outcome.err;
+}
+
 TEST_F(Submit, WhatIsWrongIsSaid) {
   Outcome outcome = run_program("submit " + kGrid + " --out fleet", folder_);
   EXPECT_EQ(outcome.exit_code, 1);

@@ -1,5 +1,7 @@
 // The scripts that Slurm gets: golden files for the 45 cases, their syntax, and what must not get into them.
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -125,11 +127,35 @@ TEST(Slurm, SignsThatSlurmReadsOtherwiseAreRefused) {
   EXPECT_THROW(slurm_arrays({implied}), Error);
 }
 
+// The time is up just when the program ends by itself: its status must not be lost, or the task would not go on.
+TEST(Slurm, ATaskThatEndsWhileItIsToldToStopGoesOn) {
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("quantgrid-slurm-task-" + std::to_string(getpid()));
+  std::filesystem::remove_all(folder);
+  SlurmOptions options = options_of_test();
+  options.out = folder;
+  options.program = folder / "program";
+  std::filesystem::create_directories(folder);
+  write_file(folder / "program", "#!/bin/sh\ntrap '' TERM\nkill -USR1 $PPID\nexit 75\n");
+  std::filesystem::permissions(folder / "program", std::filesystem::perms::owner_all);
+  // The trap is made slow, so that the program has ended when it is done.
+  write_file(folder / "task.sh",
+             "kill() { sleep 0.5; builtin kill \"$@\"; }\nscontrol() { echo \"$@\" > asked; }\n"
+             "SLURM_ARRAY_TASK_ID=0 SLURM_ARRAY_JOB_ID=7\n" +
+                 array_script(arrays_of_plan()[0], options));
+  EXPECT_EQ(WEXITSTATUS(std::system(("bash '" + (folder / "task.sh").string() + "' >/dev/null 2>&1").c_str())), 75);
+  EXPECT_TRUE(std::filesystem::exists(folder / "asked"));
+  std::filesystem::remove_all(folder);
+}
+
 TEST(Slurm, JobNumbers) {
   EXPECT_EQ(parse_job_id("1234"), "1234");
   EXPECT_EQ(parse_job_id("1234;cluster\n"), "1234");
   EXPECT_EQ(parse_job_id("sbatch: error: invalid partition"), "");
   EXPECT_EQ(parse_job_id(""), "");
+  EXPECT_EQ(parse_job_id("\n"), "");
+  EXPECT_EQ(parse_job_id("billed to project x\n1234;cluster\n"), "1234");
+  EXPECT_EQ(parse_job_id("1234\nand more"), "");
 }
 
 }  // namespace
