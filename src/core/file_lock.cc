@@ -47,6 +47,13 @@ fs::path lock_of(const fs::path& output) {
 
 }  // namespace
 
+bool has_name(int fd, const fs::path& file) {
+  struct stat opened {};
+  struct stat named {};
+  return fstat(fd, &opened) == 0 && stat(file.c_str(), &named) == 0 && opened.st_dev == named.st_dev &&
+         opened.st_ino == named.st_ino;
+}
+
 FileLock::FileLock(const fs::path& file, const char* what) : fd_(open_lock(file, ExitCode::cannot_here)) {
   for (bool said = false; !lock(fd_, file);) {
     if (!said) info("waiting: another process is {}", what);
@@ -82,11 +89,9 @@ bool OutputLock::take(const fs::path& output) {
     close(fd_);
     throw Error("another process is making it", output.string(), "wait for it to end, or give another name");
   }
-  struct stat mine {
-  }, named{};
-  if (fstat(fd_, &mine) == 0 && stat(file_.c_str(), &named) == 0 && mine.st_dev == named.st_dev &&
-      mine.st_ino == named.st_ino) {
-    if (S_ISREG(mine.st_mode) && mine.st_size == 0) return true;
+  if (has_name(fd_, file_)) {
+    struct stat mine {};
+    if (fstat(fd_, &mine) == 0 && S_ISREG(mine.st_mode) && mine.st_size == 0) return true;
     close(fd_);
     throw Error("it is there already, and is no lock of a run", file_.string(), "move it away, or give another name");
   }

@@ -17,6 +17,10 @@ class FileLock {
   int fd_ = -1;
 };
 
+// Whether the open file is the one that has this name. Who has locked a file that its holder removed meanwhile holds a
+// lock that nobody else will meet.
+bool has_name(int fd, const std::filesystem::path& file);
+
 // Of an output that one run at a time may make: who comes second does not wait. The file, "OUTPUT.partial.lock", goes
 // with the lock; one that a killed run left there locks nothing.
 class OutputLock {

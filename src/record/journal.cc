@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/file_lock.h"
 #include "record/fields.h"
 
 namespace qg {
@@ -198,8 +199,6 @@ void JournalWriter::open_and_lock() {
     is_new_ = fd_ < 0 && errno == ENOENT && !fs::is_symlink(file_);
     if (fd_ < 0) fd_ = ::open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (fd_ < 0) fail("the journal cannot be opened", file_);
-    struct stat opened {};
-    struct stat named {};
     if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
       const int code = errno;
       ::close(fd_);
@@ -208,9 +207,7 @@ void JournalWriter::open_and_lock() {
       throw Error("another run is writing to this journal", file_.string(),
                   "wait for it to end, or name another journal with --journal");
     }
-    if (::fstat(fd_, &opened) == 0 && ::stat(file_.c_str(), &named) == 0 && opened.st_ino == named.st_ino &&
-        opened.st_dev == named.st_dev)
-      return;
+    if (has_name(fd_, file_)) return;
     ::close(fd_);
   }
 }
