@@ -41,9 +41,10 @@ std::vector<std::string> serve_flags(const BenchFlags& flags, const Load& load) 
   const bool cuda = has_cuda_executor() && flags.model.executor != "cpu";
   const int64_t in_flight = running_at_once(load, cuda);
   EngineOptions defaults;  // those of the same measurement in this process
+  defaults.max_rows = flags.max_rows > 0 ? flags.max_rows : rows_of_step(load, cuda);
   if (cuda) defaults.prefill_chunk = defaults.max_rows;
   const int64_t max_batch = flags.max_batch > 0 ? flags.max_batch : in_flight;
-  const int64_t max_rows = std::max(flags.max_rows > 0 ? flags.max_rows : defaults.max_rows, max_batch);
+  const int64_t max_rows = std::max(defaults.max_rows, max_batch);
   const int64_t chunk = flags.prefill_chunk > 0 ? flags.prefill_chunk : defaults.prefill_chunk;
   const int64_t context = load.isl + load.osl;
   std::vector<std::string> words{"--model",      flags.model.model, "--kv",

@@ -243,7 +243,8 @@ std::shared_ptr<Executor> GridRun::speed_executor(Model& m, const Case& c, const
     has_own_peak_ = begin_peak();
     return executor(m, c, engine.max_batch * (load.isl + load.osl + 32), engine.max_rows);
   }
-  if (speed_case_ == c.id() && speed_executor_) return speed_executor_;
+  const auto wanted = std::make_pair(c.id(), engine.max_rows);
+  if (speed_wanted_ == wanted && speed_executor_) return speed_executor_;
   speed_executor_.reset();  // its memory is needed
   has_own_peak_ = begin_peak();
   ExecutorOptions options;
@@ -252,7 +253,7 @@ std::shared_ptr<Executor> GridRun::speed_executor(Model& m, const Case& c, const
   options.max_rows = engine.max_rows;
   options.max_pieces = kMostSequences;
   speed_executor_ = make_executor(options_.executor, checkpoint_of(m, c), options, cuda_options(c));
-  speed_case_ = c.id();
+  speed_wanted_ = wanted;
   m.checkpoints.clear();  // a model in host memory is not needed beside the one on the card
   return speed_executor_;
 }
@@ -275,7 +276,7 @@ void GridRun::run() {
     if (cases.empty()) continue;
     Model& m = model(name);
     speed_executor_.reset();  // the last model's has all of the card's memory
-    speed_case_.clear();
+    speed_wanted_ = {};
     if (!m.synthetic && !options_.served && !grid_.accuracy.text.empty()) require_accuracy_text();
     make_missing_checkpoints(m, cases);
     if (options_.served) {

@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/gpu_window.h"
@@ -141,10 +142,10 @@ class GridRun {
   JournalWriter& journal_;
   std::map<std::string, std::unique_ptr<Model>> models_;
   std::set<std::string> failed_;
-  std::string text_hash_;                     // of the accuracy text; empty until it is asked for
-  std::shared_ptr<Executor> speed_executor_;  // of the case below
-  std::string speed_case_;
-  bool has_own_peak_ = false;  // the peak of resident memory began with the loading of that executor
+  std::string text_hash_;                         // of the accuracy text; empty until it is asked for
+  std::shared_ptr<Executor> speed_executor_;      // of the case below
+  std::pair<std::string, int64_t> speed_wanted_;  // its case and its rows of a step
+  bool has_own_peak_ = false;                     // the peak of resident memory began with the loading of that executor
   bool said_no_peak_ = false;
   std::unique_ptr<ServeChild> serve_child_;
 };

@@ -316,6 +316,7 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
   try {
     EngineOptions options;
     options.max_batch = at_once;
+    options.max_rows = rows_of_step(load, cuda);
     options.prefix_reuse = false;
     if (cuda) options.prefill_chunk = options.max_rows;
     const std::shared_ptr<Executor> ran = speed_executor(m, c, load, options);

@@ -23,16 +23,17 @@ ServeChild& GridRun::serve_child(Model& m, const Case& c, const Workload& worklo
   };
   const bool cuda = options_.executor == "cuda";
   int64_t batch = 1, context = 1, in_all = 1, open = 1;
+  EngineOptions engine;  // as run_speed() has them
   for (const Workload& w : workloads()) {
     if (alone(w) ? w.name != workload.name : alone(workload)) continue;
     const Load load = grid_load(w);
     const int64_t at_once = running_at_once(load, cuda);
+    engine.max_rows = std::max(engine.max_rows, rows_of_step(load, cuda));
     batch = std::max(batch, at_once);
     open = std::max(open, open_at_most(load));
     context = std::max(context, load.isl + load.osl);
     in_all = std::max(in_all, at_once * (load.isl + load.osl + 32));
   }
-  EngineOptions engine;  // as run_speed() has them
   if (cuda) engine.prefill_chunk = engine.max_rows;
   const int64_t max_batch = std::min(batch, cuda ? kMostSequences : batch);
   std::vector<std::string> words;

@@ -76,6 +76,10 @@ int64_t running_at_once(const Load& load, bool cuda) {
   return std::min<int64_t>(cuda ? 256 : 64, open_at_most(load));
 }
 
+int64_t rows_of_step(const Load& load, bool cuda) {
+  return cuda && load.speed == SpeedKind::throughput && load.arrival != Arrival::rate ? 4096 : 2048;
+}
+
 std::vector<int32_t> load_prompt(const Load& load, int64_t index, int64_t vocab) {
   const int64_t first = vocab > 64 ? 32 : 0, last = vocab > 1024 ? vocab - 512 : vocab;
   const Rng rng(load.seed, static_cast<uint64_t>(index));

@@ -47,6 +47,10 @@ Load load_of(const Workload& workload);
 
 // Requests that run at once where nothing else says it: all of a batch; of a load at a rate 256 on a GPU, 64 on a CPU.
 int64_t running_at_once(const Load& load, bool cuda);
+// Rows of a step (EngineOptions::max_rows) where nothing else says it. On a GPU 4,096 for throughput, where no time to
+// a token counts: the batch fills sooner and ends together, so that fewer steps have few rows
+// (docs/performance-log.md).
+int64_t rows_of_step(const Load& load, bool cuda);
 // Requests that may be open at once, warm-up included: for what must have room for all of them.
 int64_t open_at_most(const Load& load);
 

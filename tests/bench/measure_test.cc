@@ -104,6 +104,9 @@ TEST(Load, NamesAreParsed) {
   EXPECT_EQ(parse_load("decode/b64")->osl, 256);
   EXPECT_EQ(parse_load("20000/2000")->isl, 20000);
   EXPECT_EQ(parse_load("1000/1000")->speed, SpeedKind::throughput);
+  EXPECT_EQ(rows_of_step(*parse_load("1000/1000"), true), 4096);
+  EXPECT_EQ(rows_of_step(*parse_load("1000/1000"), false), 2048);
+  EXPECT_EQ(rows_of_step(*parse_load("decode/b64"), true), 2048);
   for (const char* bad : {"decode/b", "decode/b0", "decode/b8x", "1000", "/5", "5/", "-1/5", "a/b", ""})
     EXPECT_FALSE(parse_load(bad)) << bad;
 }

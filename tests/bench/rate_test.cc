@@ -305,6 +305,7 @@ TEST(Rate, ALoadOfAGrid) {
   EXPECT_EQ(open_at_most(load), 528);
   EXPECT_EQ(running_at_once(load, true), 256);
   EXPECT_EQ(running_at_once(load, false), 64);
+  EXPECT_EQ(rows_of_step(load, true), 2048);
   EXPECT_EQ(total_output_tokens(load), 528 * 128);
 }
 
