@@ -78,6 +78,7 @@ Answer run_request(Engine& engine, const Tokenizer& tokenizer, Request request, 
   emit(decoder.finish());
   if (answer.finish == FinishReason::refused)
     throw Error("the request cannot run: " + refusal, "", "shorten the prompt, or give a smaller --max-tokens");
+  if (answer.finish == FinishReason::failed) throw Error("the request failed: " + refusal);
   answer.reused_tokens = engine.stats().reused_tokens - reused_before;
   answer.first_token_s = seconds_between(start, first);
   answer.decode_s = seconds_between(first, last);
@@ -132,6 +133,7 @@ class Generator {
   void converse() {
     ExecutorOptions options;
     options.kv_bytes = session_.default_kv_bytes(1);
+    options.less_kv_will_do = true;  // a conversation may end before the model's context does
     open_engine(options);
     if (!flags_.system.empty()) messages_.push_back({"system", flags_.system});
     if (!flags_.prompt.empty()) {

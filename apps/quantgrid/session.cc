@@ -119,11 +119,17 @@ std::unique_ptr<Executor> Session::make_executor(ExecutorOptions options) const 
   return qg::make_executor(executor_, checkpoint_, options, cuda);
 }
 
-std::unique_ptr<Engine> Session::make_engine(EngineOptions engine, ExecutorOptions executor) const {
+std::unique_ptr<Engine> Session::make_engine(EngineOptions engine, ExecutorOptions executor,
+                                             int64_t request_tokens) const {
   executor.max_rows = engine.max_rows;
   executor.max_pieces = engine.max_batch;
   executor.deterministic = engine.deterministic;
-  return std::make_unique<Engine>(make_executor(executor), engine);
+  std::unique_ptr<Executor> made = make_executor(executor);
+  if (request_tokens > 0) {
+    const int64_t room = made->num_pages() * made->page_tokens();
+    engine.max_batch = std::clamp<int64_t>(room / (request_tokens + made->page_tokens()), 1, engine.max_batch);
+  }
+  return std::make_unique<Engine>(std::move(made), engine);
 }
 
 }  // namespace qg

@@ -62,7 +62,9 @@ class Session {
   // the machine's memory, or what is left of a GPU's.
   std::unique_ptr<Executor> make_executor(ExecutorOptions options = {}) const;
   // The executor's max_rows and deterministic are those of the engine's options.
-  std::unique_ptr<Engine> make_engine(EngineOptions engine = {}, ExecutorOptions executor = {}) const;
+  // request_tokens: no more run at once than such requests fit to their end, since who is preempted is computed twice.
+  std::unique_ptr<Engine> make_engine(EngineOptions engine = {}, ExecutorOptions executor = {},
+                                      int64_t request_tokens = 0) const;
 
  private:
   ModelFlags flags_;

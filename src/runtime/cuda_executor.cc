@@ -184,6 +184,7 @@ int64_t CudaExecutor::fitting_pages(int64_t page_bytes) const {
   budget.page_tokens = options_.page_tokens;
   budget.wanted_pages = options_.num_pages;
   budget.wanted_bytes = options_.kv_bytes;
+  budget.less_will_do = options_.less_kv_will_do;
   return pages_that_fit(budget);
 }
 

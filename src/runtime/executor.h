@@ -55,11 +55,12 @@ using Tap = std::function<void(const std::string& name, std::span<const float> v
 struct ExecutorOptions {
   KvFormat kv = KvFormat::fp16;
   int64_t page_tokens = 16;
-  int64_t num_pages = 0;       // size of the KV pool; 0 = from kv_bytes
-  int64_t kv_bytes = 0;        // memory for the KV pool when num_pages is 0
-  int64_t max_rows = 2048;     // most tokens in one step
-  int64_t max_pieces = 0;      // most sequences in one step; 0 = max_rows
-  bool deterministic = false;  // a piece's results are the same to the bit whatever other pieces are in the step
+  int64_t num_pages = 0;         // size of the KV pool; 0 = from kv_bytes
+  int64_t kv_bytes = 0;          // memory for the KV pool when num_pages is 0
+  bool less_kv_will_do = false;  // on a card that has less than that left; at least one page
+  int64_t max_rows = 2048;       // most tokens in one step
+  int64_t max_pieces = 0;        // most sequences in one step; 0 = max_rows
+  bool deterministic = false;    // a piece's results are the same to the bit whatever other pieces are in the step
 };
 
 class Executor {

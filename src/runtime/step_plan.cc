@@ -64,10 +64,12 @@ int64_t pages_that_fit(const KvBudget& b) {
     const int64_t used = b.card_bytes - b.free_bytes;
     left = std::min(left, b.limit_bytes - used - b.reserved_bytes);
   }
-  const int64_t wanted = b.wanted_pages > 0   ? b.wanted_pages
-                         : b.wanted_bytes > 0 ? b.wanted_bytes / b.page_bytes
-                                              : std::max<int64_t>(left, 0) / b.page_bytes;
-  if (wanted > 0 && wanted <= std::max<int64_t>(left, 0) / b.page_bytes) return wanted;
+  const int64_t fitting = std::max<int64_t>(left, 0) / b.page_bytes;
+  const int64_t asked = b.wanted_pages > 0   ? b.wanted_pages
+                        : b.wanted_bytes > 0 ? b.wanted_bytes / b.page_bytes
+                                             : fitting;
+  const int64_t wanted = b.less_will_do ? std::min(asked, std::max<int64_t>(fitting, 1)) : asked;
+  if (wanted > 0 && wanted <= fitting) return wanted;
   const int64_t pages = std::max<int64_t>(wanted, 1);
   throw Error(
       fmt::format(

@@ -51,6 +51,7 @@ struct KvBudget {
   int64_t weight_bytes = 0, buffer_bytes = 0;  // for the message
   int64_t page_bytes = 0, page_tokens = 0;
   int64_t wanted_pages = 0, wanted_bytes = 0;  // both 0: all that is left
+  bool less_will_do = false;                   // than what is wanted, but for one page
 };
 // Throws Error (exit code 4) with the whole budget when it does not fit.
 int64_t pages_that_fit(const KvBudget& budget);

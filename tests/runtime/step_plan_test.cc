@@ -124,6 +124,20 @@ TEST(KvBudget, TakesWhatIsLeftOrWhatIsWanted) {
   EXPECT_EQ(pages_that_fit(b), 590);
 }
 
+TEST(KvBudget, LessThanWantedWillDoWhereItIsSaid) {
+  KvBudget b = budget();
+  b.less_will_do = true;
+  EXPECT_EQ(pages_that_fit(b), 590);
+  b.wanted_bytes = 12'345;
+  EXPECT_EQ(pages_that_fit(b), 123);
+  b.wanted_bytes = 1'000'000;
+  EXPECT_EQ(pages_that_fit(b), 590);
+  b.wanted_pages = 591;
+  EXPECT_EQ(pages_that_fit(b), 590);
+  b.free_bytes = 1'099;  // not one page
+  EXPECT_THROW(pages_that_fit(b), Error);
+}
+
 TEST(KvBudget, ALimitCountsWhatIsUsedAlready) {
   KvBudget b = budget();
   b.limit_bytes = 24'000;  // 20,000 are used, 1,000 kept free
