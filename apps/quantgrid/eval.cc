@@ -24,10 +24,11 @@ struct EvalFlags {
 
 constexpr int64_t kMostPieces = 64;  // windows and answers go through one or a few at a time
 
-std::unique_ptr<Executor> executor_of(const Session& session, int64_t tokens) {
+// Steps of `rows` tokens, of sequences of up to `tokens`.
+std::unique_ptr<Executor> executor_of(const Session& session, int64_t tokens, int64_t rows) {
   ExecutorOptions options = session.executor_options();
   options.num_pages = (tokens + options.page_tokens - 1) / options.page_tokens;
-  options.max_rows = std::max(options.max_rows, tokens);
+  options.max_rows = rows;
   options.max_pieces = kMostPieces;
   return session.make_executor(options);
 }
@@ -76,11 +77,11 @@ Json text_json(const EvalFlags& flags, const EvalText& text, const FidelityResul
 // One object a candidate.
 std::vector<Json> run_text(const EvalFlags& flags, Session& base, std::span<const Session> candidates) {
   const EvalText text = cut_windows(base.tokenizer(), flags.text, flags.protocol);
-  const auto base_executor = executor_of(base, flags.protocol.window);
+  const auto base_executor = executor_of(base, flags.protocol.window, kFidelityRows);
   std::vector<std::unique_ptr<Executor>> executors;
   std::vector<Executor*> scored;
   for (const Session& candidate : candidates) {
-    executors.push_back(executor_of(candidate, flags.protocol.window));
+    executors.push_back(executor_of(candidate, flags.protocol.window, kFidelityRows));
     scored.push_back(executors.back().get());
   }
   Progress progress("evaluate",
@@ -96,8 +97,8 @@ std::vector<Json> run_text(const EvalFlags& flags, Session& base, std::span<cons
 
 Json run_tasks(const EvalFlags& flags, Session& base, Session& candidate) {
   const std::vector<ChoiceItem> items = read_choices(flags.tasks);
-  const auto base_executor = executor_of(base, 4096);
-  const auto executor = executor_of(candidate, 4096);
+  const auto base_executor = executor_of(base, 4096, 4096);
+  const auto executor = executor_of(candidate, 4096, 4096);
   Progress progress("answer", 2 * static_cast<int64_t>(items.size()), "questions");
   const auto step = [&] { progress.advance(); };
   const std::vector<double> base_correct = score_choices(*base_executor, base.tokenizer(), items, step);

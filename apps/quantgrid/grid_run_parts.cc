@@ -175,13 +175,13 @@ std::unique_ptr<Executor> GridRun::accuracy_base(Model& m, const Case& of) {
   base.weights = WeightFormat::fp16;
   base.kv = KvFormat::fp16;
   const int64_t window = grid_.accuracy.window_tokens;
-  return executor(m, base, window, window);
+  return executor(m, base, window, kFidelityRows);
 }
 
 std::unique_ptr<Executor> GridRun::accuracy_candidate(Model& m, const Case& c) {
   const int64_t window = grid_.accuracy.window_tokens;
   try {
-    return executor(m, c, window, window);
+    return executor(m, c, window, kFidelityRows);
   } catch (const Error& e) {
     if (e.code() == ExitCode::interrupted) throw;
     append_failure(common_record(m, c, part(m, c, "accuracy", accuracy_description())), e.what());

@@ -14,9 +14,6 @@
 namespace qg {
 namespace {
 
-// A chunk bounds the memory for logits: 128 rows of a vocabulary of 128,256 are 66 MB per executor.
-constexpr int64_t kChunkTokens = 128;
-
 int64_t argmax(std::span<const float> x) {
   return std::max_element(x.begin(), x.end()) - x.begin();
 }
@@ -114,14 +111,14 @@ class ChunkScorer {
   std::vector<int32_t> targets_;
 };
 
-// Windows in pieces of kChunkTokens.
+// Windows in pieces of kFidelityRows.
 template <class Fn>
 void each_chunk(const EvalText& text, const Fn& fn) {
   for (size_t w = 0; w < text.windows.size(); ++w) {
     const auto window = static_cast<int64_t>(text.windows[w].size());
-    for (int64_t begin = 0; begin < window; begin += kChunkTokens) {
+    for (int64_t begin = 0; begin < window; begin += kFidelityRows) {
       stop_if_interrupted("evaluation starts again, finished cases stay");
-      fn(Chunk{&text, w, begin, std::min(kChunkTokens, window - begin)});
+      fn(Chunk{&text, w, begin, std::min(kFidelityRows, window - begin)});
     }
   }
 }

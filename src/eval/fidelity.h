@@ -32,8 +32,13 @@ struct FidelityScores {
   std::vector<TokenScores> candidates;
 };
 
-// Runs base and candidates over all windows. Executors must have KV pages for one window. on_tokens is called with the
-// number of tokens done by one executor (for progress); it may throw to stop. Throws Error when vocabularies differ.
+// Rows of a step that score_fidelity sends at most. It bounds the memory for logits: 128 rows of a vocabulary of
+// 128,256 are 66 MB per executor.
+inline constexpr int64_t kFidelityRows = 128;
+
+// Runs base and candidates over all windows. Executors must have KV pages for one window and take kFidelityRows rows.
+// on_tokens is called with the number of tokens done by one executor (for progress); it may throw to stop. Throws Error
+// when vocabularies differ.
 FidelityScores score_fidelity(Executor& base, std::span<Executor* const> candidates, const EvalText& text,
                               const std::function<void(int64_t tokens)>& on_tokens);
 
