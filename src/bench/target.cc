@@ -20,7 +20,7 @@ bool NativeTarget::poll(EngineClock::time_point deadline, const std::function<vo
     e.tokens = event.token >= 0 ? 1 : 0;
     e.time = event.time;
     e.finished = event.finish != FinishReason::none;
-    if (event.finish == FinishReason::refused) e.error = event.reason;
+    if (event.finish == FinishReason::refused || event.finish == FinishReason::failed) e.error = event.reason;
     on_event(e);
   });
   if (!worked && engine_.idle()) std::this_thread::sleep_until(deadline);  // until the next request arrives

@@ -38,6 +38,11 @@ struct Flight {
   StepOutput output;
 };
 
+// Streams and events belong to the device that is current when they are made.
+struct CurrentDevice {
+  explicit CurrentDevice(int device) { QG_CUDA(cudaSetDevice(device)); }
+};
+
 class CudaExecutor : public Executor {
  public:
   CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const ExecutorOptions& options,
@@ -77,6 +82,7 @@ class CudaExecutor : public Executor {
   ModelTable table_;
   ExecutorOptions options_;
   CudaExecutorOptions cuda_;
+  CurrentDevice current_;  // before all that is made on the card
   DeviceCapabilities device_;
   AttentionDesc attention_desc_;
   StepLimits limits_;
@@ -103,9 +109,12 @@ class CudaExecutor : public Executor {
 
 CudaExecutor::CudaExecutor(std::shared_ptr<const Checkpoint> checkpoint, const ExecutorOptions& options,
                            const CudaExecutorOptions& cuda)
-    : checkpoint_(std::move(checkpoint)), table_(checkpoint_->table()), options_(options), cuda_(cuda) {
-  QG_CUDA(cudaSetDevice(cuda_.device));
-  device_ = read_device_capabilities(cuda_.device);
+    : checkpoint_(std::move(checkpoint)),
+      table_(checkpoint_->table()),
+      options_(options),
+      cuda_(cuda),
+      current_(cuda_.device),
+      device_(read_device_capabilities(cuda_.device)) {
   if (cuda_.family) device_.family = std::min(device_.family, *cuda_.family);
   if (cuda_.shared_bytes > 0)
     device_.shared_bytes_per_block = std::min(device_.shared_bytes_per_block, cuda_.shared_bytes);
@@ -215,7 +224,7 @@ void CudaExecutor::make_buffers() {
   limits_ = {options_.max_rows, options_.page_tokens, fitting_pages(page_bytes), true};
   pool_ = DeviceBuffer(static_cast<size_t>(limits_.num_pages * page_bytes));
   QG_CUDA(cudaMemset(pool_.data(), 0, pool_.bytes()));
-  launcher_ = std::make_unique<CudaLauncher>(forward(), queue_, *sampled_, options_.max_rows);
+  launcher_ = std::make_unique<CudaLauncher>(forward(), queue_, *sampled_, options_.max_rows, cuda_.most_graphs);
   info("{}: weights {} bytes, buffers {} bytes, KV cache {} bytes ({} tokens)", device_.name, model_.bytes,
        buffers_->bytes() + linear_->bytes() + attention_->scratch_bytes(), pool_.bytes(),
        limits_.num_pages * options_.page_tokens);
@@ -275,8 +284,9 @@ void CudaExecutor::launch(const StepInput& input, Flight& flight) {
   clock_.start(stream_.stream);
   const bool keep_order = tap_ || input.logits != LogitsWanted::none;
   const std::vector<size_t> order = step_order(input.pieces, keep_order);
-  // While the step before runs, the batch is copied beside it; nobody reads the slot's memory then. A copy between two
-  // steps would cost the device some microseconds.
+  // While the step before runs, the batch is copied beside it; nobody reads the slot's memory then, since
+  // clock_.start() has waited for the end of the step before that one, which had the slot. A copy between two steps
+  // would cost the device some microseconds.
   const bool beside = !flights_.empty();
   if (!options_.deterministic) {
     run(input, order, beside, flight);
@@ -324,9 +334,7 @@ void CudaExecutor::collect(StepOutput& output) {
   for (size_t i = 0; i < flight.sampled_at.size(); ++i) {
     if (flight.sampled_at[i] < 0) continue;
     const int32_t token = tokens[static_cast<size_t>(flight.sampled_at[i] - first)];
-    if (token < 0)
-      throw Error("the model's logits are not finite numbers", "", "look at the layers with `quantgrid inspect`");
-    flight.output.sampled[i] = token;
+    flight.output.sampled[i] = token < 0 ? kNotFinite : token;
   }
   output = std::move(flight.output);
 }

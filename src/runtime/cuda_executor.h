@@ -16,6 +16,7 @@ struct CudaExecutorOptions {
   int64_t memory_bytes = 0;            // use no more of the card than this; 0 = all that is free
   int64_t shared_bytes = 0;            // of a block's shared memory; 0 = what the card has
   bool graphs = true;                  // capture decode steps
+  int64_t most_graphs = 0;             // kept at a time; 0: what CudaLauncher thinks right
   DType dtype = DType::f16;            // F16, or BF16 for unquantized checkpoints: what 16-bit layers compute in
   // What is fastest for which layer and number of rows on this card is read from a file, and what is missing there is
   // measured and added. Not with ExecutorOptions::deterministic. Without it the built-in choices stand.

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <utility>
 
+#include "core/log.h"
 #include "runtime/cuda_tap.h"
 
 namespace qg {
@@ -15,6 +16,11 @@ DeviceBuffer upload_numbers(int64_t count) {
   DeviceBuffer buffer(numbers.size() * sizeof(int32_t));
   QG_CUDA(cudaMemcpy(buffer.data(), numbers.data(), buffer.bytes(), cudaMemcpyHostToDevice));
   return buffer;
+}
+
+bool no_memory(cudaError_t status) {
+  if (status == cudaErrorMemoryAllocation) cudaGetLastError();  // so that no later call reports it
+  return status == cudaErrorMemoryAllocation;
 }
 
 // Whatever happens in between, a capture is ended, so that the stream can be used again.
@@ -30,12 +36,14 @@ class Capture {
   }
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;
+  // Null when the card has no memory for it.
   cudaGraphExec_t end() {
     cudaGraph_t graph = nullptr;
     QG_CUDA(cudaStreamEndCapture(std::exchange(stream_, nullptr), &graph));
     cudaGraphExec_t executable = nullptr;
     const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
     cudaGraphDestroy(graph);
+    if (no_memory(status)) return nullptr;
     check_cuda(status, "cudaGraphInstantiate");
     return executable;
   }
@@ -46,11 +54,18 @@ class Capture {
 
 }  // namespace
 
-CudaLauncher::CudaLauncher(const CudaForward& forward, const CudaQueue& queue, SampledTokens& sampled, int64_t max_rows)
-    : forward_(forward), queue_(queue), sampled_(sampled), row_numbers_(upload_numbers(max_rows)) {}
+CudaLauncher::CudaLauncher(const CudaForward& forward, const CudaQueue& queue, SampledTokens& sampled, int64_t max_rows,
+                           int64_t most_graphs)
+    : forward_(forward),
+      queue_(queue),
+      sampled_(sampled),
+      row_numbers_(upload_numbers(max_rows)),
+      most_graphs_(static_cast<size_t>(
+          std::max<int64_t>(1, most_graphs > 0 ? most_graphs : kMostGraphLayers / forward.shape.layers))) {}
 
 CudaLauncher::~CudaLauncher() {
-  for (auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+  for (auto& [key, graph] : graphs_)
+    if (graph.executable) cudaGraphExecDestroy(graph.executable);
 }
 
 void CudaLauncher::run(const StepLaunch& step, std::vector<float>& logits) {
@@ -116,20 +131,46 @@ void CudaLauncher::layers_and_sampling(const StepLaunch& step) {
 }
 
 // The first step of a kind runs directly, because kernels that are loaded lazily cannot be loaded during a capture; the
-// graph is captured while it runs.
+// graph is captured while it runs. Where the card has no memory for it, steps of that kind go on running directly.
 void CudaLauncher::launch_graph(const StepLaunch& step) {
   const StepShape& shape = step.planned.shape;
   const auto key = std::make_tuple(shape.rows, shape.max_context, step.batch.draws(), step.slot);
   const auto found = graphs_.find(key);
-  if (found != graphs_.end()) {
-    QG_CUDA(cudaGraphLaunch(found->second, queue_.stream));
+  if (found == graphs_.end()) {
+    layers_and_sampling(step);
+    if (graphs_.size() >= most_graphs_) drop_oldest_graph();
+    Capture capture(queue_.stream);
+    layers_and_sampling(step);
+    graphs_[key] = {capture.end(), ++launches_};
+    if (!graphs_[key].executable) say_no_graph(shape);
+    ran_.merge(cuda_kernel_names(forward_, shape));
     return;
   }
+  Graph& graph = found->second;
+  graph.used = ++launches_;
+  if (graph.executable) {
+    const cudaError_t status = cudaGraphLaunch(graph.executable, queue_.stream);
+    if (!no_memory(status)) return check_cuda(status, "cudaGraphLaunch");
+    QG_CUDA(cudaGraphExecDestroy(std::exchange(graph.executable, nullptr)));
+    say_no_graph(shape);
+  }
   layers_and_sampling(step);
-  Capture capture(queue_.stream);
-  layers_and_sampling(step);
-  graphs_.emplace(key, capture.end());
-  ran_.merge(cuda_kernel_names(forward_, shape));
+}
+
+void CudaLauncher::say_no_graph(const StepShape& shape) {
+  if (std::exchange(said_no_graph_, true)) return;
+  warn(
+      "the card has no memory for another CUDA graph: steps of {} sequences, and of other numbers that are new, are "
+      "sent kernel by kernel, which is slower",
+      shape.rows);
+}
+
+// One that still runs is freed by the driver when it has ended (cudaGraphExecDestroy).
+void CudaLauncher::drop_oldest_graph() {
+  const auto oldest = std::min_element(graphs_.begin(), graphs_.end(),
+                                       [](const auto& a, const auto& b) { return a.second.used < b.second.used; });
+  if (oldest->second.executable) QG_CUDA(cudaGraphExecDestroy(oldest->second.executable));
+  graphs_.erase(oldest);
 }
 
 void CudaLauncher::append_logits(int64_t count, std::vector<float>& logits) {

@@ -24,6 +24,8 @@ std::string_view to_string(FinishReason reason) {
       return "cancelled";
     case FinishReason::refused:
       return "refused";
+    case FinishReason::failed:
+      return "failed";
   }
   return "unknown";
 }
@@ -59,6 +61,7 @@ struct Engine::State {
   bool send(const std::vector<PlannedPiece>& planned);
   bool collect(const OnEvent& on_event);
   void give_out(const Flight& flight, const OnEvent& on_event);
+  void fail(const Flight& flight, size_t piece, EngineClock::time_point time, const OnEvent& on_event);
   void give_out_prompt_logits(const Flight& flight, size_t piece, TokenEvent event, const OnEvent& on_event);
   std::span<const float> logits_row(const Flight& flight, int64_t row) const {
     return std::span<const float>(flight.output.logits).subspan(row * vocab, vocab);
@@ -74,7 +77,7 @@ struct Engine::State {
   std::array<Flight, 2> flights;
   size_t oldest = 0, under_way = 0;  // of flights: the oldest that was sent and not collected, how many there are
   std::vector<Command> taken;
-  int64_t finished = 0, cancelled = 0, refused = 0;
+  int64_t completed_steps = 0, finished = 0, cancelled = 0, refused = 0, failed = 0;
 
   mutable std::mutex mutex;  // of all below
   std::condition_variable changed;
@@ -201,7 +204,10 @@ void Engine::State::take(Command& command, const OnEvent& on_event) {
 
 // The last event of a request.
 void Engine::State::end(const TokenEvent& event, const OnEvent& on_event) {
-  ++(event.finish == FinishReason::cancelled ? cancelled : event.finish == FinishReason::refused ? refused : finished);
+  ++(event.finish == FinishReason::cancelled ? cancelled
+     : event.finish == FinishReason::refused ? refused
+     : event.finish == FinishReason::failed  ? failed
+                                             : finished);
   on_event(event);
   const std::lock_guard lock(mutex);
   --open;
@@ -225,6 +231,7 @@ bool Engine::State::collect(const OnEvent& on_event) {
   executor->collect(flight.output);
   flight.check_output(executor->name(), vocab);
   give_out(flight, on_event);
+  ++completed_steps;
   return true;
 }
 
@@ -253,6 +260,11 @@ void Engine::State::give_out(const Flight& flight, const OnEvent& on_event) {
     const LogitsWanted wanted = piece.sequence->request.logits;
     const int32_t token = flight.output.sampled[i];
     event.request = piece.sequence->id;
+    if (piece.sample && token == kNotFinite) {
+      ++sampled_row;
+      fail(flight, i, event.time, on_event);
+      continue;
+    }
     if (wanted == LogitsWanted::all) give_out_prompt_logits(flight, i, event, on_event);
     const FinishReason finish = scheduler.complete(piece, token);
     if (!piece.sample) continue;
@@ -271,6 +283,19 @@ void Engine::State::give_out(const Flight& flight, const OnEvent& on_event) {
       end(event, on_event);
     }
   }
+}
+
+// Nobody else's tokens depend on such a row, so that only this request ends.
+void Engine::State::fail(const Flight& flight, size_t i, EngineClock::time_point time, const OnEvent& on_event) {
+  const PlannedPiece& piece = flight.planned()[i];
+  TokenEvent event;
+  event.request = piece.sequence->id;
+  event.position = flight.output_position(i);
+  event.time = time;
+  event.finish = FinishReason::failed;
+  scheduler.fail(piece);
+  event.reason = "the model's logits are not finite numbers; look at the layers with `quantgrid inspect`";
+  end(event, on_event);
 }
 
 // Rows that are computed for the first time, but for the prompt's last: its logits come with the first token.
@@ -292,9 +317,11 @@ void Engine::State::save_stats() {
   const std::lock_guard lock(mutex);
   flying = under_way > 0;
   stats = now;
+  stats.completed_steps = completed_steps;
   stats.finished = finished;
   stats.cancelled = cancelled;
   stats.refused = refused;
+  stats.failed = failed;
 }
 
 }  // namespace qg

@@ -18,7 +18,8 @@ namespace qg {
 using RequestId = int64_t;
 using EngineClock = std::chrono::steady_clock;
 
-enum class FinishReason { none, stop, length, cancelled, refused };
+// refused: it can never run; failed: its logits were not finite numbers.
+enum class FinishReason { none, stop, length, cancelled, refused, failed };
 std::string_view to_string(FinishReason reason);
 
 struct Request {
@@ -40,7 +41,7 @@ struct TokenEvent {
   int64_t position = 0;          // 0 for the first generated token; < 0 for a prompt row (logits all)
   EngineClock::time_point time;  // when the host had the results of the step that made it
   FinishReason finish = FinishReason::none;
-  std::string reason;             // why it was refused, for people
+  std::string reason;             // why it was refused or failed, for people
   std::span<const float> logits;  // [vocab] when asked for; valid during the callback only
 };
 
@@ -57,13 +58,15 @@ struct EngineOptions {
 struct EngineStats {
   // Rows computed for the first time: of prompts, of generated tokens. reused: prompt tokens found in cached pages
   // instead. Over requests that ran to their end, prefill + reused = Σ prompt tokens.
+  int64_t completed_steps = 0;  // whose results have been given out
   int64_t steps = 0, prefill_tokens = 0, decode_tokens = 0, reused_tokens = 0, preemptions = 0;
   int64_t recomputed_tokens = 0;  // rows computed again after a preemption
   int64_t discarded_tokens = 0;   // rows that were on their way when their request ended
   int64_t running = 0, waiting = 0, pages_used = 0, pages_total = 0;
-  int64_t pages_cached = 0;                          // unreferenced, kept for reuse, taken when needed
-  int64_t batch_sum = 0;                             // Σ sequences over steps: batch_sum / steps is the achieved batch
-  int64_t finished = 0, cancelled = 0, refused = 0;  // requests that ended: by themselves, by cancel(), at once
+  int64_t pages_cached = 0;  // unreferenced, kept for reuse, taken when needed
+  int64_t batch_sum = 0;     // Σ sequences over steps: batch_sum / steps is the achieved batch
+  // Requests that ended: by themselves, by cancel(), at once, by logits that are no numbers.
+  int64_t finished = 0, cancelled = 0, refused = 0, failed = 0;
 };
 
 // One thread calls step(); add(), cancel(), idle(), stats(), wait() and wake() are safe from any thread, and from

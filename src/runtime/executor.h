@@ -43,8 +43,11 @@ struct StepInput {
   LogitsWanted logits = LogitsWanted::none;
 };
 
+// Sampled after a piece whose logits are not finite numbers.
+inline constexpr int32_t kNotFinite = -2;
+
 struct StepOutput {
-  std::vector<int32_t> sampled;  // one per piece; -1 where the piece does not sample
+  std::vector<int32_t> sampled;  // one per piece; -1 where the piece does not sample, kNotFinite
   std::vector<float> logits;     // [rows wanted, vocab]: the last row of each sampling piece, or all rows
 };
 

@@ -47,8 +47,9 @@ void Flight::check_output(const std::string& executor, int64_t vocab) const {
     wrong(fmt::format("{} tokens for {} pieces", output.sampled.size(), pieces_.size()));
   int64_t rows = 0;
   for (size_t i = 0; i < pieces_.size(); ++i) {
-    if (pieces_[i].sample && (output.sampled[i] < 0 || output.sampled[i] >= vocab))
-      wrong(fmt::format("sampled token {} of {}", output.sampled[i], vocab));
+    const int32_t token = output.sampled[i];
+    if (pieces_[i].sample && token != kNotFinite && (token < 0 || token >= vocab))
+      wrong(fmt::format("sampled token {} of {}", token, vocab));
     rows += logits_ == LogitsWanted::all ? pieces_[i].num_tokens : pieces_[i].sample;
   }
   if (logits_ != LogitsWanted::none && static_cast<int64_t>(output.logits.size()) != rows * vocab)

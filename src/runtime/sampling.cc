@@ -57,8 +57,7 @@ int32_t greedy_token(std::span<const float> logits) {
 int32_t sample_token(std::span<const float> logits, const SamplingParams& params, int64_t output_position) {
   if (logits.empty()) throw Error("there are no logits to sample from");
   for (const float logit : logits)
-    if (!std::isfinite(logit))
-      throw Error("the model's logits are not finite numbers", "", "look at the layers with `quantgrid inspect`");
+    if (!std::isfinite(logit)) return kNotFinite;
   const int32_t best = greedy_token(logits);
   if (params.temperature <= 0 || params.top_k == 1) return best;
 

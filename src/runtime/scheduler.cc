@@ -309,6 +309,13 @@ FinishReason Scheduler::complete(const PlannedPiece& piece, int32_t token) {
   return sequence.generated_tokens() == request.max_tokens ? FinishReason::length : FinishReason::none;
 }
 
+void Scheduler::fail(const PlannedPiece& piece) {
+  --piece.sequence->pieces_under_way;
+  --pieces_under_way_;
+  stats_.discarded_tokens += piece.num_tokens;
+  remove(piece.sequence);
+}
+
 void Scheduler::discard(const PlannedPiece& piece) {
   Sequence& sequence = *piece.sequence;
   --pieces_under_way_;

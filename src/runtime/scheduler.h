@@ -78,6 +78,8 @@ class Scheduler {
   // A piece has been computed and `token` sampled after it (ignored unless piece.sample). Returns why the sequence has
   // ended, if it has: remove() must follow.
   FinishReason complete(const PlannedPiece& piece, int32_t token);
+  // A piece has been computed, and nothing could be sampled after it: the sequence ends and is gone as after remove().
+  void fail(const PlannedPiece& piece);
   // A piece of a sequence that has ended has been computed. The sequence is gone after its last piece, its pages free.
   void discard(const PlannedPiece& piece);
   // What was sent and not completed will never be: it is planned again. Nothing may use pages any more.

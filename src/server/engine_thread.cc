@@ -33,17 +33,30 @@ void EngineThread::cancel(RequestId id) {
 void EngineThread::run() {
   while (!ending_) {
     engine_.wait(std::chrono::milliseconds(1000));
+    if (failed_steps_ > 0 && probe_ == 0 && engine_.idle()) probe();
     step();
   }
 }
 
+// After a failure nobody may ask any more (a server that says 503 gets no requests), so the engine is asked for one
+// token: then either the failure is over, or failures become enough to end the server.
+void EngineThread::probe() {
+  Request request;
+  request.prompt = {0};
+  request.max_tokens = 1;
+  probe_ = engine_.add(std::move(request));
+}
+
 void EngineThread::step() {
   const EngineClock::time_point start = EngineClock::now();
+  // Taking requests and cancellations proves nothing: a step is good when its results have come.
+  const auto completed = [this] { return engine_.stats().completed_steps; };
+  const int64_t before = completed();
   try {
-    const bool worked = engine_.step([this](const TokenEvent& event) { take(event); });
-    if (worked) failed_steps_ = 0;
+    engine_.step([this](const TokenEvent& event) { take(event); });
+    if (completed() > before) failed_steps_ = 0;
   } catch (const std::exception& e) {
-    failed_steps_ = failed_steps_ + 1;
+    failed_steps_ = completed() > before ? 1 : failed_steps_ + 1;
     warn("a step of the engine failed: {}", e.what());
     fail_all(e.what());
   }
@@ -59,6 +72,7 @@ void EngineThread::fail_all(const std::string& why) {
     for (const auto& [id, wanted] : open_) ids.push_back(id);
     open_.clear();
   }
+  if (probe_ != 0) engine_.cancel(std::exchange(probe_, 0));
   for (const RequestId id : ids) {
     engine_.cancel(id);
     EngineEvent& event = events_.emplace_back();
@@ -70,12 +84,13 @@ void EngineThread::fail_all(const std::string& why) {
 }
 
 void EngineThread::take(const TokenEvent& event) {
+  if (event.request == probe_ && event.finish != FinishReason::none) probe_ = 0;
   std::optional<int64_t> num_top;
   int32_t token = event.token;
   {
     const std::lock_guard lock(mutex_);
     const auto found = open_.find(event.request);
-    if (found == open_.end()) return;  // failed before; this is its cancellation
+    if (found == open_.end()) return;  // a probe, or failed before: this is its cancellation
     if (found->second) {
       num_top = found->second->num_top;
       const std::vector<int32_t>& prompt = found->second->prompt;

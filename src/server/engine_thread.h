@@ -53,6 +53,7 @@ class EngineThread {
   };
 
   void run();
+  void probe();
   void step();
   void take(const TokenEvent& event);
   void fail_all(const std::string& why);
@@ -60,6 +61,7 @@ class EngineThread {
   Engine& engine_;
   Deliver deliver_;
   std::vector<EngineEvent> events_;  // of the current step
+  RequestId probe_ = 0;              // under way; 0: none
 
   std::mutex mutex_;                                           // of open_, never held during a step
   std::unordered_map<RequestId, std::optional<Wanted>> open_;  // requests that have not ended

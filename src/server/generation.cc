@@ -64,7 +64,8 @@ void Generation::on_event(int64_t index, EngineEvent event) {
     if (event.logprobs) choice.prompt_rows.push_back(std::move(*event.logprobs));
     return;
   }
-  if (event.finish == FinishReason::refused || event.finish == FinishReason::cancelled) {
+  if (event.finish == FinishReason::refused || event.finish == FinishReason::cancelled ||
+      event.finish == FinishReason::failed) {
     fail(ApiError(500, event.reason.empty() ? "the request was cancelled" : event.reason));
     return;
   }

@@ -3,14 +3,21 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <map>
 
 #include "core/error.h"
 #include "core/rng.h"
+#include "kernels/common/cuda.h"
 #include "runtime/engine.h"
 #include "runtime/make_executor.h"
 #include "runtime/sampling.h"
 #include "tests/gpu/small_model.h"
+#include "tests/runtime/faulty_checkpoint.h"
 
 namespace qg::testing {
 namespace {
@@ -101,6 +108,46 @@ TEST(CudaExecutorAhead, UnknownTokensGiveTheSameRepliesAsKnownOnes) {
           EXPECT_EQ(Crowd(*executor, sequences, temperature).run(40, true), known) << "from run to run";
         }
       }
+}
+
+TEST(CudaExecutorAhead, GraphsThatWereDroppedAreMadeAgain) {
+  CudaExecutorOptions few;
+  few.most_graphs = 2;  // one for each of the two places that steps take turns with
+  const auto all = make_executor("cuda", make_model({}), options_for(KvFormat::fp16));
+  const auto some = make_executor("cuda", make_model({}), options_for(KvFormat::fp16), few);
+  for (int round = 0; round < 3; ++round)
+    for (const int64_t sequences : {1, 5, 16})
+      EXPECT_EQ(Crowd(*some, sequences, 0).run(40, true), Crowd(*all, sequences, 0).run(40, true))
+          << sequences << " sequences, round " << round;
+}
+
+int64_t sum_of(const std::vector<std::vector<int32_t>>& replies) {
+  int64_t sum = 0;
+  for (const auto& reply : replies)
+    for (const int32_t token : reply) sum = (sum * 31 + token) % 1000003;
+  return sum;
+}
+
+// Streams, events and memory of a process are all on the device that it was told to use; on a machine with one GPU that
+// one again. In a process of its own, which has used no other device before.
+TEST(LastGpu, ComputesAsTheFirst) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  const std::string file = ::testing::TempDir() + "quantgrid_last_gpu.txt";
+  EXPECT_EXIT(
+      {
+        CudaExecutorOptions last;
+        QG_CUDA(cudaGetDeviceCount(&last.device));
+        --last.device;
+        const auto executor = make_executor("cuda", make_model({}), options_for(KvFormat::fp16), last);
+        std::ofstream(file) << sum_of(Crowd(*executor, 5, 0).run(20, true));
+        exit(0);
+      },
+      ::testing::ExitedWithCode(0), "");
+  int64_t sum = -1;
+  std::ifstream(file) >> sum;
+  EXPECT_EQ(sum,
+            sum_of(Crowd(*make_executor("cuda", make_model({}), options_for(KvFormat::fp16)), 5, 0).run(20, true)));
+  std::filesystem::remove(file);
 }
 
 TEST(CudaExecutorAhead, RefusesWhatItCannotDo) {
@@ -235,6 +282,62 @@ std::vector<Reply> replies_of(const std::shared_ptr<const Checkpoint>& checkpoin
   *stats = engine.stats();
   EXPECT_EQ(stats->pages_used, 0) << "pages were leaked";
   return replies;
+}
+
+constexpr int32_t kPoison = 999;
+
+// Replies to `prompts`, one after the other or all at once, in pages that everybody uses in turn.
+std::vector<Reply> poisoned_replies(KvFormat kv, const std::vector<std::vector<int32_t>>& prompts, bool together) {
+  const auto checkpoint = std::make_shared<test::FaultyCheckpoint>(
+      make_model({}), test::FaultyCheckpoint::LinearFault{}, [](const TensorSpec& spec, Tensor& tensor) {
+        if (spec.role == TensorRole::embedding) tensor = test::scaled(tensor, INFINITY, kPoison * 256 + 3);
+      });
+  EngineOptions options;
+  options.deterministic = true;
+  options.prefix_reuse = false;
+  ExecutorOptions executor_options = options_for(kv);
+  executor_options.num_pages = 8;
+  executor_options.deterministic = true;
+  Engine engine(make_executor("cuda", checkpoint, executor_options), options);
+  std::map<RequestId, size_t> numbers;
+  std::vector<Reply> replies(prompts.size());
+  const auto run = [&] {
+    while (!engine.idle())
+      engine.step([&](const TokenEvent& event) {
+        Reply& reply = replies[numbers.at(event.request)];
+        if (event.token >= 0) reply.tokens.push_back(event.token);
+        reply.finish = event.finish;
+      });
+  };
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    Request request;
+    request.prompt = prompts[i];
+    request.max_tokens = 20;
+    numbers[engine.add(request)] = i;
+    if (!together) run();
+  }
+  run();
+  EXPECT_EQ(engine.stats().pages_used, 0);
+  return replies;
+}
+
+// Nor does what it left in the pages of the cache reach those who use them next.
+TEST(CudaExecutorAhead, LogitsThatAreNoNumbersEndTheirOwnRequestAlone) {
+  std::vector<int32_t> good, bad;
+  for (int32_t i = 0; i < 90; ++i) good.push_back(7 * i % 900), bad.push_back(i == 40 ? kPoison : 11 * i % 900);
+  for (const KvFormat kv : {KvFormat::fp16, KvFormat::fp8, KvFormat::int8}) {
+    const Reply alone = poisoned_replies(kv, {good}, true)[0];
+    EXPECT_EQ(alone.finish, FinishReason::length);
+    for (const bool together : {true, false}) {
+      const std::vector<Reply> replies = poisoned_replies(kv, {bad, good, bad, bad, good}, together);
+      for (const size_t i : {0, 2, 3}) {
+        if (kv == KvFormat::int8) continue;  // has no code for what is no number: later tokens do not see it
+        EXPECT_EQ(replies[i].finish, FinishReason::failed);
+        EXPECT_TRUE(replies[i].tokens.empty());
+      }
+      for (const size_t i : {1, 4}) EXPECT_EQ(replies[i], alone) << to_string(kv) << ", request " << i;
+    }
+  }
 }
 
 TEST(CudaExecutorAhead, RepliesEqualThoseOfOneStepAtATime) {

@@ -85,8 +85,8 @@ class AheadExecutor : public FakeExecutor {
       require(piece.num_tokens == 1, "an unknown token in a piece of several");
       require(piece.token_of_piece < static_cast<int64_t>(sampled_.size()), "no such piece in the step before");
       const int32_t token = sampled_[static_cast<size_t>(piece.token_of_piece)];
-      require(token >= 0, "the token of a piece that samples nothing");
-      held.tokens[static_cast<size_t>(piece.first_row)] = token;
+      require(token >= 0 || token == kNotFinite, "the token of a piece that samples nothing");
+      held.tokens[static_cast<size_t>(piece.first_row)] = std::max(token, 0);  // any will do where none was sampled
     }
     sampled_.clear();
     StepOutput output;

@@ -92,9 +92,14 @@ TEST(Sampling, ADrawIsAFunctionOfSeedAndPosition) {
   EXPECT_GT(differ, 100);
 }
 
-TEST(Sampling, RefusesLogitsThatAreNoNumbers) {
-  EXPECT_THROW(sample_token(std::vector<float>{1, std::nanf("")}, {}, 0), Error);
-  EXPECT_THROW(sample_token(std::vector<float>{1, std::numeric_limits<float>::infinity()}, {}, 0), Error);
+TEST(Sampling, NothingIsDrawnFromLogitsThatAreNoNumbers) {
+  SamplingParams drawn;
+  drawn.temperature = 1;
+  for (const SamplingParams& params : {SamplingParams{}, drawn}) {
+    EXPECT_EQ(sample_token(std::vector<float>{1, std::nanf("")}, params, 0), kNotFinite);
+    EXPECT_EQ(sample_token(std::vector<float>{1, std::numeric_limits<float>::infinity()}, params, 0), kNotFinite);
+    EXPECT_EQ(sample_token(std::vector<float>{-std::numeric_limits<float>::infinity(), 1}, params, 0), kNotFinite);
+  }
   EXPECT_THROW(sample_token(std::vector<float>{}, {}, 0), Error);
 }
 

@@ -201,6 +201,33 @@ TEST(EngineAhead, AnErrorMakesNoStepLargerThanTheBatch) {
     }
 }
 
+// Of a prompt, of what was generated, and of what was generated while the next step was on its way with it.
+TEST(EngineAhead, LogitsThatAreNoNumbersEndTheirOwnRequestAlone) {
+  constexpr int64_t kVocab = FakeOptions{}.vocab;
+  const Request bad = make_request(1, 9, 8);
+  const Reply whole = expected_reply(bad, kVocab);
+  const std::set<int32_t> poisons{bad.prompt[4], whole.tokens[0], whole.tokens[3]};
+  uint64_t seed = 2;  // of a request that meets none of them
+  while (expected_reply(make_request(seed, 9, 8), kVocab, poisons).finish == FinishReason::failed) ++seed;
+  const Request good = make_request(seed, 9, 8);
+  for (const bool ahead : {false, true})
+    for (const int32_t poison : poisons) {
+      Fixture f;
+      f.fake->ahead = ahead;
+      f.fake->poison = {poison};
+      const RequestId one = f.add(good), other = f.add(bad), third = f.add(good);
+      f.expected[other] = expected_reply(bad, f.vocab, {poison});
+      ASSERT_EQ(expected_reply(good, f.vocab, {poison}), f.expected[one]);
+      f.run_and_compare();
+      const Collected& failed = f.collector.requests[other];
+      EXPECT_EQ(failed.reply.finish, FinishReason::failed);
+      EXPECT_NE(failed.reason.find("not finite"), std::string::npos);
+      EXPECT_EQ(f.collector.requests[third].reply.finish, FinishReason::length);
+      EXPECT_EQ(f.engine->stats().failed, 1);
+      EXPECT_EQ(f.engine->stats().finished, 2);
+    }
+}
+
 TEST(EngineAhead, AnEngineThatEndsWaitsForTheStepUnderWay) {
   Fixture f;
   f.add(make_request(1, 9, 20));

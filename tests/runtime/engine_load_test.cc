@@ -23,11 +23,14 @@ struct LoadCase {
   int64_t longest_prompt = 60, longest_reply = 24;
   uint64_t cancel_one_in = 8;  // 0: none
   bool ahead = false;          // one step is submitted while the one before is under way
+  std::set<int32_t> poison;    // FakeExecutor's
 };
 
 std::unique_ptr<Executor> make_fake(const LoadCase& load, uint64_t seed) {
-  if (load.ahead) return std::make_unique<AheadExecutor>(load.fake, seed);
-  return std::make_unique<FakeExecutor>(load.fake);
+  std::unique_ptr<FakeExecutor> fake =
+      load.ahead ? std::make_unique<AheadExecutor>(load.fake, seed) : std::make_unique<FakeExecutor>(load.fake);
+  fake->poison = load.poison;
+  return fake;
 }
 
 // Request i of a run: most prompts begin with one of a few shared prefixes, some are repeated whole.
@@ -65,6 +68,7 @@ LoadCase random_case(uint64_t seed) {
   load.engine.prefix_reuse = rng.next_below(4) > 0;
   load.engine.deterministic = rng.next_below(3) == 0;
   if (rng.next_below(3) == 0) load.cancel_one_in = 0;
+  if (rng.next_below(4) == 0) load.poison = {13};
   return load;
 }
 
@@ -97,7 +101,7 @@ EngineStats run_load(uint64_t seed, uint64_t count, const LoadCase& load) {
   int64_t prompt_tokens = 0, decoded_tokens = 0, cancelled = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
     const Request request = random_request(seed, i, load);
-    const Reply expected = expected_reply(request, kVocab), &got = collector.requests[ids[i]].reply;
+    const Reply expected = expected_reply(request, kVocab, load.poison), &got = collector.requests[ids[i]].reply;
     if (got.finish == FinishReason::cancelled) {
       ++cancelled;
       EXPECT_TRUE(is_prefix(got.tokens, expected.tokens)) << "cancelled request " << i;
@@ -113,17 +117,20 @@ EngineStats run_load(uint64_t seed, uint64_t count, const LoadCase& load) {
   EXPECT_EQ(collector.ended.size(), count);
   EXPECT_EQ(stats.cancelled, cancelled);
   EXPECT_LE(cancelled, cancels);
-  EXPECT_EQ(stats.finished + stats.cancelled, static_cast<int64_t>(count));
+  EXPECT_EQ(stats.finished + stats.cancelled + stats.failed, static_cast<int64_t>(count));
+  if (load.poison.empty()) {
+    EXPECT_EQ(stats.failed, 0);
+  }
   EXPECT_EQ(stats.refused, 0);
   EXPECT_GE(stats.batch_sum, stats.steps);
-  if (cancels == 0) {
+  if (cancels == 0 && stats.failed == 0) {
     EXPECT_EQ(stats.prefill_tokens + stats.reused_tokens, prompt_tokens);
     EXPECT_EQ(stats.decode_tokens, decoded_tokens);
   }
   if (stats.preemptions == 0) {
     EXPECT_EQ(stats.recomputed_tokens, 0);
   }
-  if (!load.ahead) {
+  if (!load.ahead && stats.failed == 0) {
     EXPECT_EQ(stats.discarded_tokens, 0);
   }
   // A request that needs every page there is can still run.
@@ -132,7 +139,7 @@ EngineStats run_load(uint64_t seed, uint64_t count, const LoadCase& load) {
   whole.max_tokens = 1;
   const RequestId id = engine.add(whole);
   run_to_end(engine, collector);
-  EXPECT_EQ(collector.requests[id].reply, expected_reply(whole, kVocab));
+  EXPECT_EQ(collector.requests[id].reply, expected_reply(whole, kVocab, load.poison));
   return stats;
 }
 
@@ -147,12 +154,14 @@ void run_many(uint64_t first_seed, uint64_t cases, uint64_t requests_each, bool 
     sum.preemptions += stats.preemptions;
     sum.reused_tokens += stats.reused_tokens;
     sum.cancelled += stats.cancelled;
+    sum.failed += stats.failed;
     sum.recomputed_tokens += stats.recomputed_tokens;
     sum.discarded_tokens += stats.discarded_tokens;
   }
   EXPECT_GT(sum.preemptions, static_cast<int64_t>(cases));
   EXPECT_GT(sum.reused_tokens, static_cast<int64_t>(cases * requests_each));
   EXPECT_GT(sum.cancelled, static_cast<int64_t>(cases));
+  EXPECT_GT(sum.failed, static_cast<int64_t>(cases));
   EXPECT_GT(sum.recomputed_tokens, static_cast<int64_t>(cases));
   if (ahead) {
     EXPECT_GT(sum.discarded_tokens, static_cast<int64_t>(cases));

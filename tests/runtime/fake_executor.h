@@ -52,7 +52,8 @@ class FakeExecutor : public Executor {
 
   void step(const StepInput& input, StepOutput& output) override {
     ++steps;
-    if (fail_at_step == steps) throw std::runtime_error("the fake executor fails as it was told to");
+    if (fail_at_step == steps || (fail_from_step > 0 && steps >= fail_from_step))
+      throw std::runtime_error("the fake executor fails as it was told to");
     check(input);
     output.sampled.assign(input.pieces.size(), -1);
     output.logits.clear();
@@ -60,7 +61,8 @@ class FakeExecutor : public Executor {
     if (record) history.emplace_back(input.pieces.begin(), input.pieces.end());
   }
 
-  int64_t steps = 0, fail_at_step = -1;
+  int64_t steps = 0, fail_at_step = -1, fail_from_step = -1;
+  std::set<int32_t> poison;  // after one of these tokens a sequence's logits are no numbers any more
   bool record = false;
   std::vector<std::vector<SequencePiece>> history;  // `pages` and tokens dangle: lengths only
 
@@ -99,17 +101,23 @@ class FakeExecutor : public Executor {
 
   int32_t run_piece(const StepInput& input, const SequencePiece& piece, StepOutput& output) {
     uint64_t state = 0;
-    for (int64_t p = 0; p < piece.context_tokens; ++p) state = fold(state, at(piece, p));
+    bool poisoned = false;
+    for (int64_t p = 0; p < piece.context_tokens; ++p) {
+      state = fold(state, at(piece, p));
+      poisoned |= at(piece, p) == kPoisoned;
+    }
     for (int64_t i = 0; i < piece.num_tokens; ++i) {
       const int64_t position = piece.context_tokens + i;
       const int32_t token = input.tokens[piece.first_row + i];
       require(token >= 0 && token < options_.vocab, "no such token");
-      at(piece, position) = cell(state, token, position);
+      at(piece, position) = poison.contains(token) ? kPoisoned : cell(state, token, position);
+      poisoned |= at(piece, position) == kPoisoned;
       state = fold(state, at(piece, position));
       const bool last = i + 1 == piece.num_tokens;
       if (input.logits == LogitsWanted::all || (input.logits == LogitsWanted::sampled && last && piece.sample))
         push_logits(state, output);
     }
+    if (piece.sample && poisoned) return kNotFinite;
     return piece.sample ? sampled(state, piece.output_position, piece.sampling, options_.vocab) : -1;
   }
 
@@ -117,6 +125,8 @@ class FakeExecutor : public Executor {
     const int32_t best = sampled(state, 0, {}, options_.vocab);
     for (int32_t v = 0; v < options_.vocab; ++v) output.logits.push_back(v == best ? 1.0f : 0.0f);
   }
+
+  static constexpr uint64_t kPoisoned = 0xdeadbeef;
 
   FakeOptions options_;
   ModelTable table_;
@@ -129,17 +139,23 @@ struct Reply {
   bool operator==(const Reply&) const = default;
 };
 
-// What the fake executor's model says, computed without engine, pages or batches.
-inline Reply expected_reply(const Request& request, int64_t vocab) {
+// What the fake executor's model says, computed without engine, pages or batches. poison: the executor's.
+inline Reply expected_reply(const Request& request, int64_t vocab, const std::set<int32_t>& poison = {}) {
   Reply reply;
   uint64_t state = 0;
   int64_t position = 0;
+  bool poisoned = false;
   const auto feed = [&](int32_t token) {
+    poisoned |= poison.contains(token);
     state = FakeExecutor::fold(state, FakeExecutor::cell(state, token, position++));
   };
   for (const int32_t token : request.prompt) feed(token);
-  reply.finish = FinishReason::length;
+  reply.finish = poisoned ? FinishReason::failed : FinishReason::length;
   for (int64_t i = 0; i < request.max_tokens; ++i) {
+    if (poisoned) {
+      reply.finish = FinishReason::failed;
+      break;
+    }
     const int32_t token = FakeExecutor::sampled(state, i, request.sampling, vocab);
     reply.tokens.push_back(token);
     bool stops = false;

@@ -275,5 +275,43 @@ TEST(EngineFailure, TellsEverybodyAndGoesOn) {
   EXPECT_TRUE(eventually([&] { return all_free(fake.server->engine); }));
 }
 
+TEST(EngineFailure, OfOneStepIsOverWhenAStepIsGood) {
+  FakeServer fake;
+  fake.executor->fail_at_step = 1;
+  EXPECT_EQ(fake.server->client().post("/v1/completions", completion("abc", 5)).status, 500);
+  // Nobody asks; still it is found out.
+  EXPECT_TRUE(eventually([&] { return fake.server->client().get("/health").status == 200; }));
+  EXPECT_FALSE(fake.server->stopped);
+  EXPECT_EQ(fake.server->client().post("/v1/completions", completion("abc", 5)).status, 200);
+}
+
+TEST(EngineFailure, OfEveryStepEndsTheServer) {
+  FakeServer fake;
+  fake.executor->fail_from_step = 1;
+  EXPECT_EQ(fake.server->client().post("/v1/completions", completion("abc", 5)).status, 500);
+  EXPECT_EQ(fake.server->client().get("/health").status, 503);
+  EXPECT_TRUE(eventually([&] { return fake.server->stopped.load(); }));
+  EXPECT_NE(fake.server->error.find("the engine"), std::string::npos) << fake.server->error;
+}
+
+TEST(EngineFailure, OfOneRequestsLogitsIsItsOwn) {
+  FakeServer fake;
+  fake.executor->poison = {7};
+  const auto with = [](std::vector<int> prompt) {
+    return Json{{"model", kModelName}, {"prompt", std::move(prompt)}, {"max_tokens", 3}, {"ignore_eos", true}};
+  };
+  fake.executor->shut();
+  HttpClient good = fake.server->client(), bad = fake.server->client();
+  send_completion(good, with({5, 6}));
+  send_completion(bad, with({5, 7}));
+  ASSERT_TRUE(eventually([&] { return !fake.server->engine.idle(); }));
+  fake.executor->open();
+  const HttpReply reply = bad.read_reply();
+  EXPECT_EQ(reply.status, 500);
+  EXPECT_NE(reply.json()["error"]["message"].get<std::string>().find("not finite"), std::string::npos);
+  EXPECT_EQ(good.read_reply().status, 200);
+  EXPECT_EQ(fake.server->client().get("/health").status, 200);
+}
+
 }  // namespace
 }  // namespace qg
