@@ -177,13 +177,18 @@ ExitCode run(const BenchFlags& flags) {
   engine_options.max_rows = std::max(engine_options.max_rows, engine_options.max_batch);
   ExecutorOptions executor_options = session.executor_options();
   // All that is in flight at once; a GPU gives what is left of it where that is less (the engine queues then).
-  executor_options.less_kv_will_do = load.window_s == 0;  // a window is measured with all of them running
+  // Decoding and a window are measured with all of them running.
+  executor_options.less_kv_will_do = load.window_s == 0 && load.speed == SpeedKind::throughput;
   if (!cuda || flags.max_batch == 0)
     executor_options.num_pages =
         (engine_options.max_batch + 1) * ((flags.isl + flags.osl) / executor_options.page_tokens + 2);
   Run told;
   const double before = process_seconds();
   const auto engine = session.make_engine(engine_options, executor_options, flags.isl + flags.osl);
+  if (load.window_s > 0 && engine->options().max_batch < load.batch)
+    throw Error(
+        fmt::format("{} are to run at once, and the KV cache has room for {}", load.batch, engine->options().max_batch),
+        "--concurrency", "take fewer", ExitCode::cannot_here);
   told.ready_seconds = process_seconds();
   told.load_seconds = told.ready_seconds - before;
   NativeTarget target(*engine);

@@ -336,6 +336,8 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
           if (options_.executor == "cuda") window.emplace([&] { return meter.read(); });
         });
     const GpuUse use = window ? window->stop() : GpuUse{};
+    if (r.failed > 0)
+      throw Error(fmt::format("{} of {} requests failed: {}", r.failed, r.requests, r.first_error), w.name);
     add_conditions(use, common);
     if (c.gpu == options_.measured_on) common.roofline_share = roofline_share(m, c, load, r);
     common.compute_path = r.compute_path;

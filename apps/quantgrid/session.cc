@@ -126,8 +126,9 @@ std::unique_ptr<Engine> Session::make_engine(EngineOptions engine, ExecutorOptio
   executor.deterministic = engine.deterministic;
   std::unique_ptr<Executor> made = make_executor(executor);
   if (request_tokens > 0) {
-    const int64_t room = made->num_pages() * made->page_tokens();
-    engine.max_batch = std::clamp<int64_t>(room / (request_tokens + made->page_tokens()), 1, engine.max_batch);
+    // The last token is given out and never computed.
+    const int64_t pages_each = (request_tokens - 1 + made->page_tokens() - 1) / made->page_tokens();
+    engine.max_batch = std::clamp<int64_t>(made->num_pages() / std::max<int64_t>(pages_each, 1), 1, engine.max_batch);
   }
   return std::make_unique<Engine>(std::move(made), engine);
 }

@@ -1,6 +1,9 @@
 #include "bench/measure.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <limits>
 #include <map>
 
 #include "bench/arrivals.h"
@@ -139,6 +142,20 @@ RoundTrace run_round(LoadTarget& target, const Load& load, int64_t first_index, 
   return round;
 }
 
+void require_whole_batch(const RoundTrace& round, const Load& load) {
+  if (load.speed != SpeedKind::decode || load.arrival != Arrival::together || load.osl < 2) return;
+  double last_first = 0, first_last = std::numeric_limits<double>::infinity();
+  for (const RequestTrace& r : round.requests) {
+    if (!r.error.empty()) continue;
+    last_first = std::max(last_first, r.first);
+    first_last = std::min(first_last, r.last);
+  }
+  if (last_first > first_last)
+    throw Error(fmt::format("the batch of {} never ran at once: some replies had ended when the last began",
+                            round.requests.size()),
+                load.name, "the engine runs fewer at a time: give it more memory or places, or take a smaller batch");
+}
+
 double decode_speed(const RoundTrace& round) {
   double last = 0, last_first = 0;
   int64_t tokens = 0;
@@ -201,6 +218,7 @@ BenchResult measure(LoadTarget& target, const Load& load, const std::function<vo
     ++result.rounds;
     count_requests(round, result, latencies);
     if (result.failed == result.requests) break;
+    require_whole_batch(round, load);
     result.seconds += span_seconds(round);
     tokens_in += count * load.isl;
     tokens_out += static_cast<int64_t>(round.token_times.size());

@@ -212,7 +212,7 @@ class TimedTarget : public FakeTarget {
 TEST(Measure, TimesAreAsDefined) {
   TimedTarget target;
   Load w = *parse_load("decode/b5");
-  w.osl = 4;
+  w.osl = 12;
   const BenchResult r = measure(target, w, [](int64_t) {});
   // A prompt is drawn between the moment of the offer and the target's clock: a fraction of a millisecond, more when
   // the machine is busy.
@@ -222,6 +222,23 @@ TEST(Measure, TimesAreAsDefined) {
   EXPECT_NEAR(r.tpot_ms_p50, 5, 1e-6);
   EXPECT_NEAR(r.itl_ms_p50, 5, 1e-6);
   EXPECT_NEAR(r.itl_ms_p99, 5, 1e-6);
+}
+
+// Two of four at a time: the tokens of the first two would count over the time of the last two.
+TEST(Measure, ABatchThatNeverRanAtOnceHasNoDecodeSpeed) {
+  const Load w = *parse_load("decode/b4");
+  RoundTrace round;
+  round.requests = {trace(1, 5, 5), trace(1, 5, 5), trace(6, 10, 5), trace(6, 10, 5)};
+  EXPECT_DOUBLE_EQ(decode_speed(round), 16 / 4.0) << "twice what two at a time make";
+  EXPECT_THROW(require_whole_batch(round, w), Error);
+  round.requests[2] = round.requests[3] = trace(5, 9, 5);  // the last begin in the step in which the first end
+  EXPECT_NO_THROW(require_whole_batch(round, w));
+  round.requests[3] = trace(6, 10, 5);
+  round.requests[3].error = "refused";
+  EXPECT_NO_THROW(require_whole_batch(round, w)) << "failures are counted elsewhere";
+  round.requests[3].error.clear();
+  EXPECT_THROW(require_whole_batch(round, w), Error);
+  EXPECT_NO_THROW(require_whole_batch(round, *parse_load("1000/1000"))) << "there waiting counts";
 }
 
 // A step of 20 ms, during which requests arrive at the door.

@@ -246,6 +246,7 @@ TEST(Rate, FiguresHaveNamesAndA99thPercentileOnlyWithEnoughSamples) {
   EXPECT_NEAR(share.ci_lo, 1 - 3.84 / 303.84, 1e-3);
   EXPECT_EQ(share.n, 300);
   Load load = *parse_load("decode/b4");
+  load.speed = SpeedKind::throughput;  // this target serves one after the other
   load.osl = 4;
   QueueTarget other(rate_load(1, 100), 1e-6, 1e-6);
   EXPECT_TRUE(rate_figures(measure(other, load, [](int64_t) {})).empty()) << "of other loads there are none";
@@ -263,6 +264,7 @@ TEST(Rate, A99thPercentileOfFewRequestsIsNotShown) {
   EXPECT_FALSE(shown(rate_load(20000, 20)));
   EXPECT_TRUE(shown(rate_load(20000, 300)));
   Load load = *parse_load("decode/b4");
+  load.speed = SpeedKind::throughput;  // this target serves one after the other
   load.osl = 4;
   EXPECT_TRUE(shown(load));
 }
