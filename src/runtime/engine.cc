@@ -77,7 +77,7 @@ struct Engine::State {
   std::array<Flight, 2> flights;
   size_t oldest = 0, under_way = 0;  // of flights: the oldest that was sent and not collected, how many there are
   std::vector<Command> taken;
-  int64_t completed_steps = 0, finished = 0, cancelled = 0, refused = 0, failed = 0;
+  int64_t finished = 0, cancelled = 0, refused = 0, failed = 0;
 
   mutable std::mutex mutex;  // of all below
   std::condition_variable changed;
@@ -231,7 +231,6 @@ bool Engine::State::collect(const OnEvent& on_event) {
   executor->collect(flight.output);
   flight.check_output(executor->name(), vocab);
   give_out(flight, on_event);
-  ++completed_steps;
   return true;
 }
 
@@ -317,7 +316,6 @@ void Engine::State::save_stats() {
   const std::lock_guard lock(mutex);
   flying = under_way > 0;
   stats = now;
-  stats.completed_steps = completed_steps;
   stats.finished = finished;
   stats.cancelled = cancelled;
   stats.refused = refused;

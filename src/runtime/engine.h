@@ -58,7 +58,6 @@ struct EngineOptions {
 struct EngineStats {
   // Rows computed for the first time: of prompts, of generated tokens. reused: prompt tokens found in cached pages
   // instead. Over requests that ran to their end, prefill + reused = Σ prompt tokens.
-  int64_t completed_steps = 0;  // whose results have been given out
   int64_t steps = 0, prefill_tokens = 0, decode_tokens = 0, reused_tokens = 0, preemptions = 0;
   int64_t recomputed_tokens = 0;  // rows computed again after a preemption
   int64_t discarded_tokens = 0;   // rows that were on their way when their request ended

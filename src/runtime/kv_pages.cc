@@ -59,6 +59,10 @@ int32_t KvPages::find(const PageHash& hash) const {
   return page;
 }
 
+void KvPages::unpublish(int32_t page) {
+  if (pages_[page].published) forget(page);
+}
+
 void KvPages::link_before(int32_t page, int32_t place) {
   const int32_t previous = pages_[place].previous;
   pages_[page].previous = previous;

@@ -31,6 +31,7 @@ class KvPages {
   // same content already, this one stays unpublished.
   void publish(int32_t page, const PageHash& hash);
   int32_t find(const PageHash& hash) const;  // -1: no published page has it
+  void unpublish(int32_t page);              // one that somebody refers to: nobody finds it any more
 
  private:
   struct Page {

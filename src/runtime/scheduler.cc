@@ -309,7 +309,10 @@ FinishReason Scheduler::complete(const PlannedPiece& piece, int32_t token) {
   return sequence.generated_tokens() == request.max_tokens ? FinishReason::length : FinishReason::none;
 }
 
+// What is no number spreads within a tile of an attention kernel (0 * NaN), to earlier tokens too: nobody is to reuse
+// the sequence's pages, whether it wrote them or found them.
 void Scheduler::fail(const PlannedPiece& piece) {
+  for (const int32_t page : piece.sequence->pages) pages_.unpublish(page);
   --piece.sequence->pieces_under_way;
   --pieces_under_way_;
   stats_.discarded_tokens += piece.num_tokens;

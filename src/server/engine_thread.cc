@@ -38,19 +38,24 @@ void EngineThread::run() {
   }
 }
 
-// After a failure nobody may ask any more (a server that says 503 gets no requests), so the engine is asked for one
-// token: then either the failure is over, or failures become enough to end the server.
+// After a failure nobody may ask any more (a server that says 503 gets no requests), so the engine is asked for a
+// few tokens: then either the failure is over, or failures become enough to end the server.
 void EngineThread::probe() {
   Request request;
   request.prompt = {0};
-  request.max_tokens = 1;
+  request.max_tokens = 3;
+  request.ignore_stop = true;
   probe_ = engine_.add(std::move(request));
 }
 
 void EngineThread::step() {
   const EngineClock::time_point start = EngineClock::now();
-  // Taking requests and cancellations proves nothing: a step is good when its results have come.
-  const auto completed = [this] { return engine_.stats().completed_steps; };
+  // Taking requests and cancellations proves nothing, and a prompt that went well not much: the engine is good again
+  // when it decodes, or when a request has come to its end.
+  const auto completed = [this] {
+    const EngineStats stats = engine_.stats();
+    return stats.decode_tokens + stats.finished;
+  };
   const int64_t before = completed();
   try {
     engine_.step([this](const TokenEvent& event) { take(event); });

@@ -182,6 +182,7 @@ void Server::State::take_events(std::vector<EngineEvent> events) {
     if (last) running.erase(found);
     place.generation->on_event(place.choice, std::move(event));
     if (!last && place.generation->take_cancellation(place.choice)) engine_thread->cancel(id);
+    if (last && place.generation->error()) cancel(*place.generation);  // its other choices: nobody waits for them
   }
 }
 
