@@ -126,6 +126,11 @@ std::shared_ptr<const Checkpoint> GridRun::checkpoint_of(Model& m, const Case& c
   return slot;
 }
 
+// Of what was measured of speed, as against the parts that have names of their own.
+bool speed_flags_matter(std::string_view workload) {
+  return workload != "accuracy" && workload != "memory" && workload != "quantize";
+}
+
 CellPart GridRun::part(Model& m, const Case& c, const std::string& workload, const std::string& description) {
   CellPart p;
   p.workload = workload;
@@ -145,6 +150,9 @@ CellPart GridRun::part(Model& m, const Case& c, const std::string& workload, con
   id.engine = engine_spec(EngineId::native).key();
   if (options_.served && workload != "quantize") id.engine += "/served";
   id.engine_build = version() + " " + build_commit();
+  // A commit alone says which program it was only where there is one, and nothing was changed since.
+  if (build_commit() == "unknown" || build_commit().ends_with("+dirty")) id.engine_build += " " + kernels_hash();
+  if (speed_flags_matter(workload)) id.engine_flags = options_.speed_flags;
   id.target = c.gpu;
   id.measured_on = options_.measured_on;
   p.key = case_key(id);
@@ -158,6 +166,7 @@ bool GridRun::wanted(const CellPart& p) const {
 Record GridRun::common_record(Model& m, const Case& c, const CellPart& p) {
   Record r;
   r.case_key = p.key;
+  if (!p.identity.engine_flags.empty()) r.engine_flags = p.identity.engine_flags;
   r.case_id = c.id();
   if (c.number > 0) r.case_number = c.number;
   r.section = to_string(c.section);

@@ -40,6 +40,7 @@ struct GridRunOptions {
   double window_s = 0;                 // throughput: measured in a steady state of this length; 0 = whole runs
   bool rerun = false;
   bool accuracy_apart = false;  // base and candidates one after the other, though there is room for both
+  std::string speed_flags;      // words of the command line that a speed depends on, for key and record
   bool served = false;          // speed through `quantgrid serve`, started for it; nothing else is measured
 };
 
@@ -94,8 +95,8 @@ class GridRun {
   void append(const Record& common, std::vector<Record> rows, double seconds);
   void append_failure(const Record& common, const std::string& what);
   std::unique_ptr<Executor> executor(Model& m, const Case& c, int64_t tokens, int64_t max_rows);
-  // The executor of a speed measurement. On a GPU it has all of the card's memory and serves all workloads of a case,
-  // since loading takes longer than many of them.
+  // The executor of a speed measurement. On a GPU it has all of the card's memory and serves all workloads of a case
+  // that follow each other with steps of as many rows, since loading takes longer than many of them.
   Load grid_load(const Workload& w) const;
   std::shared_ptr<Executor> speed_executor(Model& m, const Case& c, const Load& load, const EngineOptions& options);
   CudaExecutorOptions cuda_options(const Case& c) const;

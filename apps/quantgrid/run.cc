@@ -290,6 +290,8 @@ ExitCode run(const RunFlags& flags) {
     const ChosenGpu gpu = choose(flags);
     options.cuda.device = gpu.cuda_number;
     set_tuning(options.cuda, flags.tuning, flags.tune);
+    if (!flags.tuning.empty()) options.speed_flags = "--tuning " + flags.tuning;
+    if (flags.shared) options.speed_flags += options.speed_flags.empty() ? "--shared" : " --shared";
     options.measured_on = card_of(gpu.device);
     describe_gpu(gpu, environment);
   } else if (!flags.gpu.empty() || flags.shared) {

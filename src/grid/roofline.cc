@@ -40,6 +40,12 @@ double assumed_flops(const Card& card, WeightFormat weights) {
   return peak * card.efficiency.fp16;
 }
 
+// Tokens of a context that attention reads. Of the mean over a reply whose context grows beyond the window this is at
+// most a few percent too much, so that the limit stays one.
+double seen(const ModelShape& shape, double context_tokens) {
+  return shape.sliding_window ? std::min(context_tokens, static_cast<double>(*shape.sliding_window)) : context_tokens;
+}
+
 }  // namespace
 
 double decode_read_bytes(const ModelShape& shape, WeightFormat weights) {
@@ -52,7 +58,7 @@ std::optional<double> decode_tok_s(const ModelShape& shape, const Card& card, We
                                    int64_t batch, double context_tokens) {
   if (!is_known(card)) return std::nullopt;
   const double sequences = static_cast<double>(batch);
-  const double kv_bytes = sequences * context_tokens * static_cast<double>(kv_bytes_per_token(shape, kv));
+  const double kv_bytes = sequences * seen(shape, context_tokens) * static_cast<double>(kv_bytes_per_token(shape, kv));
   const double read_s = (decode_read_bytes(shape, weights) + kv_bytes) / (1e9 * card.bandwidth_gbps);
   const double compute_s = 2 * (linear(shape) + head(shape)) * sequences / (1e12 * peak_tflops(card, weights));
   return sequences / std::max(read_s, compute_s);
@@ -67,7 +73,7 @@ std::optional<double> load_tok_s(const ModelShape& shape, const Card& card, Weig
                                  double batch, int64_t isl, int64_t osl) {
   if (!is_known(card) || batch <= 0 || osl <= 0) return std::nullopt;
   const double context = static_cast<double>(isl) + static_cast<double>(osl) / 2;
-  const double kv_bytes = batch * context * static_cast<double>(kv_bytes_per_token(shape, kv));
+  const double kv_bytes = batch * seen(shape, context) * static_cast<double>(kv_bytes_per_token(shape, kv));
   const double read_s = (decode_read_bytes(shape, weights) + kv_bytes) / (1e9 * card.bandwidth_gbps);
   const double compute_s = 2 * (linear(shape) + head(shape)) * batch / (1e12 * peak_tflops(card, weights));
   const double prompts_s = static_cast<double>(isl) / static_cast<double>(osl) / *prefill_tok_s(shape, card, weights);

@@ -22,7 +22,9 @@ Candidate as_candidate(const AcrossEntry& entry) {
 // an engine: only those of the most are compared. Requests of a steady window are counted, not offered.
 void leave_out_fewer_requests(const std::string& workload, std::vector<AcrossEntry>& entries) {
   if (workload.empty() || workload[0] < '0' || workload[0] > '9') return;  // throughput is named by its lengths
-  const auto offered = [](const AcrossEntry& e) { return e.row->window_s ? 0 : e.row->num_requests.value_or(0); };
+  const auto offered = [](const AcrossEntry& e) {
+    return e.row->protocol.starts_with("steady window") ? 0 : e.row->num_requests.value_or(0);
+  };
   int64_t most = 0;
   for (const AcrossEntry& entry : entries) most = std::max(most, offered(entry));
   std::erase_if(entries, [&](const AcrossEntry& e) { return offered(e) > 0 && offered(e) < most; });

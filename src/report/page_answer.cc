@@ -97,10 +97,16 @@ std::string weights_html(const Study& study, const Group& group, const Cell& cel
   return html;
 }
 
-std::optional<double> cost_of(const Group& group, const Cell& cell, const Prices& prices) {
-  for (const char* workload : {"1000/1000", "decode/b64", "decode/b8", "decode/b1"})
-    if (const Record* speed = shown_speed(cell, workload)) return prices.per_million_tokens(group.gpu, *speed->value);
-  return {};
+// The workload whose speed costs are reckoned by: of those that most of the cells have, the one that fills a card best.
+std::string cost_workload(const std::vector<const Cell*>& cells) {
+  std::string best;
+  std::ptrdiff_t most = 0;
+  for (const char* workload : {"1000/1000", "decode/b64", "decode/b8", "decode/b1"}) {
+    const auto have = std::count_if(cells.begin(), cells.end(),
+                                    [&](const Cell* cell) { return shown_speed(*cell, workload) != nullptr; });
+    if (have > most) best = workload, most = have;
+  }
+  return best;
 }
 
 // The formats that are named above, and the baseline that they are compared with.
@@ -125,7 +131,12 @@ std::string costs_table(const Study& study, const Group& group, const PageOption
   std::string head;
   for (const char* key : {"answer.format", "cost.ppl", "cost.kld", "cost.top1", "cost.weights"})
     head += element("th", head.empty() ? "" : "num", say(key));
-  if (with_cost) head += element("th", "num", say("cost.money", options.prices->currency));
+  const std::string workload = cost_workload(cells);
+  if (with_cost) {
+    std::string title = element("span", "", say("cost.money", options.prices->currency));
+    if (!workload.empty()) title += element("small", "ci", workload);
+    head += wrapped("th", "num", title);
+  }
   std::string rows;
   for (const Cell* cell : cells) {
     std::string row =
@@ -137,7 +148,8 @@ std::string costs_table(const Study& study, const Group& group, const PageOption
     row += wrapped("td", "num", cell->about.is_fp16_baseline() ? "–" : interval_html(cell->accuracy("top1"), true));
     row += wrapped("td", "num", weights_html(study, group, *cell, say));
     if (with_cost) {
-      const auto cost = cost_of(group, *cell, *options.prices);
+      const Record* speed = shown_speed(*cell, workload);
+      const auto cost = speed ? options.prices->per_million_tokens(group.gpu, *speed->value) : std::nullopt;
       row += element("td", "num", cost ? figure(*cost) : "–");
     }
     rows += wrapped("tr", "", row);

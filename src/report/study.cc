@@ -82,7 +82,8 @@ std::vector<Cell> make_cells(const Results& results, const std::optional<Grid>& 
 void take_attempt(Cell& cell, const Attempt& attempt, int64_t context_tokens) {
   const Record& subject = attempt.done.subject;
   if (!subject.valid || subject.status != "ok") {
-    if (cell.problem.empty())
+    const auto skipped = [](const std::string& problem) { return problem.starts_with("skipped_"); };
+    if (cell.problem.empty() || (skipped(cell.problem) && !skipped(subject.status)))
       cell.problem = subject.status + (subject.error_msg.empty() ? "" : ": " + subject.error_msg);
     if (subject.status == "skipped_unsupported" && cell.state == CellState::not_run)
       cell.state = CellState::unsupported;
