@@ -133,6 +133,7 @@ ExitCode run(const QuantizeFlags& flags) {
   job.base = base.get();
   job.architecture = architecture_of_family(base->table().shape.family);
   job.options = flags.calibration;
+  job.tokenizer = flags.tokenizer;
   job.calibration = read_calibration(tokenizer, flags.calib, flags.calibration);
   job.kv_scales = flags.kv_scales;
   if (!flags.out.empty()) job.outputs.push_back(output_of(flags));

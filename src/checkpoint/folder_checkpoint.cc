@@ -4,7 +4,10 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <map>
 
+#include "checkpoint/kv_scales.h"
+#include "checkpoint/strict_json.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/float.h"
@@ -85,6 +88,39 @@ Tensor convert_dtype(const Tensor& tensor, DType to, const std::string& where) {
 Tensor row_range(const Tensor& matrix, int64_t begin, int64_t rows) {
   const size_t row_bytes = static_cast<size_t>(matrix.shape.at(1)) * size_bytes(matrix.dtype);
   return {matrix.dtype, {rows, matrix.shape[1]}, matrix.data + static_cast<size_t>(begin) * row_bytes, matrix.owner};
+}
+
+void write_index_beside_kv_scales(const fs::path& folder, const std::vector<TensorEntry>& entries) {
+  if (!fs::exists(folder / kKvScalesFile)) return;
+  std::map<std::string, std::string> names;
+  size_t bytes = 0;
+  for (const TensorEntry& entry : entries) {
+    names[entry.name] = "model.safetensors";
+    bytes += static_cast<size_t>(num_elements(entry.shape)) * size_bytes(entry.dtype);
+  }
+  const Json index{{"metadata", {{"total_size", bytes}}}, {"weight_map", names}};
+  write_file(folder / "model.safetensors.index.json", index.dump(2) + "\n");
+}
+
+Json token_ids_of(const fs::path& folder) {
+  Json ids = Json::object();
+  for (const char* file : {"config.json", "generation_config.json"}) {
+    if (!fs::is_regular_file(folder / file)) continue;
+    Json config;
+    try {
+      config = read_strict_json(folder / file);
+    } catch (const Error&) {  // not worth the loss of what was computed: generation_config.json is copied as it is
+      continue;
+    }
+    for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
+      if (!config.is_object() || !config.contains(key) || ids.contains(key)) continue;
+      const Json& value = config[key];
+      const auto number = [](const Json& one) { return one.is_number_integer(); };
+      if (number(value) || (value.is_array() && !value.empty() && std::all_of(value.begin(), value.end(), number)))
+        ids[key] = value;
+    }
+  }
+  return ids;
 }
 
 void copy_side_files(const fs::path& from, const fs::path& to) {

@@ -69,6 +69,15 @@ Tensor convert_dtype(const Tensor& tensor, DType to, const std::string& where);
 // Rows [begin, begin + rows) of a matrix, as a view.
 Tensor row_range(const Tensor& matrix, int64_t begin, int64_t rows);
 
+// Where kv_scales.safetensors lies beside model.safetensors: an index that names the latter alone. vLLM and SGLang take
+// every .safetensors file of a folder without an index for the model's, and end at the first name that is none of its.
+// entries: the tensors of model.safetensors.
+void write_index_beside_kv_scales(const std::filesystem::path& folder, const std::vector<TensorEntry>& entries);
+
+// bos_token_id, eos_token_id and pad_token_id as a model's config.json or else its generation_config.json states them.
+// Engines read them there: without them transformers takes Llama 2's, and SGLang ends a reply at token 2.
+Json token_ids_of(const std::filesystem::path& folder);
+
 // Copies tokenizer and generation files, where they exist.
 void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to);
 

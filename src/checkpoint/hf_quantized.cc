@@ -166,7 +166,10 @@ class HfQuantizedWriter final : public CheckpointWriter {
     kv_scales_ = scales;
   }
   void set_lineage(const Lineage& lineage) override { lineage_ = lineage; }
-  void copy_side_files(const fs::path& from) override { qg::copy_side_files(from, folder_.path()); }
+  void copy_side_files(const fs::path& from) override {
+    qg::copy_side_files(from, folder_.path());
+    config_.update(token_ids_of(from));
+  }
   void write_side_file(const std::string& name, std::string_view text) override {
     write_file(folder_.path() / name, text);
   }
@@ -177,6 +180,7 @@ class HfQuantizedWriter final : public CheckpointWriter {
     else
       write_kv_scales(folder_.path(), kv_scales_, options_.table.shape);
     file_.finish();
+    write_index_beside_kv_scales(folder_.path(), entries());
     if (lineage_) write_lineage(folder_.path(), *lineage_);
     for (const auto& [name, json] : files_) write_file(folder_.path() / name, json.dump(2) + "\n");
     write_file(folder_.path() / "config.json", config_.dump(2) + "\n");

@@ -100,7 +100,10 @@ class HuggingfaceWriter final : public CheckpointWriter {
 
   void set_kv_scales(const KvScales& scales) override { kv_scales_ = scales; }
   void set_lineage(const Lineage& lineage) override { lineage_ = lineage; }
-  void copy_side_files(const fs::path& from) override { qg::copy_side_files(from, folder_.path()); }
+  void copy_side_files(const fs::path& from) override {
+    qg::copy_side_files(from, folder_.path());
+    token_ids_ = token_ids_of(from);
+  }
   void write_side_file(const std::string& name, std::string_view text) override {
     write_file(folder_.path() / name, text);
   }
@@ -109,7 +112,9 @@ class HuggingfaceWriter final : public CheckpointWriter {
     file_.finish();
     write_kv_scales(folder_.path(), kv_scales_, options_.table.shape);
     if (lineage_) write_lineage(folder_.path(), *lineage_);
-    const Json config = make_hf_config(options_.table.shape, options_.dtype, *options_.hf_rules);
+    write_index_beside_kv_scales(folder_.path(), entries(options_));
+    Json config = make_hf_config(options_.table.shape, options_.dtype, *options_.hf_rules);
+    config.update(token_ids_);
     write_file(folder_.path() / "config.json", config.dump(2) + "\n");
     folder_.commit();
   }
@@ -128,6 +133,7 @@ class HuggingfaceWriter final : public CheckpointWriter {
   PartialFolder folder_;  // before file_: the file must be gone before its folder goes
   SafetensorsWriter file_;
   KvScales kv_scales_;
+  Json token_ids_ = Json::object();
   std::optional<Lineage> lineage_;
 };
 

@@ -114,7 +114,6 @@ GroupResult quantize_group_fp8(GroupProblem p, const Recipe& recipe, const Quant
     std::fill(scales.begin(), scales.end(),
               search_weight_scale(p.weight.data(), p.n, p.k, moments, recipe.scale_search));
   }
-  const std::vector<float> original = p.weight;
   const NewTensor codes = new_tensor(DType::f8_e4m3, {p.n, p.k});
   uint8_t* q = codes.as<uint8_t>();
   const auto round = [&](int64_t r, int64_t c, float value) {

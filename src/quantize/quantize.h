@@ -27,6 +27,7 @@ struct QuantizeJob {
   CalibrationOptions options;
   std::vector<QuantizeOutput> outputs;  // may be empty when kv_scales is not
   std::filesystem::path kv_scales;      // also write the KV cache's calibration to this file; empty: do not
+  std::filesystem::path tokenizer;      // folder whose tokenizer the outputs get; empty: the base's
 };
 
 struct QuantizeReport {

@@ -130,6 +130,7 @@ class QuantizeRun::Output {
     writer_->set_kv_scales(kv_);
     writer_->set_lineage(lineage(base_hash));
     writer_->copy_side_files(job_.base->folder());
+    if (!job_.tokenizer.empty()) writer_->copy_side_files(job_.tokenizer);
     writer_->finish();
     if (groups_ > 0) report_.mean_relative_error /= static_cast<double>(groups_);
     return report_;

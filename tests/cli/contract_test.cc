@@ -152,6 +152,11 @@ TEST_F(ContractTest, QuantizeEvalInspect) {
   EXPECT_EQ(inspected["lineage"]["recipe"]["calibration"]["tokens"], 32);
   for (const char* file : {"config.json", "rank0.safetensors", "kv_scales.safetensors", "tokenizer.json"})
     EXPECT_TRUE(fs::exists(folder_ / "q" / file)) << file;
+  fs::create_directory(folder_ / "words");
+  fs::rename(folder_ / "model/tokenizer.json", folder_ / "words/tokenizer.json");
+  quantize("fp8", "elsewhere", "--tokenizer words");
+  EXPECT_TRUE(fs::exists(folder_ / "elsewhere/tokenizer.json")) << "a folder that nothing can be asked of";
+  fs::rename(folder_ / "words/tokenizer.json", folder_ / "model/tokenizer.json");
   quantize("fp8", "dynamic", "--activations dynamic");
   EXPECT_EQ(json("inspect dynamic")["quantization"]["activations"], "dynamic_token");
 

@@ -240,6 +240,47 @@ TEST_F(Layouts, KvScalesLieWhereTheLayoutHasThem) {
                   "no place for KV scales");
 }
 
+// vLLM takes every .safetensors file of a folder without an index for the model's; and engines read the tokens that end
+// a reply in config.json.
+TEST_F(Layouts, OtherEnginesFindTheWeightsAloneAndTheTokens) {
+  Json config = read_json(folder_ / "base/config.json");
+  config["eos_token_id"] = {7, 9};
+  config["pad_token_id"] = "none";  // no number: not carried on
+  write_file(folder_ / "base/config.json", config.dump());
+  write_file(folder_ / "base/generation_config.json",
+             R"({"bos_token_id": 3, "eos_token_id": 5, "pad_token_id": null})");
+  const auto expect_found = [](const fs::path& folder, bool sidecar) {
+    EXPECT_EQ(fs::exists(folder / "kv_scales.safetensors"), sidecar) << folder;
+    ASSERT_EQ(fs::exists(folder / "model.safetensors.index.json"), sidecar) << folder;
+    const Json made = read_json(folder / "config.json");
+    EXPECT_EQ(made["eos_token_id"], (Json{7, 9})) << folder;
+    EXPECT_EQ(made["bos_token_id"], 3);
+    EXPECT_FALSE(made.contains("pad_token_id"));
+    if (!sidecar) return;
+    const Json index = read_json(folder / "model.safetensors.index.json");
+    const SafetensorsFile file(folder / "model.safetensors");
+    int64_t bytes = 0;
+    for (const StoredTensor& tensor : file.tensors()) {
+      EXPECT_EQ(index["weight_map"][tensor.name], "model.safetensors") << tensor.name;
+      bytes += num_elements(tensor.shape) * static_cast<int64_t>(size_bytes(tensor.dtype));
+    }
+    EXPECT_EQ(index["weight_map"].size(), file.tensors().size());
+    EXPECT_EQ(index["metadata"]["total_size"], bytes);
+    EXPECT_NO_THROW(open_model(folder));
+  };
+  const Recipe fp8 = recipe(W::fp8), int4 = recipe(W::int4_awq);
+  expect_found(quantized("ct-fp8", fp8, Layout::compressed_tensors), true);
+  expect_found(quantized("ct-int4", int4, Layout::compressed_tensors), true);
+  expect_found(quantized("mo-fp8", fp8, Layout::modelopt), true);
+  expect_found(quantized("awq", asymmetric(), Layout::autoawq), true);
+  expect_found(quantized("fixed", fp8, Layout::compressed_tensors, KvFormat::fp8), false);
+  // From TensorRT-LLM's layout, whose config.json has no such keys, generation_config.json tells them.
+  const Json later =
+      read_json(converted(quantized("trt", fp8, Layout::trtllm), "back", Layout::modelopt) / "config.json");
+  EXPECT_EQ(later["eos_token_id"], 5);
+  EXPECT_EQ(later["bos_token_id"], 3);
+}
+
 // V's scales, as those of the V that the folder computes are: maxima where a token is in the calibration text.
 void expect_scales_of_own_values(const fs::path& folder, const CalibrationText& text, bool as_a_bound = false) {
   const auto model = open_model(folder);
