@@ -228,6 +228,26 @@ TEST(EngineAhead, LogitsThatAreNoNumbersEndTheirOwnRequestAlone) {
     }
 }
 
+// Not those with tokens before the one that was no number either.
+TEST(EngineAhead, PagesOfARequestThatFailedAreNotReused) {
+  const Request first = make_request(1, 9, 4);
+  Request second = make_request(2, 9, 4);
+  std::copy_n(first.prompt.begin(), 5, second.prompt.begin());  // a page and a token
+  EngineOptions options;
+  options.prefill_chunk = 4;
+  for (const bool poisoned : {false, true}) {
+    Fixture f(options);
+    if (poisoned) f.fake->poison = {first.prompt[7]};
+    f.expected[f.engine->add(first)] = expected_reply(first, f.vocab, f.fake->poison);
+    f.run_and_compare();
+    ASSERT_EQ(expected_reply(second, f.vocab, f.fake->poison).finish, FinishReason::length);
+    f.add(second);
+    f.run_and_compare();
+    EXPECT_EQ(f.engine->stats().reused_tokens, poisoned ? 0 : 4);
+    EXPECT_EQ(f.engine->stats().failed, poisoned);
+  }
+}
+
 TEST(EngineAhead, AnEngineThatEndsWaitsForTheStepUnderWay) {
   Fixture f;
   f.add(make_request(1, 9, 20));

@@ -311,6 +311,20 @@ TEST(EngineFailure, OfOneRequestsLogitsIsItsOwn) {
   EXPECT_NE(reply.json()["error"]["message"].get<std::string>().find("not finite"), std::string::npos);
   EXPECT_EQ(good.read_reply().status, 200);
   EXPECT_EQ(fake.server->client().get("/health").status, 200);
+  // Of two prompts one fails: nobody waits for the other, which would go on for 40 steps without a 7.
+  Request other;
+  other.prompt = {5, 6};
+  other.max_tokens = 40;
+  ASSERT_EQ(expected_reply(other, 331, {7}).finish, FinishReason::length);
+  fake.executor->step_time = std::chrono::milliseconds(50);
+  const Json two = {{"model", kModelName},
+                    {"prompt", {{5, 6}, {5, 7}}},
+                    {"max_tokens", 40},
+                    {"ignore_eos", true},
+                    {"temperature", 0}};
+  EXPECT_EQ(fake.server->client().post("/v1/completions", two).status, 500);
+  EXPECT_TRUE(eventually([&] { return all_free(fake.server->engine); }));
+  EXPECT_EQ(fake.server->engine.stats().cancelled, 1);
 }
 
 }  // namespace
