@@ -230,15 +230,52 @@ TEST(Measure, ABatchThatNeverRanAtOnceHasNoDecodeSpeed) {
   RoundTrace round;
   round.requests = {trace(1, 5, 5), trace(1, 5, 5), trace(6, 10, 5), trace(6, 10, 5)};
   EXPECT_DOUBLE_EQ(decode_speed(round), 16 / 4.0) << "twice what two at a time make";
-  EXPECT_THROW(require_whole_batch(round, w), Error);
+  EXPECT_FALSE(ran_together(round, w));
   round.requests[2] = round.requests[3] = trace(5, 9, 5);  // the last begin in the step in which the first end
-  EXPECT_NO_THROW(require_whole_batch(round, w));
+  EXPECT_TRUE(ran_together(round, w));
   round.requests[3] = trace(6, 10, 5);
   round.requests[3].error = "refused";
-  EXPECT_NO_THROW(require_whole_batch(round, w)) << "failures are counted elsewhere";
+  EXPECT_TRUE(ran_together(round, w)) << "failures are counted elsewhere";
   round.requests[3].error.clear();
-  EXPECT_THROW(require_whole_batch(round, w), Error);
-  EXPECT_NO_THROW(require_whole_batch(round, *parse_load("1000/1000"))) << "there waiting counts";
+  EXPECT_FALSE(ran_together(round, w));
+  EXPECT_TRUE(ran_together(round, *parse_load("1000/1000"))) << "there waiting counts";
+}
+
+// Serves one request after the other, at times of its own: four tokens in 4 ms.
+class OneByOneTarget : public FakeTarget {
+ public:
+  int64_t submit(std::vector<int32_t>, int64_t output_tokens) override {
+    waiting_.push_back({submitted, output_tokens});
+    return submitted++;
+  }
+  bool poll(EngineClock::time_point, const std::function<void(const LoadEvent&)>& on_event) override {
+    if (waiting_.empty()) return false;
+    for (const auto& [id, tokens] : waiting_)
+      for (int64_t i = 0; i < tokens; ++i) {
+        LoadEvent e;
+        e.request = id;
+        e.tokens = 1;
+        e.time = now_ += std::chrono::milliseconds(1);
+        e.finished = i + 1 == tokens;
+        on_event(e);
+      }
+    waiting_.clear();
+    return true;
+  }
+
+ private:
+  std::vector<std::pair<int64_t, int64_t>> waiting_;
+  EngineClock::time_point now_ = EngineClock::now() + std::chrono::seconds(1);
+};
+
+TEST(Measure, OneByOneIsNoDecodingOfABatch) {
+  Load w = *parse_load("decode/b4");
+  w.osl = 4;
+  OneByOneTarget four;
+  EXPECT_THROW(measure(four, w, [](int64_t) {}), Error);
+  w.batch = 1;
+  OneByOneTarget one;
+  EXPECT_NEAR(measure(one, w, [](int64_t) {}).output_tok_s.value, 1000, 1);
 }
 
 // A step of 20 ms, during which requests arrive at the door.

@@ -36,7 +36,7 @@ kind = "decode"
 isl = 8
 osl = 300
 batch = 2
-rounds = 2
+rounds = 3
 
 [[workloads]]
 name = "8/8"
