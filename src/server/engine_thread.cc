@@ -51,10 +51,10 @@ void EngineThread::probe() {
 void EngineThread::step() {
   const EngineClock::time_point start = EngineClock::now();
   // Taking requests and cancellations proves nothing, and a prompt that went well not much: the engine is good again
-  // when it decodes, or when a request has come to its end.
+  // when it decodes, or when a request has come to its end (one whose logits are no numbers too: the model's fault).
   const auto completed = [this] {
     const EngineStats stats = engine_.stats();
-    return stats.decode_tokens + stats.finished;
+    return stats.decode_tokens + stats.finished + stats.failed;
   };
   const int64_t before = completed();
   try {

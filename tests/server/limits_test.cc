@@ -285,6 +285,15 @@ TEST(EngineFailure, OfOneStepIsOverWhenAStepIsGood) {
   EXPECT_EQ(fake.server->client().post("/v1/completions", completion("abc", 5)).status, 200);
 }
 
+// A model that knows nothing but NaN has an engine that works.
+TEST(EngineFailure, IsOverThoughTheModelIsBroken) {
+  FakeServer fake;
+  fake.executor->poison = {0};  // what the server asks for itself
+  fake.executor->fail_at_step = 1;
+  EXPECT_EQ(fake.server->client().post("/v1/completions", completion("abc", 5)).status, 500);
+  EXPECT_TRUE(eventually([&] { return fake.server->client().get("/health").status == 200; }));
+}
+
 TEST(EngineFailure, OfEveryStepEndsTheServer) {
   FakeServer fake;
   fake.executor->fail_from_step = 1;
