@@ -9,10 +9,10 @@ namespace {
 
 constexpr std::array<std::string_view, 3> kUseNames{"latency", "throughput", "memory"};
 constexpr std::array<std::string_view, 3> kUseWorkloads{"decode/b1", "1000/1000", "max_batch"};
-constexpr std::array<std::string_view, 12> kReasonNames{
-    "ppl_too_high",          "kld_too_high",    "accuracy_unmeasured", "synthetic_weights", "speed_unmeasured",
-    "speed_of_another_card", "fastest",         "only_admissible",     "tie_overlap",       "tie_small",
-    "nothing_admissible",    "nothing_measured"};
+constexpr std::array<std::string_view, 15> kReasonNames{
+    "ppl_too_high",          "kld_too_high",         "accuracy_unmeasured", "synthetic_weights",  "speed_unmeasured",
+    "speed_of_another_card", "newer_attempt_failed", "checkpoints_differ",  "measured_otherwise", "fastest",
+    "only_admissible",       "tie_overlap",          "tie_small",           "nothing_admissible", "nothing_measured"};
 
 double ppl_ratio(const Candidate& c) {
   return *c.ppl / *c.base_ppl;
@@ -67,6 +67,9 @@ std::vector<Reason> exclusions(Use use, const Candidate& c, const Gates& gates) 
   if (!c.value) out.push_back({ReasonCode::speed_unmeasured, c.case_id, 0, 0});
   // The greatest batch is arithmetic on the card's own memory, whatever card measured the rest.
   if (c.cross_target && use != Use::memory) out.push_back({ReasonCode::speed_of_another_card, c.case_id, 0, 0});
+  if (c.overtaken) out.push_back({ReasonCode::newer_attempt_failed, c.case_id, 0, 0});
+  if (c.other_checkpoint) out.push_back({ReasonCode::checkpoints_differ, c.case_id, 0, 0});
+  if (c.measured_otherwise) out.push_back({ReasonCode::measured_otherwise, c.case_id, 0, 0});
   if (c.synthetic) {
     out.push_back({ReasonCode::synthetic_weights, c.case_id, 0, 0});
     return out;
@@ -140,6 +143,12 @@ std::string describe(const Reason& r) {
       return "it has no value for this use";
     case ReasonCode::speed_of_another_card:
       return "it was measured on another card, whose speed does not count";
+    case ReasonCode::newer_attempt_failed:
+      return "it was measured again since, and that failed";
+    case ReasonCode::checkpoints_differ:
+      return "its speed and its accuracy are of different checkpoints";
+    case ReasonCode::measured_otherwise:
+      return "it was measured by another method than the others, or with another number of requests";
     case ReasonCode::fastest:
       return fmt::format("it has {:.2f} times the value of {}, the next that can be told apart", r.value, r.case_id);
     case ReasonCode::only_admissible:

@@ -32,6 +32,9 @@ struct Candidate {
   bool synthetic = false;                         // random weights: speed only, accuracy unmeasured
   // Measured on another card than the case's (a CPU counts as another card): accuracy counts, speed is not ranked.
   bool cross_target = false;
+  bool overtaken = false;           // its value, or its accuracy, was measured again since, and that failed
+  bool other_checkpoint = false;    // its value is of another checkpoint than its accuracy
+  bool measured_otherwise = false;  // its value was measured by another method than the other candidates'
 };
 
 enum class ReasonCode {
@@ -42,6 +45,9 @@ enum class ReasonCode {
   synthetic_weights,
   speed_unmeasured,
   speed_of_another_card,
+  newer_attempt_failed,
+  checkpoints_differ,
+  measured_otherwise,
   // how the winner won
   fastest,             // value = winner's over the runner-up's (named by case_id)
   only_admissible,     // nobody else is

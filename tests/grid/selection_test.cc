@@ -95,6 +95,24 @@ TEST(Pick, SyntheticNeverWins) {
   EXPECT_EQ(alone.reasons[0].code, ReasonCode::nothing_measured);
 }
 
+// Each is a value that does not stand for the case as it is now, or does not compare with the others.
+TEST(Pick, WhatDoesNotBelongTogetherNeverWins) {
+  const std::pair<bool Candidate::*, ReasonCode> out[] = {
+      {&Candidate::overtaken, ReasonCode::newer_attempt_failed},
+      {&Candidate::other_checkpoint, ReasonCode::checkpoints_differ},
+      {&Candidate::measured_otherwise, ReasonCode::measured_otherwise}};
+  for (const auto& [flag, code] : out) {
+    Candidate fast = row(1, fp8, 1000, 1, 10, 0);
+    fast.*flag = true;
+    const Pick p = pick(Use::throughput, {fast, row(2, fp16, 10, 1, 10, 0)}, Gates{});
+    EXPECT_EQ(p.winner->number, 2);
+    ASSERT_EQ(p.excluded.size(), 1u);
+    EXPECT_EQ(p.excluded[0].code, code);
+    EXPECT_FALSE(describe(p.excluded[0]).empty());
+    EXPECT_FALSE(pick(Use::throughput, {fast}, Gates{}).least_bad) << "nor is it the least bad";
+  }
+}
+
 TEST(Pick, SpeedOfAnotherCardDoesNotCountButItsMemoryDoes) {
   Candidate foreign = row(1, int4_awq, 1000, 1, 10, 0);
   foreign.cross_target = true;
