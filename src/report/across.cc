@@ -47,7 +47,8 @@ std::vector<AcrossRow> across_engines(const Study& study) {
     for (const std::string& workload : speed_workloads(same)) {
       AcrossRow across{first.about, workload, {}, {}};
       for (const Cell* cell : same)
-        if (const Record* row = shown_speed(*cell, workload); row && row->value && *row->value > 0)
+        if (const Record* row = shown_speed(*cell, workload);
+            row && row->value && *row->value > 0 && !cell->overtaken.contains(row))
           across.entries.push_back({cell, row});
       const auto synthetic = [](const AcrossEntry& entry) { return entry.row->synthetic; };
       if (std::any_of(across.entries.begin(), across.entries.end(), synthetic) &&
@@ -78,6 +79,14 @@ std::string across_sentence(const Study& study, const AcrossRow& row, const Spea
                                      : say("across.times", figure(*best.row->value / *entry.row->value),
                                            entry.cell->engine, figure(*entry.row->value)));
   }
+  std::vector<const Record*> rows;
+  std::string methods;
+  for (const AcrossEntry& entry : row.entries) {
+    rows.push_back(entry.row);
+    if (const auto method = method_of(*entry.row))
+      methods += (methods.empty() ? "" : say("list.comma")) + entry.cell->engine + " " + method_text(*method, say);
+  }
+  if (methods_differ(rows)) rest += say("across.methods", methods);
   return say("across.row", study.model_label(row.about.model), study.card_label(row.about.gpu), format_label(row.about),
              row.workload, best.cell->engine, figure(*best.row->value)) +
          rest;

@@ -28,7 +28,8 @@ std::string price_part(const Cell& cell, const Speaker& say) {
   const auto ratio = ppl_ratio_of(cell);
   const Record* kld = cell.accuracy("kld_mean");
   if (!ratio || !kld) return {};
-  return say("say.price", signed_percent(*ratio - 1), figure(*kld->value));
+  return say("say.price", signed_percent(*ratio - 1), figure(*kld->value)) +
+         (cell.accuracy_from ? say("say.borrowed", cell.accuracy_from->engine) : "");
 }
 
 std::string lead_part(const Group& group, const Pick& pick, const Speaker& say) {
@@ -47,14 +48,20 @@ std::string lead_part(const Group& group, const Pick& pick, const Speaker& say) 
   return text;
 }
 
-std::string exclusions_of(const Pick& pick, const std::string& case_id, const Speaker& say) {
+std::string exclusions_of(const UsePick& use, const Cell& cell, const Speaker& say) {
   std::vector<std::string> parts;
-  for (const Reason& reason : pick.excluded)
-    if (reason.case_id == case_id) parts.push_back(reason_text(reason, say));
+  for (const Reason& reason : use.pick.excluded) {
+    if (reason.case_id != cell.about.id()) continue;
+    const Record* speed = speed_row(cell, use.measure);
+    const auto method = speed ? method_of(*speed) : std::nullopt;
+    parts.push_back(reason.code == ReasonCode::measured_otherwise && method && use.method
+                        ? say("method_of.other", method_text(*method, say), method_text(*use.method, say))
+                        : reason_text(reason, say));
+  }
   return joined(parts, say("list.comma"));
 }
 
-Json candidate_as_json(const std::optional<Candidate>& candidate) {
+Json candidate_as_json(const Group& group, const std::optional<Candidate>& candidate) {
   if (!candidate) return nullptr;
   const Candidate& c = *candidate;
   Json out{{"case_id", c.case_id}, {"number", c.number}, {"weights", to_string(c.weights)}, {"kv", to_string(c.kv)}};
@@ -66,6 +73,8 @@ Json candidate_as_json(const std::optional<Candidate>& candidate) {
   put("ci_hi", c.ci_hi);
   if (c.ppl && c.base_ppl) out["ppl_ratio"] = *c.ppl / *c.base_ppl;
   put("kld_mean", c.kld_nats);
+  if (const Cell* cell = group.cell(c.case_id); cell && cell->accuracy_from)
+    out["accuracy_engine"] = cell->accuracy_from->engine;
   return out;
 }
 
@@ -145,7 +154,7 @@ std::string pick_sentence(const Study& study, const Group& group, Use use, const
     const Cell& cell = *group.cell(pick.least_bad->case_id);
     return say("say.least_bad", name, hint, format_label(cell.about),
                measure_value(study, cell, result.measure, *pick.least_bad->value, say),
-               exclusions_of(pick, pick.least_bad->case_id, say));
+               exclusions_of(result, cell, say));
   }
   return say("say.nothing", name, hint, say(result.any_value ? "answer.no_rank" : "answer.not_measured"));
 }
@@ -155,7 +164,7 @@ std::string excluded_sentence(const Study&, const Group& group, Use use, const S
   if (!result.any_value) return {};
   std::vector<std::string> parts;
   for (const Cell* cell : group.cells) {
-    const std::string why = exclusions_of(result.pick, cell->about.id(), say);
+    const std::string why = exclusions_of(result, *cell, say);
     if (!why.empty()) parts.push_back(say("say.out", format_label(cell->about), why));
   }
   return parts.empty() ? std::string() : say("say.excluded", joined(parts, say("list.semicolon")));
@@ -190,17 +199,17 @@ Json picks_as_json(const Study& study) {
     for (Use use : kUses) {
       const UsePick& result = group.for_use(use);
       Json ties = Json::array();
-      for (const Candidate& tie : result.pick.ties) ties.push_back(candidate_as_json(tie));
+      for (const Candidate& tie : result.pick.ties) ties.push_back(candidate_as_json(group, tie));
       list.push_back(Json{{"model", group.model},
                           {"gpu", group.gpu},
                           {"engine", group.engine},
                           {"use", to_string(use)},
                           {"workload", result.measure.workload},
                           {"metric", kMeasureMetrics[static_cast<size_t>(result.measure.kind)]},
-                          {"winner", candidate_as_json(result.pick.winner)},
-                          {"runner_up", candidate_as_json(result.pick.runner_up)},
+                          {"winner", candidate_as_json(group, result.pick.winner)},
+                          {"runner_up", candidate_as_json(group, result.pick.runner_up)},
                           {"ties", ties},
-                          {"least_bad", candidate_as_json(result.pick.least_bad)},
+                          {"least_bad", candidate_as_json(group, result.pick.least_bad)},
                           {"reasons", reasons_as_json(result.pick.reasons)},
                           {"excluded", reasons_as_json(result.pick.excluded)},
                           {"sentence", pick_sentence(study, group, use, Speaker(Language::en))}});

@@ -5,6 +5,7 @@
 #include "grid/formats.h"
 #include "report/across.h"
 #include "report/explain.h"
+#include "report/notes.h"
 #include "report/page.h"
 #include "report/rate.h"
 
@@ -21,11 +22,24 @@ std::string markdown_text(std::string_view text) {
   return out;
 }
 
-std::string value_text(const Record* row) {
+std::string value_text(const Cell& cell, const Record* row) {
   if (!row) return "–";
-  std::string text = figure(*row->value) + (row->synthetic ? "°" : "");
+  std::string text = figure(*row->value) + marks_of(cell, *row);
   if (row->ci_lo && row->ci_hi) text += " (" + figure(*row->ci_lo) + "–" + figure(*row->ci_hi) + ")";
   return text;
+}
+
+std::string mark_lines(const Study& study, const Speaker& say) {
+  std::string text;
+  for (const std::string& note : mark_notes(study, say)) text += "\n" + note + "\n";
+  return text;
+}
+
+std::string failure_list(const Study& study, const Speaker& say) {
+  std::string text;
+  for (const FailureNote& note : failure_notes(study, say))
+    text += "- " + markdown_text(note.case_id + " · " + note.text) + "\n";
+  return text.empty() ? text : "\n### " + say("method.failures") + "\n\n" + text;
 }
 
 std::string cells_table(const Study& study, const std::vector<const Cell*>& cells, const Speaker& say) {
@@ -47,9 +61,12 @@ std::string cells_table(const Study& study, const std::vector<const Cell*>& cell
             std::string(weight_format_spec(cell->about.weights).label) + " | " +
             std::string(kv_format_spec(cell->about.kv).label) + " | " + markdown_text(cell->engine) + " | " +
             markdown_text(say("state." + std::string(to_string(cell->state)), on));
-    for (const std::string& workload : workloads) text += " | " + value_text(shown_speed(*cell, workload));
-    text += " | " + value_text(cell->accuracy("ppl")) + " | " + value_text(cell->accuracy("kld_mean")) + " | " +
-            value_text(cell->accuracy("top1")) + " |\n";
+    for (const std::string& workload : workloads) {
+      text += " | " + value_text(*cell, shown_speed(*cell, workload));
+      if (const std::string method = shown_method(cells, *cell, workload, say); !method.empty()) text += ", " + method;
+    }
+    for (const char* metric : {"ppl", "kld_mean", "top1"}) text += " | " + value_text(*cell, cell->accuracy(metric));
+    text += " |\n";
   }
   return text;
 }
@@ -100,12 +117,12 @@ std::string markdown_page(const Study& study, const PageOptions& options) {
   if (!others.empty()) text += "\n### " + say("grid.others") + "\n\n" + cells_table(study, others, say);
   if (!planned.empty())
     text += "\n### " + markdown_text(say("grid.plan", study.grid->title)) + "\n\n" + cells_table(study, planned, say);
-  text += rate_table(study, say);
+  text += rate_table(study, say) + mark_lines(study, say);
   text += "\n## " + say("method.title") + "\n\n" +
           say("method.rule_admissible", fmt::format("{:g}", study.gates.max_ppl_ratio),
               fmt::format("{:g}", study.gates.max_kld_nats)) +
           " " + say("method.rule_fastest", percent(study.gates.tie_share, 0)) + " " + say("method.rule_synthetic") +
-          "\n";
+          "\n" + failure_list(study, say);
   std::string time = options.made_at.empty() ? utc_now() : options.made_at;
   return text + "\n" + say("page.made", time.substr(0, 10), version() + " (" + build_commit() + ")") + "\n";
 }

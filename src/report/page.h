@@ -30,5 +30,8 @@ std::vector<std::string> speed_workloads(const std::vector<const Cell*>& cells);
 // output_tok_s or prefill_tok_s of that workload if it may be shown as this card's speed; otherwise null. A load at a
 // rate has none: its tokens a second are those that were asked for (rate.h).
 const Record* shown_speed(const Cell& cell, const std::string& workload);
+// How the cell's speed was measured, where those of `cells` were measured by different methods; otherwise empty.
+std::string shown_method(const std::vector<const Cell*>& cells, const Cell& cell, const std::string& workload,
+                         const Speaker& say);
 
 }  // namespace qg

@@ -4,6 +4,7 @@
 #include "report/across.h"
 #include "report/explain.h"
 #include "report/html.h"
+#include "report/notes.h"
 #include "report/page.h"
 
 namespace qg {
@@ -28,8 +29,12 @@ std::string against_baseline(const Study& study, const Group& group, const UsePi
                              const Speaker& say) {
   if (!group.baseline || shown.case_id == group.baseline->about.id() || use.measure.kind == MeasureKind::footprint)
     return {};
-  for (const char* metric : {"output_tok_s", "prefill_tok_s"})
-    if (const Record* row = group.baseline->row(use.measure.workload, metric); row && row->cross_target) return {};
+  if (const Record* row = speed_row(*group.baseline, use.measure)) {
+    const auto method = method_of(*row);
+    if (row->cross_target || group.baseline->overtaken.contains(row) ||
+        (method && use.method && methods_differ(*method, *use.method)))
+      return {};
+  }
   const std::optional<double> base = value_of(study, *group.baseline, use.measure);
   if (!base || *base <= 0) return {};
   return element("span", "chip num", say("answer.against_base", figure(*shown.value / *base)));
@@ -70,9 +75,10 @@ std::string use_item(const Study& study, const Group& group, Use which, const Sp
   return wrapped("li", "use", html + wrapped("div", "use-pick", pick_html + rest_of_use(study, group, use, say)));
 }
 
-std::string interval_html(const Record* row, bool as_percent = false) {
+std::string interval_html(const Cell& cell, const Record* row, bool as_percent = false) {
   if (!row) return "–";
-  std::string html = element("span", "", as_percent ? percent(*row->value) : figure(*row->value));
+  std::string html =
+      element("span", "", (as_percent ? percent(*row->value) : figure(*row->value)) + marks_of(cell, *row));
   if (row->ci_lo && row->ci_hi)
     html += element("small", "ci", half_interval(*row->value, *row->ci_lo, *row->ci_hi, as_percent));
   return html;
@@ -82,7 +88,7 @@ std::string ppl_html(const Cell& cell) {
   const Record* ppl = cell.accuracy("ppl");
   const auto ratio = ppl_ratio_of(cell);
   if (!ppl) return "–";
-  std::string html = element("span", "", ppl_figure(*ppl->value));
+  std::string html = element("span", "", ppl_figure(*ppl->value) + marks_of(cell, *ppl));
   if (ratio && !cell.about.is_fp16_baseline()) html += element("small", "ci", signed_percent(*ratio - 1));
   return html;
 }
@@ -144,13 +150,15 @@ std::string costs_table(const Study& study, const Group& group, const PageOption
                 dot(cell->about.weights) + element("span", "", weight_format_spec(cell->about.weights).label) +
                     element("small", "ci kv", "+ " + std::string(kv_format_spec(cell->about.kv).label) + " KV"));
     row += wrapped("td", "num", ppl_html(*cell));
-    row += wrapped("td", "num", cell->about.is_fp16_baseline() ? "0" : interval_html(cell->accuracy("kld_mean")));
-    row += wrapped("td", "num", cell->about.is_fp16_baseline() ? "–" : interval_html(cell->accuracy("top1"), true));
+    row +=
+        wrapped("td", "num", cell->about.is_fp16_baseline() ? "0" : interval_html(*cell, cell->accuracy("kld_mean")));
+    row +=
+        wrapped("td", "num", cell->about.is_fp16_baseline() ? "–" : interval_html(*cell, cell->accuracy("top1"), true));
     row += wrapped("td", "num", weights_html(study, group, *cell, say));
     if (with_cost) {
       const Record* speed = shown_speed(*cell, workload);
       const auto cost = speed ? options.prices->per_million_tokens(group.gpu, *speed->value) : std::nullopt;
-      row += element("td", "num", cost ? figure(*cost) : "–");
+      row += element("td", "num", cost ? figure(*cost) + marks_of(*cell, *speed) : "–");
     }
     rows += wrapped("tr", "", row);
   }

@@ -3,6 +3,7 @@
 #include "grid/formats.h"
 #include "report/explain.h"
 #include "report/html.h"
+#include "report/notes.h"
 #include "report/page.h"
 
 namespace qg {
@@ -33,18 +34,21 @@ std::string charted_workload(const Figure& figure) {
   return std::find(workloads.begin(), workloads.end(), "decode/b1") != workloads.end() ? "decode/b1" : workloads[0];
 }
 
-Json bar(const Study& study, const Figure& figure, const Cell& cell, const Record& speed) {
+Json bar(const Study& study, const Figure& figure, const Cell& cell, const Record& speed, const Speaker& say) {
   std::string label = format_label(cell.about);
   if (!figure.on_cpu) label = study.short_card_label(cell.about.gpu) + " · " + label;
   if (cell.engine != "native") label += " · " + cell.engine;
-  if (speed.synthetic) label += " °";
+  if (const std::string method = shown_method(figure.cells, cell, speed.workload, say); !method.empty())
+    label += " · " + method;
+  if (const std::string marks = marks_of(cell, speed) + (cell.accuracy_from ? "§" : ""); !marks.empty())
+    label += " " + marks;
   Json out{{"label", label},
            {"weights", to_string(cell.about.weights)},
            {"kv", to_string(cell.about.kv)},
            {"value", *speed.value}};
   if (speed.ci_lo && speed.ci_hi) out["interval"] = Json::array({*speed.ci_lo, *speed.ci_hi});
   const Record* kld = cell.accuracy("kld_mean");
-  if (kld && !speed.synthetic) out["kld"] = *kld->value;
+  if (kld && !speed.synthetic && !cell.is_of_other_checkpoint(speed)) out["kld"] = *kld->value;
   if (cell.about.is_fp16_baseline() && !speed.synthetic) out["kld"] = 0;
   return out;
 }
@@ -53,7 +57,7 @@ Json figure_data(const Study& study, const Figure& figure, const Speaker& say) {
   const std::string workload = charted_workload(figure);
   Json bars = Json::array();
   for (const Cell* cell : figure.cells)
-    if (const Record* speed = shown_speed(*cell, workload)) bars.push_back(bar(study, figure, *cell, *speed));
+    if (const Record* speed = shown_speed(*cell, workload)) bars.push_back(bar(study, figure, *cell, *speed, say));
   const std::string model = study.model_label(figure.model) + (figure.on_cpu ? ", " + say("charts.cpu") : "");
   const std::string title = workload == "decode/b1" ? say("charts.speed", model, workload)
                                                     : say("charts.speed_other", model, say("grid.tok_s"), workload);

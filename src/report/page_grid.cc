@@ -3,6 +3,7 @@
 
 #include "grid/formats.h"
 #include "report/html.h"
+#include "report/notes.h"
 #include "report/page.h"
 #include "report/rate.h"
 
@@ -34,11 +35,15 @@ std::string state_html(const Study& study, const Cell& cell, const Speaker& say)
   return "<td class=\"state\"" + title + ">" + html + "</td>";
 }
 
-std::string speed_html(const Cell& cell, const std::string& workload, const Speaker& say) {
+// `cells`: those of the table.
+std::string speed_html(const std::vector<const Cell*>& cells, const Cell& cell, const std::string& workload,
+                       const Speaker& say) {
   const Record* row = shown_speed(cell, workload);
   if (!row) return wrapped("td", "num none", "–");
-  std::string html = element("span", "", figure(*row->value) + (row->synthetic ? "°" : ""));
+  std::string html = element("span", "", figure(*row->value) + marks_of(cell, *row));
   if (row->ci_lo && row->ci_hi) html += element("small", "ci", half_interval(*row->value, *row->ci_lo, *row->ci_hi));
+  if (const std::string method = shown_method(cells, cell, workload, say); !method.empty())
+    html += element("small", "ci", method);
   const Record* share = cell.row(workload, "roofline_share");
   const std::optional<double> roofline = row->roofline_share ? row->roofline_share
                                          : share             ? share->value
@@ -53,14 +58,14 @@ std::string accuracy_html(const Cell& cell, std::string_view metric, bool as_per
   const std::string text = as_percent        ? percent(*row->value)
                            : metric == "ppl" ? ppl_figure(*row->value)
                                              : figure(*row->value);
-  std::string html = element("span", "", text);
+  std::string html = element("span", "", text + marks_of(cell, *row));
   if (row->ci_lo && row->ci_hi)
     html += element("small", "ci", half_interval(*row->value, *row->ci_lo, *row->ci_hi, as_percent));
   return wrapped("td", "num", html);
 }
 
-std::string cell_row(const Study& study, const Cell& cell, const std::vector<std::string>& workloads, bool with_engine,
-                     bool with_path, const Speaker& say) {
+std::string cell_row(const Study& study, const std::vector<const Cell*>& cells, const Cell& cell,
+                     const std::vector<std::string>& workloads, bool with_engine, bool with_path, const Speaker& say) {
   std::string html = element("td", "num muted", cell.about.number > 0 ? std::to_string(cell.about.number) : "–");
   html += "<th title=\"" + escaped(study.card_label(cell.about.gpu)) + "\">" +
           escaped(study.short_card_label(cell.about.gpu)) + "</th>";
@@ -70,7 +75,7 @@ std::string cell_row(const Study& study, const Cell& cell, const std::vector<std
   html += element("td", "", kv_format_spec(cell.about.kv).label);
   if (with_engine) html += element("td", "", cell.engine);
   html += state_html(study, cell, say);
-  for (const std::string& workload : workloads) html += speed_html(cell, workload, say);
+  for (const std::string& workload : workloads) html += speed_html(cells, cell, workload, say);
   html +=
       accuracy_html(cell, "ppl", false) + accuracy_html(cell, "kld_mean", false) + accuracy_html(cell, "top1", true);
   const auto bytes = weights_bytes_of(study, cell);
@@ -95,7 +100,7 @@ std::string model_table(const Study& study, const std::vector<const Cell*>& cell
   for (const char* key : {"grid.ppl", "grid.kld", "grid.top1", "grid.bytes"}) head += element("th", "num", say(key));
   if (with_path) head += element("th", "", say("grid.path"));
   std::string rows;
-  for (const Cell* cell : cells) rows += cell_row(study, *cell, workloads, with_engine, with_path, say);
+  for (const Cell* cell : cells) rows += cell_row(study, cells, *cell, workloads, with_engine, with_path, say);
   return "<div class=\"scroll\" tabindex=\"0\"><table class=\"cells\"><caption>" +
          escaped(study.model_label(cells[0]->about.model)) + "</caption>" +
          wrapped("thead", "", wrapped("tr", "", head)) + wrapped("tbody", "", rows) + "</table></div>";
@@ -147,6 +152,15 @@ const Record* shown_speed(const Cell& cell, const std::string& workload) {
   return nullptr;
 }
 
+std::string shown_method(const std::vector<const Cell*>& cells, const Cell& cell, const std::string& workload,
+                         const Speaker& say) {
+  std::vector<const Record*> rows;
+  for (const Cell* each : cells) rows.push_back(shown_speed(*each, workload));
+  const Record* own = shown_speed(cell, workload);
+  if (!own || !methods_differ(rows)) return {};
+  return method_text(*method_of(*own), say);
+}
+
 std::vector<std::string> speed_workloads(const std::vector<const Cell*>& cells) {
   std::set<std::string> names;
   for (const Cell* cell : cells)
@@ -169,10 +183,7 @@ std::string grid_section(const Study& study, const PageOptions& options) {
   if (!others.empty()) html += element("h3", "", say("grid.others")) + tables(study, others, say);
   if (!planned.empty()) html += element("h3", "", say("grid.plan", study.grid->title)) + tables(study, planned, say);
   html += rate_html(study, say);
-  const bool synthetic = std::any_of(study.cells.begin(), study.cells.end(), [](const Cell& cell) {
-    return std::any_of(cell.rows.begin(), cell.rows.end(), [](const auto& entry) { return entry.second->synthetic; });
-  });
-  if (synthetic) html += element("p", "muted small", say("grid.synthetic_mark"));
+  for (const std::string& note : mark_notes(study, say)) html += element("p", "muted small", note);
   return "<section id=\"grid\">" + html + "</section>";
 }
 

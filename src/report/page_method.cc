@@ -3,6 +3,7 @@
 #include "grid/names.h"
 #include "report/explain.h"
 #include "report/html.h"
+#include "report/notes.h"
 #include "report/page.h"
 
 namespace qg {
@@ -66,9 +67,8 @@ std::string machine_table(const Study& study, const Speaker& say) {
 
 std::string failures(const Study& study, const Speaker& say) {
   std::string items;
-  for (const Cell& cell : study.cells)
-    if (!cell.problem.empty() && (cell.state == CellState::failed || cell.state < CellState::failed))
-      items += wrapped("li", "", element("code", "", cell.about.id()) + " " + element("span", "", cell.problem));
+  for (const FailureNote& note : failure_notes(study, say))
+    items += wrapped("li", "", element("code", "", note.case_id) + " " + element("span", "", note.text));
   return items.empty() ? items : element("h3", "", say("method.failures")) + wrapped("ul", "small", items);
 }
 

@@ -5,6 +5,7 @@
 
 #include "grid/formats.h"
 #include "report/html.h"
+#include "report/notes.h"
 
 namespace qg {
 namespace {
@@ -35,9 +36,10 @@ std::string good_text(const RateRow& row) {
 }
 
 std::string load_text(const RateRow& row, const Speaker& say) {
+  const std::string marks = marks_of(*row.cell, *row.about);
   return say("rate.load_text", row.workload, row.about->isl.value_or(0), row.about->osl.value_or(0),
              plain(*row.about->request_rate)) +
-         (row.about->synthetic ? " °" : "");
+         (marks.empty() ? "" : " " + marks);
 }
 
 }  // namespace

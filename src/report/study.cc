@@ -9,6 +9,7 @@
 #include "grid/memory.h"
 #include "grid/models.h"
 #include "grid/names.h"
+#include "report/standing.h"
 
 namespace qg {
 namespace {
@@ -118,7 +119,14 @@ void settle_state(Cell& cell, bool emulated) {
     cell.state = CellState::unsupported;
   if (cell.state == CellState::unsupported && cell.problem.empty()) cell.problem = cell.support.reason;
   // A workload that the engine has no means for is no failure of a case that has results.
-  if (cell.has_results() && cell.problem.starts_with("skipped_")) cell.problem.clear();
+  if (cell.has_results())
+    std::erase_if(cell.failures, [](const Record* failed) { return failed->status.starts_with("skipped_"); });
+  if (!cell.failures.empty()) {
+    const Record& failed = *cell.failures.front();
+    cell.problem = failed.status + (failed.error_msg.empty() ? "" : ": " + failed.error_msg);
+  } else if (cell.has_results()) {
+    cell.problem.clear();  // what failed was done later
+  }
 }
 
 Support support_of(const Study& study, const Cell& cell) {
@@ -158,30 +166,45 @@ Candidate candidate_of(const Study& study, const Cell& cell, const Measure& meas
   c.kv = cell.about.kv;
   c.value = value_of(study, cell, measure);
   c.synthetic = cell.state == CellState::speed_only;
-  const bool is_speed = measure.kind == MeasureKind::output_tok_s || measure.kind == MeasureKind::prefill_tok_s;
-  if (is_speed) {
-    const Record* row =
-        cell.row(measure.workload, measure.kind == MeasureKind::output_tok_s ? "output_tok_s" : "prefill_tok_s");
-    if (row) {
-      c.ci_lo = row->ci_lo;
-      c.ci_hi = row->ci_hi;
-      c.synthetic = row->synthetic;
-      c.cross_target = row->cross_target;
-    }
+  const bool is_baseline = cell.about.is_fp16_baseline();
+  if (const Record* row = speed_row(cell, measure)) {
+    c.ci_lo = row->ci_lo;
+    c.ci_hi = row->ci_hi;
+    c.synthetic = row->synthetic;
+    c.cross_target = row->cross_target;
+    c.overtaken = cell.overtaken.contains(row);
+    c.other_checkpoint = cell.is_of_other_checkpoint(*row);
   }
   const auto accuracy = [&](std::string_view metric) {
     const Record* row = cell.accuracy(metric);
+    c.overtaken |= row && !is_baseline && cell.overtaken.contains(row);
     return row ? row->value : std::nullopt;
   };
   c.ppl = accuracy("ppl");
   c.base_ppl = accuracy("base_ppl");
   c.kld_nats = accuracy("kld_mean");
-  if (cell.about.is_fp16_baseline() && !c.synthetic) {  // by definition as accurate as itself
+  if (is_baseline && !c.synthetic) {  // by definition as accurate as itself
     if (!c.ppl) c.ppl = 1;
     c.base_ppl = c.ppl;
     c.kld_nats = 0;
   }
   return c;
+}
+
+// Speeds of a workload that were measured by different methods, or of different numbers of requests, are no ranking:
+// those of the method that most have are kept in it.
+void keep_one_method(const Group& group, UsePick& result, std::vector<Candidate>& candidates) {
+  std::vector<const Record*> real, random;
+  for (const Cell* cell : group.cells)
+    if (const Record* row = speed_row(*cell, result.measure); row && !row->cross_target)
+      (row->synthetic ? random : real).push_back(row);
+  result.method = common_method(real.empty() ? random : real);
+  if (!result.method) return;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    const Record* row = speed_row(*group.cells[i], result.measure);
+    const auto method = row ? method_of(*row) : std::nullopt;
+    candidates[i].measured_otherwise = method && methods_differ(*method, *result.method);
+  }
 }
 
 void judge(const Study& study, Group& group) {
@@ -194,6 +217,7 @@ void judge(const Study& study, Group& group) {
       result.any_value |=
           candidates.back().value.has_value() && (use == Use::memory || !candidates.back().cross_target);
     }
+    keep_one_method(group, result, candidates);
     result.pick = pick(use, candidates, study.gates);
   }
 }
@@ -231,6 +255,15 @@ const Record* Cell::row(std::string_view metric) const {
   for (const auto& [key, record] : rows)
     if (key.second == metric) return record;
   return nullptr;
+}
+
+const Record* Cell::accuracy(std::string_view metric) const {
+  return accuracy_from ? accuracy_from->row("accuracy", metric) : row("accuracy", metric);
+}
+
+bool Cell::is_of_other_checkpoint(const Record& speed) const {
+  const Record* ppl = accuracy("ppl");
+  return ppl && !is_accuracy(speed) && !speed.synthetic && !same_checkpoint(speed, *ppl);
 }
 
 const Cell* Group::cell(std::string_view case_id) const {
@@ -288,11 +321,19 @@ Study make_study(Results results, std::optional<Grid> grid, const Gates& gates) 
       if (cell.engine == attempt->done.subject.engine && cell.about.id() == case_of(attempt->done.subject).id())
         take_attempt(cell, *attempt, study.gates.context_tokens);
   for (Cell& cell : study.cells) {
+    keep_one_accuracy(cell);
+    std::vector<const Attempt*> attempts;  // the failed that the store passed over for an older one too
+    for (const StoredAttempt& stored : study.results.attempts)
+      if (cell.engine == stored.attempt.done.subject.engine &&
+          cell.about.id() == case_of(stored.attempt.done.subject).id())
+        attempts.push_back(&stored.attempt);
+    note_failures(cell, attempts);
     const Card* card = study.card(cell.about.gpu);
     // The CPU reference converts every format in software: nothing to tell apart there.
     const bool on_card = !card || !card->is_cpu();
     settle_state(cell, on_card && cell.support.status == SupportStatus::emulated);
   }
+  borrow_accuracy(study.cells);
   make_groups(study);
   return study;
 }
@@ -301,9 +342,8 @@ std::optional<double> value_of(const Study& study, const Cell& cell, const Measu
   const auto from = [](const Record* row) { return row ? row->value : std::nullopt; };
   switch (measure.kind) {
     case MeasureKind::output_tok_s:
-      return from(cell.row(measure.workload, "output_tok_s"));
     case MeasureKind::prefill_tok_s:
-      return from(cell.row(measure.workload, "prefill_tok_s"));
+      return from(speed_row(cell, measure));
     case MeasureKind::max_batch: {
       if (const Record* row = cell.row("max_batch")) return row->value;
       const Card* card = study.card(cell.about.gpu);
@@ -318,6 +358,12 @@ std::optional<double> value_of(const Study& study, const Cell& cell, const Measu
     }
   }
   return {};
+}
+
+const Record* speed_row(const Cell& cell, const Measure& measure) {
+  if (measure.kind == MeasureKind::output_tok_s) return cell.row(measure.workload, "output_tok_s");
+  if (measure.kind == MeasureKind::prefill_tok_s) return cell.row(measure.workload, "prefill_tok_s");
+  return nullptr;
 }
 
 std::optional<double> weights_bytes_of(const Study& study, const Cell& cell) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "grid/selection.h"
 #include "grid/support.h"
 #include "record/results.h"
+#include "report/comparable.h"
 
 namespace qg {
 
@@ -38,10 +40,14 @@ struct Cell {
   // The best row of each (workload, metric): the own card's before another's, real weights before random ones, then the
   // newest. Accuracy never comes from random weights.
   std::map<std::pair<std::string, std::string>, const Record*> rows;
+  std::vector<const Record*> failures;  // the newest failed attempt at each measurement that no later one mended
+  std::set<const Record*> overtaken;    // of rows: those that were measured again since, and that failed
+  const Cell* accuracy_from = nullptr;  // the native engine's, where this engine's accuracy was not measured
 
   const Record* row(std::string_view workload, std::string_view metric) const;  // null when not measured
   const Record* row(std::string_view metric) const;                             // whatever the workload
-  const Record* accuracy(std::string_view metric) const { return row("accuracy", metric); }
+  const Record* accuracy(std::string_view metric) const;                        // also one that is borrowed
+  bool is_of_other_checkpoint(const Record& speed) const;  // than the accuracy; no with random weights
   bool has_results() const { return state < CellState::failed; }
 };
 
@@ -55,7 +61,8 @@ struct Measure {
 struct UsePick {
   Measure measure;
   Pick pick;
-  bool any_value = false;  // some cell has a value that could be ranked
+  bool any_value = false;        // some cell has a value that could be ranked
+  std::optional<Method> method;  // by which those that are ranked were measured; empty where it does not matter
 };
 
 struct Group {
@@ -98,6 +105,8 @@ std::optional<double> value_of(const Study& study, const Cell& cell, const Measu
 std::optional<double> weights_bytes_of(const Study& study, const Cell& cell);
 // Weights and the KV cache of one sequence at the gates' context.
 std::optional<double> footprint_bytes(const Study& study, const Cell& cell);
+// The row behind a speed; null for measures that are no speed.
+const Record* speed_row(const Cell& cell, const Measure& measure);
 // perplexity over the baseline's; empty when not measured.
 std::optional<double> ppl_ratio_of(const Cell& cell);
 

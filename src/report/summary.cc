@@ -41,6 +41,11 @@ std::string with_interval(const Record* row) {
   return text;
 }
 
+// Of a figure that was measured again since, when that failed.
+std::string age_note(const Cell& cell, const Record& row) {
+  return cell.overtaken.contains(&row) ? " (older: a newer attempt failed)" : "";
+}
+
 std::string share_of_roofline(const Cell& cell, const Record& speed) {
   if (speed.roofline_share) return percent(*speed.roofline_share, 0);
   const Record* row = cell.row(speed.workload, "roofline_share");
@@ -60,8 +65,8 @@ std::string speed_lines(const Study& study, const Cell& cell) {
     if (row->cross_target || row->request_rate) continue;  // never shown as this card's speed
     const std::string path = row->compute_path.empty() ? cell.compute_path : row->compute_path;
     lines += names_of(study, cell) + key.first + (row->synthetic ? " (random weights: speed only)" : "") + " | " +
-             with_interval(row) + " | " + (path.empty() ? "–" : path) + " | " + share_of_roofline(cell, *row) + " | " +
-             row->ended_at.substr(0, 10) + " |\n";
+             with_interval(row) + age_note(cell, *row) + " | " + (path.empty() ? "–" : path) + " | " +
+             share_of_roofline(cell, *row) + " | " + row->ended_at.substr(0, 10) + " |\n";
   }
   return lines;
 }
@@ -82,8 +87,9 @@ std::string rate_lines(const Study& study, const Cell& cell) {
 std::string accuracy_line(const Study& study, const Cell& cell) {
   const Record* ppl = cell.accuracy("ppl");
   if (!ppl) return {};
-  return names_of(study, cell) + with_interval(ppl) + " | " + with_interval(cell.accuracy("kld_mean")) + " | " +
-         with_interval(cell.accuracy("top1")) + " | " + (ppl->compute_path.empty() ? "–" : ppl->compute_path) + " | " +
+  return names_of(study, cell) + with_interval(ppl) + age_note(cell, *ppl) + " | " +
+         with_interval(cell.accuracy("kld_mean")) + " | " + with_interval(cell.accuracy("top1")) + " | " +
+         (ppl->compute_path.empty() ? "–" : ppl->compute_path) + " | " +
          (ppl->cross_target ? ppl->measured_on : "own card") + " | " + ppl->ended_at.substr(0, 10) + " |\n";
 }
 
