@@ -31,7 +31,7 @@ TEST_F(EngineRateTest, ARateIsNotMeasuredByTheEnginesOwnBenchmark) {
     EXPECT_EQ(run(command).exit_code, 0);
     EXPECT_EQ(ends().size(), lines) << "said twice";
     ASSERT_EQ(run("report j.jsonl --grid grid.toml -o r.html").exit_code, 0);
-    EXPECT_EQ(read_text(folder_ / "r.html").find("Cases that failed"), std::string::npos);
+    EXPECT_EQ(read_text(folder_ / "r.html").find("Measurements that failed"), std::string::npos);
   }
 }
 
