@@ -24,7 +24,8 @@ struct AcrossRow {
 };
 
 // By the order of the cells, then decode, throughput, prefill. Only valid figures of the case's own card and of real
-// weights, or of random ones on all sides; of a throughput workload only those of as many requests.
+// weights, or of random ones on all sides, that no newer failure overtook; of a throughput workload only those of as
+// many requests. A steady window stands beside whole runs, and the sentence says so.
 std::vector<AcrossRow> across_engines(const Study& study);
 
 // "Llama-3.2-3B on H100, FP8 + FP8 KV, decode/b1: vllm 812 tok/s, 1.12 times native (723)"

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "core/hash.h"
+#include "report/across.h"
 #include "report/explain.h"
 #include "report/page.h"
 #include "tests/record/sample.h"
@@ -144,6 +145,13 @@ TEST(Standing, ANewerFailureIsShownAndDecides) {
   Part no_accuracy = accuracy("06");
   no_accuracy.status = "failed";
   EXPECT_NE(winner(study_of({accuracy("02"), speed(200, "03"), no_accuracy})), kFp8);
+}
+
+TEST(Standing, EnginesAreNotComparedByAnOvertakenSpeed) {
+  Part failed = speed(0, "05", "a", "vllm");
+  failed.status = "crash";
+  EXPECT_EQ(across_engines(study_of({speed(150, "03"), speed(200, "03", "a", "vllm")})).size(), 1u);
+  EXPECT_TRUE(across_engines(study_of({speed(150, "03"), speed(200, "03", "a", "vllm"), failed})).empty());
 }
 
 TEST(Standing, AFailureThatWasMendedIsOver) {
