@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "checkpoint/kv_scales.h"
+#include "checkpoint/stored_types.h"
 #include "checkpoint/synthetic.h"
 #include "core/error.h"
 #include "core/file_lock.h"
@@ -78,6 +79,8 @@ GridRun::Model& GridRun::model(const std::string& name) {
     }
   }
   m->base = open_model(m->folder);
+  if (const std::string note = f32_matrices_note(*m->base, DType::f16); options_.executor == "cuda" && !note.empty())
+    info("{}: {}", name, note);
   m->tokenizer = Tokenizer::from_folder(m->folder);
   info("{}: hashing the weights", name);
   m->base_hash = m->base->weights_hash();
