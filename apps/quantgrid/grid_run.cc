@@ -317,7 +317,7 @@ void GridRun::run() {
 std::map<std::string, Record> GridRun::measured_rows(const Case& c) {
   std::map<std::string, Record> rows;
   Model& m = model(c.model);
-  std::vector<std::string> keys{part(m, c, "memory", memory_description()).key,
+  std::vector<std::string> keys{part(m, c, "memory", memory_description(m, c)).key,
                                 part(m, c, "accuracy", accuracy_description()).key};
   const auto take = [&](const std::string& key, const std::string& prefix) {
     const Attempt* attempt = journal_.last_attempt(key);
