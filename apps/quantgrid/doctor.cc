@@ -1,9 +1,12 @@
 // quantgrid doctor: is this machine fit to measure on.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -102,10 +105,26 @@ Finding memory_finding() {
           gb < 4 ? "4 GB are needed for the demo" : ""};
 }
 
+// Why no file can be made in the folder; empty where one can. Tried, since permissions do not tell it all: root passes
+// them, and some file systems take no files.
+std::string why_not_writable(const std::filesystem::path& folder) {
+  std::string name = (folder / ".quantgrid-doctor-XXXXXX").string();
+  const int file = mkstemp(name.data());
+  if (file < 0) return std::strerror(errno);
+  close(file);
+  unlink(name.c_str());
+  return {};
+}
+
 Finding disk_finding() {
   std::error_code code;
-  const auto space = std::filesystem::space(".", code);
+  const std::filesystem::path here = std::filesystem::current_path(code);
+  const auto space = code ? std::filesystem::space_info{} : std::filesystem::space(here, code);
   if (code) return {"disk here", Verdict::bad, code.message(), "work in a folder that can be written to"};
+  if (const std::string why = why_not_writable(here); !why.empty())
+    return {
+        "disk here", Verdict::bad, fmt::format("{} cannot be written to: {}", here.string(), why),
+        "journals and checkpoints are written here: work in a folder of your own (cd), or have this one opened to you"};
   const double gb = static_cast<double>(space.available) * 1e-9;
   return {"disk here", gb < 5 ? Verdict::warning : Verdict::good, fmt::format("{:.1f} GB free", gb),
           gb < 5 ? "the demo needs about 2 GB, checkpoints of an 8B model 6 to 9 GB each" : ""};

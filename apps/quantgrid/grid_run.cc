@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "checkpoint/kv_scales.h"
+#include "checkpoint/stored_types.h"
 #include "checkpoint/synthetic.h"
 #include "core/error.h"
 #include "core/file_lock.h"
@@ -78,6 +79,8 @@ GridRun::Model& GridRun::model(const std::string& name) {
     }
   }
   m->base = open_model(m->folder);
+  if (const std::string note = f32_matrices_note(*m->base, DType::f16); options_.executor == "cuda" && !note.empty())
+    info("{}: {}", name, note);
   m->tokenizer = Tokenizer::from_folder(m->folder);
   info("{}: hashing the weights", name);
   m->base_hash = m->base->weights_hash();
@@ -314,7 +317,7 @@ void GridRun::run() {
 std::map<std::string, Record> GridRun::measured_rows(const Case& c) {
   std::map<std::string, Record> rows;
   Model& m = model(c.model);
-  std::vector<std::string> keys{part(m, c, "memory", memory_description()).key,
+  std::vector<std::string> keys{part(m, c, "memory", memory_description(m, c)).key,
                                 part(m, c, "accuracy", accuracy_description()).key};
   const auto take = [&](const std::string& key, const std::string& prefix) {
     const Attempt* attempt = journal_.last_attempt(key);

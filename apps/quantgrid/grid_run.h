@@ -19,6 +19,7 @@
 #include "eval/windows.h"
 #include "grid/engines.h"
 #include "grid/grid.h"
+#include "grid/memory.h"
 #include "quantize/quantize.h"
 #include "record/case_key.h"
 #include "record/journal.h"
@@ -135,7 +136,8 @@ class GridRun {
   void run_memory(Model& m, const Case& c);
   // What makes two of these measurements the same.
   std::string accuracy_description();
-  std::string memory_description() const;
+  std::string memory_description(Model& m, const Case& c) const;
+  TiedEmbedding tied_embedding_of(const Case& c) const;
 
   const Grid& grid_;
   std::vector<Case> cases_;

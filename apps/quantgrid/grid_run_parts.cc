@@ -126,8 +126,15 @@ std::string GridRun::accuracy_description() {
   return protocol_of(grid_.accuracy).describe() + ", " + text.filename().string() + " " + text_hash_;
 }
 
-std::string GridRun::memory_description() const {
-  return fmt::format("{} tokens", grid_.gates.context_tokens);
+// Of the case's card, whose memory the rows are about, also where the CPU executor judges its accuracy.
+TiedEmbedding GridRun::tied_embedding_of(const Case& c) const {
+  return tied_embedding(EngineId::native, options_.executor == "cuda" || !grid_.card(c.gpu).is_cpu());
+}
+
+// Rows of a tied embedding that is held twice are told from those of a time when it was counted once.
+std::string GridRun::memory_description(Model& m, const Case& c) const {
+  const bool twice = m.base->table().shape.tied_embeddings && tied_embedding_of(c) == TiedEmbedding::twice;
+  return fmt::format("{} tokens{}", grid_.gates.context_tokens, twice ? ", tied embedding held twice" : "");
 }
 
 // All candidates of a batch are in memory beside the base, so that they share one pass of it. 0: there is no room for
@@ -138,7 +145,8 @@ int64_t GridRun::candidates_at_once(const ModelShape& shape) const {
   double each = 4.0 * static_cast<double>(shape.linear_params() + 2 * shape.embedding_params());
   if (options_.executor == "cuda") {
     memory = kUsableMemoryShare * static_cast<double>(grid_.card(options_.measured_on).memory_bytes);
-    each = static_cast<double>(weights_bytes(shape, WeightFormat::fp16)) + kReservedBytes;  // no format has more
+    each = static_cast<double>(weights_bytes(shape, WeightFormat::fp16, TiedEmbedding::twice)) +
+           kReservedBytes;  // no format has more
   }
   return std::max<int64_t>(0, static_cast<int64_t>(memory / each) - 1);
 }
@@ -357,19 +365,21 @@ void GridRun::run_speed(Model& m, const Case& c, const Workload& w) {
 }
 
 void GridRun::run_memory(Model& m, const Case& c) {
-  const CellPart p = part(m, c, "memory", memory_description());
+  const CellPart p = part(m, c, "memory", memory_description(m, c));
   if (!wanted(p)) return;
   Record common = common_record(m, c, p);
   const ModelShape& shape = m.base->table().shape;
   Card card = grid_.card(c.gpu);
   if (card.is_cpu()) card.memory_bytes = physical_memory_bytes();
+  const TiedEmbedding tied = tied_embedding_of(c);
   std::vector<Record> rows;
-  rows.push_back(measured(common, "weights_bytes", static_cast<double>(weights_bytes(shape, c.weights))));
+  rows.push_back(measured(common, "weights_bytes", static_cast<double>(weights_bytes(shape, c.weights, tied))));
   rows.push_back(measured(common, "checkpoint_bytes", static_cast<double>(checkpoint_of(m, c)->stored_bytes())));
   rows.push_back(measured(common, "kv_bytes_per_token", static_cast<double>(kv_bytes_per_token(shape, c.kv))));
   common.context_len = grid_.gates.context_tokens;
-  rows.push_back(measured(common, "max_batch",
-                          static_cast<double>(max_batch(shape, card, c.weights, c.kv, grid_.gates.context_tokens))));
+  rows.push_back(
+      measured(common, "max_batch",
+               static_cast<double>(max_batch(shape, card, c.weights, c.kv, grid_.gates.context_tokens, tied))));
   common.context_len.reset();
   append(common, std::move(rows), 0);
 }

@@ -5,6 +5,7 @@
 
 #include "bench/gpu_choice.h"
 #include "checkpoint/kv_scales.h"
+#include "checkpoint/stored_types.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/memory.h"
@@ -84,7 +85,10 @@ Session::Session(ModelFlags flags, std::shared_ptr<const Checkpoint> checkpoint)
   if (from_folder && kv_ == KvFormat::fp8 && checkpoint_->kv_scales().fp8.empty())
     warn("{}: its FP8 KV cache was not calibrated, so scales are 1; `quantgrid quantize --kv-scales FILE` makes them",
          checkpoint_->folder().string());
-  check_compute_type(parse_compute_type(flags_.dtype), executor_, checkpoint_->quant(), checkpoint_->folder().string());
+  const DType computed = parse_compute_type(flags_.dtype);
+  check_compute_type(computed, executor_, checkpoint_->quant(), checkpoint_->folder().string());
+  if (const std::string note = f32_matrices_note(*checkpoint_, computed); executor_ == "cuda" && !note.empty())
+    info("{}", note);
 }
 
 ExecutorOptions Session::executor_options() const {

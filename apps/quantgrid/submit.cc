@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -28,7 +29,10 @@ struct SubmitFlags {
   bool use_slurm = false, shared_node = false, dry_run = false, json = false;
 };
 
-std::map<std::string, std::string> by_card(const std::vector<std::string>& words, const char* flag, const Grid& grid) {
+// Values for a card that no case of `arrays` is for are refused: whoever gave them meant another card, whose tasks
+// would ask for what they ask for by default.
+std::map<std::string, std::string> by_card(const std::vector<std::string>& words, const char* flag, const Grid& grid,
+                                           const std::vector<SlurmArray>& arrays) {
   std::map<std::string, std::string> values;
   for (const std::string& word : words) {
     const size_t at = word.find('=');
@@ -36,6 +40,13 @@ std::map<std::string, std::string> by_card(const std::vector<std::string>& words
       throw Error("\"" + word + "\" is not CARD=VALUE", flag, "for example h100=gpu:hopper:1");
     const std::string card = word.substr(0, at);
     grid.card(card);  // throws when there is none
+    const auto is_for_card = [&](const SlurmArray& array) { return array.card == card; };
+    if (std::none_of(arrays.begin(), arrays.end(), is_for_card)) {
+      std::string cards;
+      for (const SlurmArray& array : arrays) cards += (cards.empty() ? "" : ", ") + array.card;
+      throw Error(fmt::format("no case that is left is for the card {}", card), fmt::format("{} {}", flag, word),
+                  fmt::format("leave it out, or name a card that has cases: {}", cards));
+    }
     values[card] = word.substr(at + 1);
   }
   return values;
@@ -124,8 +135,9 @@ ExitCode submit(SubmitFlags flags) {
   options.grid = std::filesystem::absolute(flags.grid).lexically_normal();
   const std::string stem = std::filesystem::path(flags.grid).stem().string();
   options.out = std::filesystem::absolute(flags.out.empty() ? stem + "-fleet" : flags.out).lexically_normal();
-  options.gres = by_card(flags.gres, "--gres", grid);
-  options.constraints = by_card(flags.constraints, "--constraint", grid);
+  const std::vector<SlurmArray> arrays = slurm_arrays(cases);
+  options.gres = by_card(flags.gres, "--gres", grid, arrays);
+  options.constraints = by_card(flags.constraints, "--constraint", grid, arrays);
   options.exclusive = !flags.shared_node;
   options.on_processor = flags.executor == "cpu";
   options.run_flags = {"--profile", flags.profile};
@@ -139,7 +151,6 @@ ExitCode submit(SubmitFlags flags) {
   options.run_flags.insert(options.run_flags.end(), of_engine.begin(), of_engine.end());
   options.other_engine = find_engine(flags.engine, flags.backend).id != EngineId::native;
 
-  const std::vector<SlurmArray> arrays = slurm_arrays(cases);
   for (const SlurmArray& array : arrays) array_script(array, options);  // refuses before anything is written
   std::filesystem::create_directories(options.out / "journals");
   std::filesystem::create_directories(options.out / "logs");

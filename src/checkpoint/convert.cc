@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "checkpoint/fold.h"
 #include "checkpoint/folder_checkpoint.h"
@@ -59,13 +60,21 @@ class Conversion {
     for (int i = 0; i < from_.table().shape.layers; ++i) {
       stop_if_interrupted("from the start: the folder was not finished");
       const LayerWeights layer = converted_layer(i);
-      for (const LinearSpec* spec : from_.table().layer_linears(i)) writer->write(*spec, layer.linears.at(spec->role));
+      for (const LinearSpec* spec : from_.table().layer_linears(i)) {
+        const LinearWeights& linear = layer.linears.at(spec->role);
+        writer->write(*spec, linear);
+        if (linear.format == WeightFormat::fp16) see_type(linear.weight, static_cast<int64_t>(spec->parts.size()));
+      }
       write_norm(*writer, TensorRole::attention_norm, i, layer.attention_norm);
       write_norm(*writer, TensorRole::mlp_norm, i, layer.mlp_norm);
       release();
     }
-    for (const TensorSpec& spec : from_.table().tensors)
-      if (spec.layer < 0) writer->write(spec, from_.tensor(spec));
+    for (const TensorSpec& spec : from_.table().tensors) {
+      if (spec.layer >= 0) continue;
+      const Tensor tensor = from_.tensor(spec);
+      writer->write(spec, tensor);
+      see_type(tensor, 1);
+    }
     writer->set_kv_scales(kv_scales_);
     if (from_.lineage()) writer->set_lineage(lineage());
     writer->copy_side_files(from_.folder());
@@ -179,10 +188,22 @@ class Conversion {
     const Tensor stored = from_.tensor(spec);
     if (to_f32(stored) == values) {
       writer.write(spec, stored);
+      see_type(stored, 1);
       return;
     }
     norm_rounding_ = std::max(norm_rounding_, rounding_of(values, writer_options_.dtype));
     writer.write(spec, tensor_from_f32(values, spec.shape));
+  }
+
+  // Of what was written from `tensor`, which held `count` of the folder's: the layouts have one type for all, the
+  // embedding's, and folders come with norms in F32 beside a BF16 embedding.
+  void see_type(const Tensor& tensor, int64_t count) {
+    if (tensor.dtype == writer_options_.dtype) return;
+    const double rounding = rounding_of(to_f32(tensor), writer_options_.dtype);
+    if (rounding == 0) return;
+    Rounded& of_type = rounded_[tensor.dtype];
+    of_type.tensors += count;
+    of_type.greatest = std::max(of_type.greatest, rounding);
   }
 
   Lineage lineage() const {
@@ -196,6 +217,9 @@ class Conversion {
   std::vector<std::string> notes() const {
     std::vector<std::string> list;
     const auto type = to_string(writer_options_.dtype);
+    for (const auto& [stored, rounded] : rounded_)
+      list.push_back(fmt::format("{} tensors of {} are stored as {}, the embedding's type: rounded by at most {:.2g} %",
+                                 rounded.tensors, to_string(stored), type, 100 * rounded.greatest));
     if (norm_rounding_ > 0)
       list.push_back(
           fmt::format("input scales were folded into the norms before them, which are stored as {}: rounded "
@@ -223,6 +247,11 @@ class Conversion {
   KvScales kv_scales_;
   int64_t layers_with_other_values_ = 0;
   double norm_rounding_ = 0, scale_rounding_ = 0;
+  struct Rounded {
+    int64_t tensors = 0;
+    double greatest = 0;  // relative
+  };
+  std::map<DType, Rounded> rounded_;  // by the type that they had
 };
 
 std::vector<std::string> kv_notes(const Checkpoint& from, const ConvertOptions& options) {

@@ -32,36 +32,41 @@ double linear_bytes(const ModelShape& shape, WeightFormat weights, bool on_disk)
   return bytes * static_cast<double>(shape.layers);
 }
 
-int64_t total_bytes(const ModelShape& shape, WeightFormat weights, bool on_disk) {
-  const double embeddings = 2.0 * static_cast<double>(shape.embedding_params()) * (shape.tied_embeddings ? 1 : 2);
+int64_t total_bytes(const ModelShape& shape, WeightFormat weights, TiedEmbedding tied, bool on_disk) {
+  const int copies = shape.tied_embeddings && tied == TiedEmbedding::once ? 1 : 2;
+  const double embeddings = 2.0 * static_cast<double>(shape.embedding_params()) * copies;
   const double norms = 2.0 * static_cast<double>((2 * shape.layers + 1) * shape.hidden);
   return std::llround(linear_bytes(shape, weights, on_disk) + embeddings + norms);
 }
 
 }  // namespace
 
-int64_t weights_bytes(const ModelShape& shape, WeightFormat weights) {
-  return total_bytes(shape, weights, false);
+TiedEmbedding tied_embedding(EngineId engine, bool on_gpu) {
+  return engine == EngineId::native && on_gpu ? TiedEmbedding::twice : TiedEmbedding::once;
+}
+
+int64_t weights_bytes(const ModelShape& shape, WeightFormat weights, TiedEmbedding tied) {
+  return total_bytes(shape, weights, tied, false);
 }
 
 int64_t checkpoint_disk_bytes(const ModelShape& shape, WeightFormat weights) {
-  return total_bytes(shape, weights, true);
+  return total_bytes(shape, weights, TiedEmbedding::once, true);
 }
 
 int64_t kv_bytes_per_token(const ModelShape& shape, KvFormat kv) {
   return shape.kv_elements_per_token() * element_bytes(kv);
 }
 
-int64_t kv_space_bytes(const ModelShape& shape, const Card& card, WeightFormat weights) {
+int64_t kv_space_bytes(const ModelShape& shape, const Card& card, WeightFormat weights, TiedEmbedding tied) {
   if (card.memory_bytes <= 0) throw Error("the memory of the card " + card.id + " is not known");
   const double space = kUsableMemoryShare * static_cast<double>(card.memory_bytes) - kReservedBytes;
-  return std::llround(space) - weights_bytes(shape, weights);
+  return std::llround(space) - weights_bytes(shape, weights, tied);
 }
 
-int64_t max_batch(const ModelShape& shape, const Card& card, WeightFormat weights, KvFormat kv,
-                  int64_t context_tokens) {
+int64_t max_batch(const ModelShape& shape, const Card& card, WeightFormat weights, KvFormat kv, int64_t context_tokens,
+                  TiedEmbedding tied) {
   if (context_tokens <= 0) throw Error("a context of " + std::to_string(context_tokens) + " tokens holds nothing");
-  const int64_t space = kv_space_bytes(shape, card, weights);
+  const int64_t space = kv_space_bytes(shape, card, weights, tied);
   if (space <= 0) return 0;
   return static_cast<int64_t>(static_cast<double>(space) / (static_cast<double>(context_tokens) *
                                                             static_cast<double>(kv_bytes_per_token(shape, kv))));

@@ -36,7 +36,8 @@ std::string unless_here(const std::filesystem::path& folder) {
 Here here_on_cpu(const Grid& grid, const PlanRow& row, const Machine& machine) {
   const GridModel& model = grid.model(row.c.model);
   if (!model.shape) return {HereStatus::no, fmt::format("the model's folder {} is not here", model.folder.string())};
-  const double needed = static_cast<double>(*row.weights_bytes);
+  const double needed =  // by the CPU executor, whatever the case's card
+      static_cast<double>(weights_bytes(*model.shape, row.c.weights, tied_embedding(EngineId::native, false)));
   const double memory = static_cast<double>(machine.memory_bytes);
   if (needed > kUsableMemoryShare * memory)
     return {HereStatus::no, fmt::format("its weights take {:.1f} GB, this machine has {:.1f} GB of memory",
@@ -79,10 +80,11 @@ void fill_sizes(PlanRow& row, const Grid& grid, const ModelShape& shape, const P
   const Card card = card_here(grid, row.c.gpu, options.machine);
   const WeightFormat w = row.c.weights;
   const KvFormat kv = row.c.kv;
-  row.weights_bytes = weights_bytes(shape, w);
+  const TiedEmbedding tied = tied_embedding(options.engine, !card.is_cpu());
+  row.weights_bytes = weights_bytes(shape, w, tied);
   row.kv_bytes_per_token = kv_bytes_per_token(shape, kv);
   row.disk_bytes = checkpoint_disk_bytes(shape, w);
-  if (card.memory_bytes > 0) row.max_batch = max_batch(shape, card, w, kv, options.context_tokens);
+  if (card.memory_bytes > 0) row.max_batch = max_batch(shape, card, w, kv, options.context_tokens, tied);
   row.roofline_tok_s = decode_tok_s(shape, card, w, kv, 1, kRooflineContextTokens);
   row.roofline_b64_tok_s = decode_tok_s(shape, card, w, kv, 64, kRooflineContextTokens);
   if (const auto t = serial_throughput(shape, card, w, kv, 1000, 1000)) row.throughput_tok_s = t->output_tok_s;

@@ -49,9 +49,8 @@ double seen(const ModelShape& shape, double context_tokens) {
 }  // namespace
 
 double decode_read_bytes(const ModelShape& shape, WeightFormat weights) {
-  // weights_bytes() counts embedding and lm_head; one of them is not read (tied: it is one tensor, read as lm_head).
-  const double stored = static_cast<double>(weights_bytes(shape, weights));
-  return shape.tied_embeddings ? stored : stored - 2 * head(shape);
+  // Of embedding and lm_head the latter alone is read.
+  return static_cast<double>(weights_bytes(shape, weights, TiedEmbedding::twice)) - 2 * head(shape);
 }
 
 std::optional<double> decode_tok_s(const ModelShape& shape, const Card& card, WeightFormat weights, KvFormat kv,
@@ -94,7 +93,7 @@ std::optional<Throughput> serial_throughput(const ModelShape& shape, const Card&
   const double flops = assumed_flops(card, weights);
   const double occupancy_tokens = static_cast<double>(isl) + static_cast<double>(osl) / 2;
   const double kv_bytes = occupancy_tokens * static_cast<double>(kv_bytes_per_token(shape, kv));
-  const double space = static_cast<double>(kv_space_bytes(shape, card, weights));
+  const double space = static_cast<double>(kv_space_bytes(shape, card, weights, TiedEmbedding::once));
   const int64_t fits = space <= 0 ? 0 : std::min(kMaxModelBatch, static_cast<int64_t>(space / kv_bytes));
 
   std::vector<double> tok_s;  // tok_s[i]: batch i + 1

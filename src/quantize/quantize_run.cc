@@ -13,6 +13,7 @@
 #include "core/version.h"
 #include "model/architecture.h"
 #include "quantize/kv_scales.h"
+#include "quantize/tiny_scales.h"
 
 namespace qg {
 namespace {
@@ -107,6 +108,8 @@ class QuantizeRun::Output {
     LayerWeights weights{result.attention_norm, result.mlp_norm, result.linears};
     std::vector<float> of_values;
     if (scales_inputs()) of_values = fold_prequant(weights, options_.table, layer, place_);
+    if (has_f16_scales())
+      for (auto& [role, linear] : weights.linears) raise_tiny_scales(linear);
     write_kv(kv, of_values);
     for (const LinearSpec* spec : options_.table.layer_linears(layer))
       writer_->write(*spec, weights.linears.at(spec->role));
@@ -139,6 +142,12 @@ class QuantizeRun::Output {
  private:
   bool scales_inputs() const {
     return options_.quant.weights == WeightFormat::int4_awq || options_.quant.weights == WeightFormat::int8_sq;
+  }
+
+  // Of 4-bit groups; the other layouts store F32.
+  bool has_f16_scales() const {
+    return output_.layout == Layout::autoawq ||
+           (output_.layout == Layout::compressed_tensors && options_.dtype == DType::f16);
   }
 
   void write_kv(const LayerKv& kv, const std::vector<float>& of_values) {

@@ -135,6 +135,13 @@ Support support_of(const Study& study, const Cell& cell) {
   return card && engine ? support(engine->id, *card, cell.about.weights, cell.about.kv) : Support{};
 }
 
+// How often the cell's engine holds a tied embedding. A card that is no row is a GPU.
+TiedEmbedding tied_embedding_of(const Study& study, const Cell& cell) {
+  const Card* card = study.card(cell.about.gpu);
+  const EngineSpec* engine = engine_of_record(cell.engine);
+  return engine ? tied_embedding(engine->id, !card || !card->is_cpu()) : TiedEmbedding::once;
+}
+
 // The measure that most cells of the group have; the first of `wishes` wins a draw.
 Measure common_measure(const Study& study, const std::vector<const Cell*>& cells, const std::vector<Measure>& wishes) {
   Measure best = wishes.front();
@@ -349,8 +356,8 @@ std::optional<double> value_of(const Study& study, const Cell& cell, const Measu
       const Card* card = study.card(cell.about.gpu);
       const ModelShape* shape = study.shape(cell.about.model);
       if (!card || !shape || card->memory_bytes <= 0) return {};
-      return static_cast<double>(
-          max_batch(*shape, *card, cell.about.weights, cell.about.kv, study.gates.context_tokens));
+      return static_cast<double>(max_batch(*shape, *card, cell.about.weights, cell.about.kv, study.gates.context_tokens,
+                                           tied_embedding_of(study, cell)));
     }
     case MeasureKind::footprint: {
       const auto bytes = footprint_bytes(study, cell);
@@ -370,7 +377,7 @@ std::optional<double> weights_bytes_of(const Study& study, const Cell& cell) {
   if (const Record* row = cell.row("weights_bytes")) return row->value;
   const ModelShape* shape = study.shape(cell.about.model);
   if (!shape) return {};
-  return static_cast<double>(weights_bytes(*shape, cell.about.weights));
+  return static_cast<double>(weights_bytes(*shape, cell.about.weights, tied_embedding_of(study, cell)));
 }
 
 std::optional<double> footprint_bytes(const Study& study, const Cell& cell) {

@@ -96,6 +96,23 @@ TEST_F(Submit, JobsThatAreInTheQueueAlreadyAreNamed) {
   EXPECT_NE(outcome.err.find("scancel 101 102,"), std::string::npos) << outcome.err;
 }
 
+// Options of a card that no task would have are a slip: the tasks of the card that was meant would ask for another.
+TEST_F(Submit, OptionsOfACardWithoutCasesAreRefused) {
+  const std::string submit = "submit " + kGrid + " --slurm --dry-run --out fleet --filter gpu=h100,l4 ";
+  for (const auto& [flags, says] : {std::pair{"--gres a10=gpu:ampere:1", "--gres a10=gpu:ampere:1"},
+                                    {"--gres h100=none --gres h200=gpu:hopper:1", "--gres h200=gpu:hopper:1"},
+                                    {"--constraint a10=ib", "--constraint a10=ib"},
+                                    {"--target l4 --gres h100=none", "--gres h100=none"}}) {
+    const Outcome outcome = run_program(submit + flags, folder_);
+    EXPECT_EQ(outcome.exit_code, 1) << flags;
+    EXPECT_NE(outcome.err.find(says), std::string::npos) << flags << "\n" << outcome.err;
+    EXPECT_NE(outcome.err.find("no case"), std::string::npos) << flags << "\n" << outcome.err;
+    EXPECT_FALSE(fs::exists(folder_ / "fleet")) << flags;
+  }
+  const Outcome fine = run_program(submit + "--gres h100=none --constraint l4=ib", folder_);
+  EXPECT_EQ(fine.exit_code, 0) << fine.err;
+}
+
 TEST_F(Submit, WhatIsWrongIsSaid) {
   Outcome outcome = run_program("submit " + kGrid + " --out fleet", folder_);
   EXPECT_EQ(outcome.exit_code, 1);

@@ -58,6 +58,23 @@ TEST(Plan, JsonKeys) {
   EXPECT_NEAR(list[15]["roofline_tok_s"].get<double>(), 416, 1);
 }
 
+// On a GPU the native engine holds a tied embedding twice: as a table, and repacked as lm_head. Other engines share it.
+TEST(Plan, ATiedEmbeddingCountsAsOftenAsTheEngineHoldsIt) {
+  const auto native = plan(), shared = plan(EngineId::vllm);
+  ASSERT_EQ(native.size(), shared.size());
+  for (size_t i = 0; i < native.size(); ++i) {
+    const bool tied = native[i].c.model == "llama-3.2-3b";
+    EXPECT_EQ(*native[i].weights_bytes - *shared[i].weights_bytes, tied ? int64_t{2} * 128256 * 3072 : 0)
+        << native[i].c.id();
+    if (tied)
+      EXPECT_LT(*native[i].max_batch, *shared[i].max_batch) << native[i].c.id();
+    else
+      EXPECT_EQ(*native[i].max_batch, *shared[i].max_batch) << native[i].c.id();
+    EXPECT_EQ(native[i].roofline_tok_s, shared[i].roofline_tok_s) << "a step reads one of the two";
+    EXPECT_EQ(native[i].disk_bytes, shared[i].disk_bytes);
+  }
+}
+
 TEST(Plan, CheckpointsOfTheNativeEngine) {
   const auto folders = plan_checkpoints(grid(), plan());
   int made = 0, original = 0;

@@ -35,7 +35,9 @@ TEST(Memory, WeightsOfTheModels) {
   } rows[] = {
       {"llama-3.2-3b", 6.43, 3.61, 2.25}, {"llama-3.1-8b", 16.06, 9.08, 5.73}, {"mistral-7b", 14.50, 7.52, 4.16}};
   for (const auto& row : rows) {
-    const auto gb = [&](WeightFormat w) { return static_cast<double>(weights_bytes(shape(row.model), w)) / 1e9; };
+    const auto gb = [&](WeightFormat w) {
+      return static_cast<double>(weights_bytes(shape(row.model), w, TiedEmbedding::once)) / 1e9;
+    };
     expect_near_share(gb(WeightFormat::fp16), row.fp16, 0.002, row.model);
     expect_near_share(gb(WeightFormat::fp8), row.eight_bit, 0.002, row.model);
     expect_near_share(gb(WeightFormat::int8_sq), row.eight_bit, 0.003, row.model);
@@ -59,33 +61,37 @@ TEST(Memory, WeightsCountedByHand) {
                .sliding_window = {}};
   const int64_t linear = 128 * 64 + 64 * 64 + 2 * 128 * 64 + 64 * 128;  // 36,864
   const int64_t rest = 2 * 100 * 64 + 2 * 3 * 64;
-  EXPECT_EQ(weights_bytes(s, WeightFormat::fp16), 2 * linear + rest);
-  EXPECT_EQ(weights_bytes(s, WeightFormat::fp8), linear + 5 * 8 + rest);
+  EXPECT_EQ(weights_bytes(s, WeightFormat::fp16, TiedEmbedding::once), 2 * linear + rest);
+  EXPECT_EQ(weights_bytes(s, WeightFormat::fp8, TiedEmbedding::once), linear + 5 * 8 + rest);
   // Groups of 64, an FP16 scale each; an FP16 scale per input.
   const int64_t inputs = 64 + 64 + 64 + 64 + 128, outputs = 128 + 64 + 128 + 128 + 64;
-  EXPECT_EQ(weights_bytes(s, WeightFormat::int4_awq), linear / 2 + linear / 64 * 2 + 2 * inputs + rest);
+  EXPECT_EQ(weights_bytes(s, WeightFormat::int4_awq, TiedEmbedding::once),
+            linear / 2 + linear / 64 * 2 + 2 * inputs + rest);
   EXPECT_EQ(checkpoint_disk_bytes(s, WeightFormat::int4_awq), linear / 2 + linear / 64 * 4 + 2 * inputs + rest);
-  EXPECT_EQ(weights_bytes(s, WeightFormat::int8_sq), linear + 4 * outputs + 4 * inputs + rest);
+  EXPECT_EQ(weights_bytes(s, WeightFormat::int8_sq, TiedEmbedding::once), linear + 4 * outputs + 4 * inputs + rest);
+  EXPECT_EQ(weights_bytes(s, WeightFormat::fp16, TiedEmbedding::twice), 2 * linear + rest + 2 * 100 * 64);
   s.tied_embeddings = false;
-  EXPECT_EQ(weights_bytes(s, WeightFormat::fp16), 2 * linear + rest + 2 * 100 * 64);
+  for (const TiedEmbedding tied : {TiedEmbedding::once, TiedEmbedding::twice})
+    EXPECT_EQ(weights_bytes(s, WeightFormat::fp16, tied), 2 * linear + rest + 2 * 100 * 64);
 }
 
 TEST(Memory, GreatestBatchIsTheLastThatFits) {
   const ModelShape& s = shape("llama-3.1-8b");
   const Card& card = *find_card("a10");
-  const int64_t batch = max_batch(s, card, WeightFormat::int4_awq, KvFormat::fp8, 4096);
-  const double space = 0.92 * 24.1e9 - 1.2e9 - static_cast<double>(weights_bytes(s, WeightFormat::int4_awq));
+  const int64_t batch = max_batch(s, card, WeightFormat::int4_awq, KvFormat::fp8, 4096, TiedEmbedding::once);
+  const double space =
+      0.92 * 24.1e9 - 1.2e9 - static_cast<double>(weights_bytes(s, WeightFormat::int4_awq, TiedEmbedding::once));
   EXPECT_LE(static_cast<double>(batch) * 4096 * 65536, space);
   EXPECT_GT(static_cast<double>(batch + 1) * 4096 * 65536, space);
   EXPECT_EQ(batch, 56);
   // FP16 on 24 GB: 4.9 GB are left, 37 thousand tokens of FP16 KV.
-  EXPECT_EQ(max_batch(s, card, WeightFormat::fp16, KvFormat::fp16, 37000), 1);
-  EXPECT_EQ(max_batch(s, card, WeightFormat::fp16, KvFormat::fp16, 38000), 0);
+  EXPECT_EQ(max_batch(s, card, WeightFormat::fp16, KvFormat::fp16, 37000, TiedEmbedding::once), 1);
+  EXPECT_EQ(max_batch(s, card, WeightFormat::fp16, KvFormat::fp16, 38000, TiedEmbedding::once), 0);
   Card small = card;
   small.memory_bytes = 8'000'000'000;
-  EXPECT_LT(kv_space_bytes(s, small, WeightFormat::fp16), 0);
-  EXPECT_EQ(max_batch(s, small, WeightFormat::fp16, KvFormat::fp16, 1), 0);
-  EXPECT_THROW(max_batch(s, *find_card("cpu"), WeightFormat::fp16, KvFormat::fp16, 4096), Error);
+  EXPECT_LT(kv_space_bytes(s, small, WeightFormat::fp16, TiedEmbedding::once), 0);
+  EXPECT_EQ(max_batch(s, small, WeightFormat::fp16, KvFormat::fp16, 1, TiedEmbedding::once), 0);
+  EXPECT_THROW(max_batch(s, *find_card("cpu"), WeightFormat::fp16, KvFormat::fp16, 4096, TiedEmbedding::once), Error);
 }
 
 // Planning figures computed apart from this program from the formulas in docs/grid.md: tokens/s at batch 1 with 512

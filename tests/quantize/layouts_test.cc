@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "checkpoint/fold.h"
+#include "checkpoint/stored_types.h"
 #include "core/file.h"
 #include "quantize/calibration_pass.h"
 #include "quantize/kv_scales.h"
@@ -108,6 +109,58 @@ TEST_F(Layouts, ConvertFoldsIntoNorms) {
   const auto model = open_model(to);
   EXPECT_TRUE(model->linear(model->table().linear(LinearRole::qkv, 0)).prequant_scale.empty());
   EXPECT_FALSE(model->linear(model->table().linear(LinearRole::down, 0)).prequant_scale.empty());
+}
+
+// A folder with norms in F32 beside a BF16 embedding: the layouts have one type, and what that costs is said.
+TEST_F(Layouts, ConvertSaysThatTensorsOfAnotherTypeAreRounded) {
+  const TensorSet base = TensorSet::open_folder(folder_ / "base");
+  const auto mixed = [&](const std::string& name, float of_norms) {
+    fs::copy(folder_ / "base", folder_ / name);
+    std::vector<TensorEntry> entries;
+    const auto is_norm = [](const std::string& tensor) { return tensor.ends_with("norm.weight"); };
+    for (const std::string& tensor : base.names()) {
+      entries.push_back(*base.find(tensor));
+      entries.back().dtype = is_norm(tensor) ? DType::f32 : DType::bf16;
+    }
+    SafetensorsWriter file(folder_ / name / "model.safetensors", entries);
+    for (const std::string& tensor : base.names()) {
+      std::vector<float> values = to_f32(base.get(tensor));
+      if (is_norm(tensor)) std::fill(values.begin(), values.end(), of_norms);
+      file.write(tensor, tensor_from_f32(values, base.get(tensor).shape, is_norm(tensor) ? DType::f32 : DType::bf16));
+    }
+    file.finish();
+    return folder_ / name;
+  };
+  std::vector<std::string> notes;
+  // Halfway between two values of BF16, which has 8 bits: 2^-8 of it.
+  converted(mixed("rounded", 1.00390625f), "to-rounded", Layout::trtllm, {}, 0, &notes);
+  ASSERT_EQ(notes.size(), 1u);
+  expect_contains(notes[0], "5 tensors of F32 are stored as BF16, the embedding's type: rounded by at most 0.39 %");
+  converted(mixed("exact", 1.5f), "to-exact", Layout::trtllm, {}, 0, &notes);
+  EXPECT_TRUE(notes.empty()) << notes[0];
+  EXPECT_EQ(f32_matrices_note(*open_model(folder_ / "rounded"), DType::f16), "") << "norms are computed in F32";
+}
+
+// A GPU computes in 16 bits what may be stored in F32, whatever the embedding's type is.
+TEST_F(Layouts, MatricesInF32AreTold) {
+  EXPECT_EQ(f32_matrices_note(*base_, DType::f16), "");
+  const TensorSet base = TensorSet::open_folder(folder_ / "base");
+  fs::copy(folder_ / "base", folder_ / "wide");
+  std::vector<TensorEntry> entries;
+  for (const std::string& name : base.names()) {
+    entries.push_back(*base.find(name));
+    if (name.ends_with("down_proj.weight")) entries.back().dtype = DType::f32;
+  }
+  SafetensorsWriter file(folder_ / "wide/model.safetensors", entries);
+  for (const TensorEntry& entry : entries)
+    file.write(entry.name, tensor_from_f32(to_f32(base.get(entry.name)), entry.shape, entry.dtype));
+  file.finish();
+  const auto wide = open_model(folder_ / "wide");
+  EXPECT_EQ(wide->dtype(), DType::f16);
+  EXPECT_EQ(f32_matrices_note(*wide, DType::f16),
+            "2 matrices stored in F32 are computed in FP16: they are rounded from 24 bits to 11");
+  EXPECT_EQ(f32_matrices_note(*wide, DType::bf16),
+            "2 matrices stored in F32 are computed in BF16: they are rounded from 24 bits to 8");
 }
 
 TEST_F(Layouts, FoldMovesScalesExactly) {

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "grid/plan.h"
 #include "report/assets.h"
 #include "report/explain.h"
 #include "report/prices.h"
@@ -81,6 +82,22 @@ TEST(Study, TheGreatestBatchIsThatOfTheGatesContext) {
   other.context_tokens = 1024;
   const Study none = make_study(load_results({folder / "j.jsonl"}), std::nullopt, other);
   for (const Group& group : none.groups) EXPECT_NE(group.for_use(Use::memory).measure.kind, MeasureKind::max_batch);
+}
+
+// Where no row says it, as `run` would count it: on a GPU the native engine holds a tied embedding twice.
+TEST(Study, MemoryThatWasNotRecordedIsCountedAsTheEngineHoldsIt) {
+  const Grid grid = plan();
+  const Study study = make_study(Results{}, grid, grid.gates);
+  const Measure measure{MeasureKind::max_batch, "max_batch"};
+  for (const PlanRow& row : make_plan(grid, grid.cases, {})) {
+    const Cell& cell = cell_of(study, row.c.number);
+    EXPECT_EQ(weights_bytes_of(study, cell), static_cast<double>(*row.weights_bytes)) << row.c.id();
+    EXPECT_EQ(value_of(study, cell, measure), static_cast<double>(*row.max_batch)) << row.c.id();
+    Cell shared = cell;
+    shared.engine = "vllm";
+    const bool tied = row.c.model == "llama-3.2-3b";
+    EXPECT_EQ(*weights_bytes_of(study, cell) - *weights_bytes_of(study, shared), tied ? 2.0 * 128256 * 3072 : 0.0);
+  }
 }
 
 TEST(Study, DemoPicks) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "grid/memory.h"
 #include "grid/models.h"
 #include "model/architecture.h"
 
@@ -28,6 +29,21 @@ TEST(WeightBudget, BytesOfAnEightBillionModel) {
               2e6);
   EXPECT_NEAR(static_cast<double>(device_weight_bytes(table, quant_of(WeightFormat::int4_awq, 128)) - embeddings),
               static_cast<double>(linear) * (4 + 16.0 / 128) / 8, 2e6);
+}
+
+// What the engine asks of a card before it loads and what `plan` and the memory rows say are the same bytes, but for
+// norms (floats on the device), FP8's scales and those of inputs. A tied embedding is in both twice.
+TEST(WeightBudget, PlansCountWhatTheEngineHolds) {
+  for (const char* model : {"llama-3.2-3b", "llama-3.1-8b"}) {
+    const ModelShape& shape = find_known_model(model)->shape;
+    const ModelTable table = make_model_table(shape);
+    for (const WeightFormat weights :
+         {WeightFormat::fp16, WeightFormat::fp8, WeightFormat::int8_sq, WeightFormat::int4_awq}) {
+      const int64_t held = device_weight_bytes(table, quant_of(weights, 128));
+      const int64_t planned = weights_bytes(shape, weights, tied_embedding(EngineId::native, true));
+      EXPECT_NEAR(static_cast<double>(planned), static_cast<double>(held), 10e6) << model << " " << to_string(weights);
+    }
+  }
 }
 
 std::string message(const WeightBudget& budget) {
