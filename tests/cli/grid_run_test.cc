@@ -140,6 +140,22 @@ TEST_F(GridRunTest, MeasuresAgainWhatAnotherTextOrContextChanges) {
   }
 }
 
+// A greatest batch is that of the case's card, whoever computes it here: a GPU holds this model's tied embedding, 320
+// rows of 128 in 16 bits, twice.
+TEST_F(GridRunTest, MemoryRowsOfAGpuCountATiedEmbeddingTwice) {
+  std::string grid = kGrid;
+  grid.replace(grid.find("gpus = [\"cpu\"]"), 14, "gpus = [\"cpu\", \"l4\"]");
+  write_text(folder_ / "grid.toml", grid);
+  const Outcome run = run_program("run grid.toml --journal j.jsonl --filter section=baseline --json", folder_);
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const Json cases = parse_json(run.out, "run --json");
+  ASSERT_EQ(cases.size(), 2u) << run.out;
+  ASSERT_EQ(cases[0]["id"], "tiny/cpu/fp16/kv_fp16");
+  ASSERT_EQ(cases[1]["id"], "tiny/l4/fp16/kv_fp16");
+  const auto bytes = [&](size_t i) { return cases[i]["metrics"]["weights_bytes"].get<int64_t>(); };
+  EXPECT_EQ(bytes(1) - bytes(0), 2 * 320 * 128);
+}
+
 // Base and candidates that are not in memory together give the same figures, and no case is missing.
 TEST_F(GridRunTest, OneModelAfterTheOtherGivesTheSameAccuracy) {
   const Json beside = results();
