@@ -114,7 +114,9 @@ TEST(CudaExecutorBf16, ComputesActivationsThatOverflowFp16) {
   ASSERT_GT(largest_act, 1e5f);
   ASSERT_GT(largest_out, 1e5f);
   const auto half = make_executor("cuda", checkpoint, options_for(KvFormat::fp16));
-  EXPECT_THROW(logits_of(*half, {tokens}, 100), Error) << "FP16 is not beyond its range: this test shows nothing";
+  const std::vector<float> beyond = logits_of(*half, {tokens}, 100).front();
+  EXPECT_FALSE(std::all_of(beyond.begin(), beyond.end(), [](float x) { return std::isfinite(x); }))
+      << "FP16 is not beyond its range: this test shows nothing";
   for (const KernelFamily family : {KernelFamily::sm80, KernelFamily::sm90a})
     compare(checkpoint, KvFormat::fp16, in_bf16(family), "large activations");
 }
