@@ -146,7 +146,8 @@ TEST_F(GridRunTest, MemoryRowsOfAGpuCountATiedEmbeddingTwice) {
   std::string grid = kGrid;
   grid.replace(grid.find("gpus = [\"cpu\"]"), 14, "gpus = [\"cpu\", \"l4\"]");
   write_text(folder_ / "grid.toml", grid);
-  const Outcome run = run_program("run grid.toml --journal j.jsonl --filter section=baseline --json", folder_);
+  const Outcome run =
+      run_program("run grid.toml --journal j.jsonl --filter section=baseline --executor cpu --json", folder_);
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const Json cases = parse_json(run.out, "run --json");
   ASSERT_EQ(cases.size(), 2u) << run.out;
