@@ -82,6 +82,9 @@ while ((signalled)); do  # a signal ends the wait, not the program
   wait "$child"
   status=$?
 done
+# bash 5.2 loses the status of a program that ends just as a signal ends the wait, and says -1. Where the time was up the
+# task then goes on: one that was done ends at once.
+((status >= 0 || !time_up)) || status=75
 echo "task $task ended with $status"
 if ((status == 75 && time_up && ${SLURM_RESTART_COUNT:-0} < most_restarts)); then
   echo "task $task goes back into the queue and goes on from its journal"
