@@ -108,7 +108,7 @@ Finding memory_finding() {
 // Why no file can be made in the folder; empty where one can. Tried, since permissions do not tell it all: root passes
 // them, and some file systems take no files.
 std::string why_not_writable(const std::filesystem::path& folder) {
-  std::string name = (folder / ".quantgrid-doctor-XXXXXX").string();
+  std::string name = (folder / ".quantgrid-doctor-XXXXXX").string();  // mkstemp() puts letters of its own for the X
   const int file = mkstemp(name.data());
   if (file < 0) return std::strerror(errno);
   close(file);
